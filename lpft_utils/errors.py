@@ -1,0 +1,21 @@
+"""Errors of the package: each message says what was expected, what came, and what to do."""
+
+
+class LpftError(ValueError):
+    """Base of every error that `lpft_utils` raises on purpose."""
+
+
+class TaskError(LpftError):
+    """A task or its data files cannot be used as they are."""
+
+
+class ModelError(LpftError):
+    """A backbone, tokenizer or classifier cannot be loaded or built."""
+
+
+class RunError(LpftError):
+    """A stored run is damaged or incomplete, or a run specification is invalid."""
+
+
+class ParameterError(LpftError):
+    """A parameter of a profile, chapter or command is unknown or has a bad value."""
