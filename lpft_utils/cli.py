@@ -1,0 +1,99 @@
+"""The command `lpft`: run the book, look at the machine.
+
+A new command is one function decorated with `@main.command()`. Heavy imports stay inside the functions, so that
+`lpft --help` answers at once.
+"""
+
+import webbrowser
+from typing import Any
+
+import click
+
+from lpft_utils.errors import LpftError, ParameterError
+from lpft_utils.parameters import PROFILE_NAMES, parse_pairs
+
+
+class _CleanError(click.ClickException):
+    """One of our own errors: its message without a traceback, exit status 2."""
+
+    exit_code = 2
+
+
+class _Command(click.Command):
+    """A command whose complaint about an unknown option lists the options that exist."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            valid = [name for parameter in self.get_params(ctx) for name in parameter.opts if name.startswith("--")]
+            raise click.UsageError(
+                f"{error.format_message()} Valid options: {', '.join(sorted(valid))}.", ctx
+            ) from None
+
+
+class _Group(click.Group):
+    """The group of commands: our own errors become one clean message, an unknown command lists the known ones."""
+
+    command_class = _Command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            message = f"{error.format_message()} Commands: {', '.join(sorted(self.commands))}."
+            raise click.UsageError(message, ctx) from None
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except LpftError as error:
+            raise _CleanError(str(error)) from None
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="lpft-utils")
+def main() -> None:
+    """Linear probing then fine-tuning: the book and its tools."""
+
+
+@main.command()
+@click.option("--profile", type=click.Choice(PROFILE_NAMES), help="Sizes of everything; laptop when not given.")
+@click.option(
+    "-p", "--parameter", "pairs", type=(str, str), multiple=True, metavar="NAME VALUE",
+    help="A parameter of the chapters, such as -p task rte or -p seeds '[0, 1]'. May be repeated.",
+)  # fmt: skip
+@click.option(
+    "--chapter", "only", multiple=True, metavar="NAME", help="Run this chapter alone, such as 02. May be repeated."
+)
+@click.option("--no-site", is_flag=True, help="Run the chapters and stop.")
+@click.option("--open", "open_site", is_flag=True, help="Open the site in a browser when it is built.")
+def book(
+    profile: str | None, pairs: tuple[tuple[str, str], ...], only: tuple[str, ...], no_site: bool, open_site: bool
+) -> None:
+    """Run the chapters in order and build the site into _build/html."""
+    parameters = parse_pairs(pairs)
+    if profile is not None:
+        if parameters.setdefault("profile", profile) != profile:
+            raise ParameterError(f"profile is given twice: {profile} and {parameters['profile']}; give it once")
+    try:
+        from lpft_utils import publish
+    except ModuleNotFoundError as error:
+        raise LpftError(
+            f"the book needs {error.name}, which is not installed: pip install 'lpft-utils[book]'"
+        ) from error
+    from lpft_utils.paths import book_root
+
+    page = publish.publish(book_root(), parameters, only=only, make_site=not no_site, say=click.echo)
+    if page is not None and open_site:
+        webbrowser.open(page.as_uri())
+
+
+@main.command()
+def doctor() -> None:
+    """Say what this machine has and what to do about the rest."""
+    from lpft_utils.doctor import examine, report
+
+    click.echo(report(examine()))

@@ -1,0 +1,309 @@
+"""From notebooks to the site: papermill runs the chapters in order, Jupyter Book turns the executed copies into pages.
+
+Everything is written beside its final place and renamed when complete, so a failing chapter or page never replaces a
+good one. Layout of the build folder:
+
+    _build/executed/   mirror of the book with executed chapters (what the pages are made from)
+    _build/failed/     the chapter that failed last, up to the failing cell
+    _build/html/       the site
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import papermill
+import yaml
+from papermill.exceptions import PapermillExecutionError
+
+from lpft_utils import site
+from lpft_utils.errors import LpftError, ParameterError
+from lpft_utils.parameters import check_names, nearest
+
+Say = Callable[[str], None]
+
+
+class PublishError(LpftError):
+    """A chapter failed while running, or the site could not be built from the executed chapters."""
+
+
+def pages(root: Path) -> list[Path]:
+    """Source files of the book in the order of `_toc.yml`.
+
+    Args:
+        root: Folder that holds `_toc.yml`.
+
+    Returns:
+        Absolute paths of notebooks and Markdown files.
+
+    Raises:
+        PublishError: An entry of the table of contents has no file.
+    """
+    toc = yaml.safe_load((root / "_toc.yml").read_text(encoding="utf-8"))
+    entries = [toc["root"]]
+    for part in toc.get("parts", [toc]):
+        entries += [chapter["file"] for chapter in part.get("chapters", [])]
+    found = []
+    for entry in entries:
+        file = next((f for s in (".ipynb", ".md", "") if (f := root / f"{entry}{s}").is_file()), None)
+        if file is None:
+            raise PublishError(
+                f"_toc.yml names {entry}, but there is no {entry}.ipynb or {entry}.md: add it or its entry goes"
+            )
+        found.append(file)
+    return found
+
+
+def chapters(root: Path, only: Sequence[str] = ()) -> list[Path]:
+    """Notebooks of the book in the order of `_toc.yml`.
+
+    Args:
+        root: Folder that holds `_toc.yml`.
+        only: Names of chapters to keep: file stem, a prefix of it such as `02`, or path. Empty: all.
+
+    Returns:
+        Absolute paths.
+
+    Raises:
+        ParameterError: A name fits no chapter.
+    """
+    books = [page for page in pages(root) if page.suffix == ".ipynb"]
+    if not only:
+        return books
+    wanted = set()
+    for name in only:
+        stem = Path(name).name.removesuffix(".ipynb")
+        hits = [page for page in books if page.stem == stem] or [page for page in books if page.stem.startswith(stem)]
+        if not stem or len(hits) != 1:
+            raise ParameterError(f"no single chapter {name!r}: {nearest(name, [page.stem for page in books])}")
+        wanted.add(hits[0])
+    return [page for page in books if page in wanted]
+
+
+def declared_parameters(notebook: Path) -> list[str]:
+    """Names in the cell tagged `parameters` of a notebook.
+
+    Args:
+        notebook: Path of the notebook.
+
+    Returns:
+        Names in order; empty when no cell has the tag.
+    """
+    return list(papermill.inspect_notebook(str(notebook)))
+
+
+@contextlib.contextmanager
+def this_interpreter() -> Iterator[None]:
+    """Make `python3` mean the running interpreter, whatever kernels are installed for the user or the machine.
+
+    Yields:
+        Nothing; inside the block Jupyter finds a kernel spec of ours before any other.
+    """
+    spec = {
+        # The log level leaves out a warning that local kernels talk over unencrypted local ports.
+        "argv": [sys.executable, "-m", "ipykernel_launcher", "--log-level=ERROR", "-f", "{connection_file}"],
+        "display_name": "Python 3",
+        "language": "python",
+    }
+    before = os.environ.get("JUPYTER_PATH")
+    with tempfile.TemporaryDirectory(prefix="lpft-kernel-") as folder:
+        place = Path(folder) / "kernels" / "python3"
+        place.mkdir(parents=True)
+        (place / "kernel.json").write_text(json.dumps(spec), encoding="utf-8")
+        os.environ["JUPYTER_PATH"] = os.pathsep.join(filter(None, (folder, before)))
+        try:
+            yield
+        finally:
+            if before is None:
+                del os.environ["JUPYTER_PATH"]
+            else:
+                os.environ["JUPYTER_PATH"] = before
+
+
+def execute(
+    root: Path,
+    parameters: Mapping[str, Any] | None = None,
+    *,
+    only: Sequence[str] = (),
+    build: Path | None = None,
+    say: Say = print,
+) -> list[Path]:
+    """Run the chapters in order and keep executed copies under `_build/executed`.
+
+    A parameter goes to every selected chapter that declares it. Each copy is written whole or not at all; a chapter
+    that fails leaves the copy of an earlier build alone and what it did under `_build/failed`.
+
+    Args:
+        root: Folder that holds `_toc.yml`.
+        parameters: Values to inject, plain literals.
+        only: Names of chapters to run; empty runs all.
+        build: Build folder; `_build` under `root` when None.
+        say: Gets one line when a chapter starts and one when it is done.
+
+    Returns:
+        Paths of the executed copies, in order.
+
+    Raises:
+        ParameterError: A parameter is unknown to all selected chapters; raised before anything runs.
+        PublishError: A cell failed or the kernel died.
+    """
+    given = dict(parameters or {})
+    selected = chapters(root, only)
+    known = {chapter.stem: declared_parameters(chapter) for chapter in selected}
+    check_names(known, given)
+    build = build or root / "_build"
+    copies = []
+    with this_interpreter():
+        for number, chapter in enumerate(selected, start=1):
+            say(f"[{number}/{len(selected)}] {chapter.stem}: running")
+            start = time.perf_counter()
+            values = {name: value for name, value in given.items() if name in known[chapter.stem]}
+            copies.append(_execute_one(root, chapter, values, build))
+            say(f"[{number}/{len(selected)}] {chapter.stem}: done in {time.perf_counter() - start:.1f} s")
+    return copies
+
+
+def _execute_one(root: Path, chapter: Path, values: Mapping[str, Any], build: Path) -> Path:
+    relative = chapter.relative_to(root)
+    copy = build / "executed" / relative
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".running-", dir=build) as folder:
+        running = Path(folder) / chapter.name
+        try:
+            papermill.execute_notebook(
+                str(chapter),
+                str(running),
+                parameters=dict(values),
+                kernel_name="python3",
+                cwd=str(chapter.parent),  # as nbval and JupyterLab do
+                progress_bar=sys.stderr.isatty(),
+                start_timeout=180,
+            )
+        except PapermillExecutionError as error:
+            kept = _keep_failed(running, relative, build)
+            raise PublishError(_describe(chapter, relative, error, kept)) from None
+        except Exception as error:  # a dead kernel, a kernel that does not start, a full disk
+            kept = _keep_failed(running, relative, build)
+            raise PublishError(f"chapter {relative} stopped: {type(error).__name__}: {error}\n{kept}") from error
+        notebook = nbformat.read(running, as_version=4)
+        site.clean_notebook(notebook, root)
+        nbformat.write(notebook, running)
+        os.replace(running, copy)
+    return copy
+
+
+def _keep_failed(running: Path, relative: Path, build: Path) -> str:
+    if not running.is_file():
+        return ""
+    kept = build / "failed" / relative.name
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    os.replace(running, kept)
+    return f"The chapter up to there: {kept}"
+
+
+def _describe(chapter: Path, relative: Path, error: PapermillExecutionError, kept: str) -> str:
+    """One message with chapter, cell (counted from 1 in the source notebook), the cell's source and the error."""
+    cells = nbformat.read(chapter, as_version=4).cells
+    number = next((n for n, cell in enumerate(cells, start=1) if cell.source == error.source), error.cell_index + 1)
+    source = error.source.rstrip().splitlines()
+    excerpt = "\n".join(f"    {line}" for line in source[:12]) + ("\n    …" if len(source) > 12 else "")
+    reason = f"{error.ename}: {site.plain(str(error.evalue))}"
+    return f"chapter {relative} stopped at cell {number} of {len(cells)}:\n{excerpt}\n{reason}\n{kept}"
+
+
+def build_site(root: Path, build: Path | None = None, *, say: Say = print) -> Path:
+    """Build the pages from the executed chapters and put them in place of the old site.
+
+    Args:
+        root: Folder that holds `_toc.yml` and `_config.yml`.
+        build: Build folder; `_build` under `root` when None.
+        say: Gets one line when the work starts and one when it is done.
+
+    Returns:
+        The first page of the site.
+
+    Raises:
+        PublishError: A chapter has no executed copy yet, or Sphinx reported a warning or an error; the old site stays.
+    """
+    build = build or root / "_build"
+    missing = [c.stem for c in chapters(root) if not (build / "executed" / c.relative_to(root)).is_file()]
+    if missing:
+        raise PublishError(
+            f"the site needs every chapter; not executed yet: {', '.join(missing)}. Run `lpft book` for all"
+        )
+    say("site: building")
+    start = time.perf_counter()
+    mirror = site.mirror_sources(root, build / "executed", pages(root))
+    with tempfile.TemporaryDirectory(prefix=".site-", dir=build) as folder:
+        # A fresh folder every time: old doctrees would hide broken references.
+        program = "import sys; from jupyter_book.cli.main import main; sys.exit(main())"
+        flags = ["build", str(mirror), "--path-output", folder, "-W", "-n", "--keep-going"]
+        environment = {**os.environ, "PYTHONWARNINGS": "ignore", "NO_COLOR": "1"}
+        done = subprocess.run(
+            [sys.executable, "-c", program, *flags],
+            capture_output=True, text=True, encoding="utf-8", errors="replace", env=environment,
+        )  # fmt: skip
+        log = site.plain(done.stdout + done.stderr)
+        (build / "sphinx.log").write_text(log, encoding="utf-8")
+        html = Path(folder) / "_build" / "html"
+        if done.returncode != 0 or not html.is_dir():
+            raise PublishError(f"the site was not built; the old one stays. {site.complaints(log, mirror)}")
+        site.finish(html, private={str(mirror): ".", str(root): ".", folder: "."})
+        site.replace_folder(html, build / "html")
+    first = build / "html" / "index.html"
+    say(f"site: done in {time.perf_counter() - start:.1f} s: {first}")
+    return first
+
+
+def publish(
+    root: Path,
+    parameters: Mapping[str, Any] | None = None,
+    *,
+    only: Sequence[str] = (),
+    build: Path | None = None,
+    make_site: bool = True,
+    say: Say = print,
+) -> Path | None:
+    """Run chapters, then build the site.
+
+    Args:
+        root: Folder that holds `_toc.yml`.
+        parameters: Values to inject, plain literals.
+        only: Names of chapters to run; the other pages come from an earlier build. Empty runs all.
+        build: Build folder; `_build` under `root` when None.
+        make_site: False stops after the chapters.
+        say: Gets the progress lines.
+
+    Returns:
+        The first page of the site, or None without a site.
+
+    Raises:
+        ParameterError: A parameter or chapter is unknown, or the site would lack chapters; raised before anything runs.
+        PublishError: A cell failed, or the site was not built.
+    """
+    build = build or root / "_build"
+    run = chapters(root, only)
+    if make_site:
+        lacking = [
+            c.stem for c in chapters(root) if c not in run and not (build / "executed" / c.relative_to(root)).is_file()
+        ]
+        if lacking:
+            raise ParameterError(
+                f"the site needs every chapter, and {', '.join(lacking)} has not run yet: run `lpft book` once without "
+                "--chapter, or add --no-site"
+            )
+        if shutil.disk_usage(root).free < 200 * 2**20:
+            raise PublishError(
+                f"less than 200 MB free on the disk of {root}: a site needs about 50 MB; make room first"
+            )
+    execute(root, parameters, only=only, build=build, say=say)
+    return build_site(root, build, say=say) if make_site else None
