@@ -36,7 +36,19 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from lpft_utils.logistic_checks import check_binary, check_Cs, check_data, check_tol, fold_ids
+from lpft_utils.logistic_descent import LogisticDescent, logistic_gd
 from lpft_utils.logistic_solver import Design, solve
+
+__all__ = [
+    "LogisticConvergenceWarning",
+    "LogisticDescent",
+    "LogisticFit",
+    "LogisticPath",
+    "fit_logistic",
+    "logistic_gd",
+    "logistic_objective",
+    "logistic_path",
+]
 
 Binary = Literal["sigmoid", "softmax"]
 DEFAULT_CS: tuple[float, ...] = tuple(np.logspace(-4, 4, 10).tolist())
@@ -141,8 +153,8 @@ def logistic_path(
 ) -> LogisticPath:
     """Fit every C on every fold and on all data, and choose C as `LogisticRegressionCV` does.
 
-    The folds are those of `StratifiedKFold(n_folds)` without shuffling; the chosen C is the first one of the highest sum of
-    fold accuracies; its head is the one fitted on all data.
+    The folds are those of `StratifiedKFold(n_folds)` without shuffling; the chosen C is the first one of the highest
+    sum of fold accuracies; its head is the one fitted on all data.
 
     Args:
         X: Features (N, H), finite.
