@@ -39,13 +39,13 @@ class Mix:
         aside: A text with an irrelevant clause.
     """
 
-    plain: float = 0.46
-    negated: float = 0.26
-    compared: float = 0.16
-    expected: float = 0.12
-    single: float = 0.2
-    contrast: float = 0.5
-    aside: float = 0.3
+    plain: float = 0.68
+    negated: float = 0.17
+    compared: float = 0.09
+    expected: float = 0.06
+    single: float = 0.35
+    contrast: float = 0.3
+    aside: float = 0.35
 
 
 DEFAULT_MIX = Mix()
@@ -158,7 +158,7 @@ def draw_text(domain: Domain, label: int, mix: Mix, rng: random.Random) -> str:
         loser = _draw_clause(domain, _pick(rng, others), mix, rng, avoid=deciding)
         text = _pick(rng, domain.contrast).format(x=loser, y=deciding)
     elif form == "aside":
-        irrelevant = _pick(rng, domain.irrelevant).format(w=_pick(rng, domain.people))
+        irrelevant = _fill(rng, domain, _pick(rng, domain.aspects), _pick(rng, domain.irrelevant), deciding)
         text = _pick(rng, domain.aside).format(i=irrelevant, y=deciding)
     else:
         text = deciding
@@ -167,15 +167,18 @@ def draw_text(domain: Domain, label: int, mix: Mix, rng: random.Random) -> str:
 
 def _draw_clause(domain: Domain, label: int, mix: Mix, rng: random.Random, avoid: str) -> str:
     """Draw a clause of the given sentiment about a noun that does not occur in the clause `avoid`."""
-    aspect = _pick(rng, domain.aspects)
-    noun = _pick(rng, [n for n in aspect.nouns if n not in avoid])
     kind = _weighted(
         rng, {"plain": mix.plain, "negated": mix.negated, "compared": mix.compared, "expected": mix.expected}
     )
     template = _pick(rng, _templates(domain, label, kind))
+    return _fill(rng, domain, _pick(rng, domain.aspects), template, avoid, label)
+
+
+def _fill(rng: random.Random, domain: Domain, aspect: Aspect, template: str, avoid: str, label: int = NEUTRAL) -> str:
+    """Fill a template with words of one aspect, about a noun that does not occur in `avoid`."""
     same, opposite = _adjectives(aspect, label)
     clause = template.format(
-        n=noun,
+        n=_pick(rng, [noun for noun in aspect.nouns if noun not in avoid]),
         a=_pick(rng, same),
         o=_pick(rng, opposite),
         p=_pick(rng, aspect.positive),
