@@ -7,8 +7,10 @@ it unchanged. Weights are read from safetensors only, and no code of a downloade
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import inspect
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 from transformers.modeling_outputs import SequenceClassifierOutput
+from transformers.utils import logging
 
 from lpft_utils.errors import ModelError
 
@@ -324,9 +327,10 @@ def load_classifier(
         phi = _tiny_bert()
     else:
         try:
-            phi = AutoModel.from_pretrained(
-                resolve_backbone(backbone), dtype=torch.float32, use_safetensors=True, trust_remote_code=False
-            )
+            with quiet_transformers():
+                phi = AutoModel.from_pretrained(
+                    resolve_backbone(backbone), dtype=torch.float32, use_safetensors=True, trust_remote_code=False
+                )
         except (OSError, ValueError, KeyError) as error:
             raise _cannot_load("backbone", backbone, error) from error
     if pooling == "auto":
@@ -335,6 +339,20 @@ def load_classifier(
     model = Classifier(config, backbone=phi)
     model.reset_head(seed)
     return model.eval()
+
+
+@contextlib.contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Keep transformers' bars for loading and saving weights, and its notes below errors, off the reader's page."""
+    bars, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
 
 
 @torch.no_grad()

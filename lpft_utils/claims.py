@@ -1,0 +1,139 @@
+"""The paper's claims as tests on measured runs.
+
+A claim is a direction ("smaller", "larger"), tested on the difference paired by seed: it *holds* if the whole interval
+lies on the claimed side, *fails* if the whole interval lies on the other side, and is *undecided* else. Numbering as in
+the paper's ledger (see the appendix of the book). With three seeds an interval is wide; "undecided" is an honest and
+frequent outcome.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from lpft_utils.statistics import Interval, paired_difference
+from lpft_utils.store import Run
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the runs say about one statement of a claim.
+
+    Attributes:
+        claim: Number of the claim in the ledger.
+        statement: The statement, as a sentence.
+        difference: Interval of the quantity that the statement says is positive.
+        digits: Decimals to show.
+    """
+
+    claim: int
+    statement: str
+    difference: Interval
+    digits: int = 3
+
+    @property
+    def outcome(self) -> str:
+        """ "holds", "fails", "undecided", or "one seed" where no interval can be given."""
+        if self.difference.n < 2:
+            return "one seed"
+        if self.difference.low > 0:
+            return "holds"
+        return "fails" if self.difference.high < 0 else "undecided"
+
+
+def claim_1(lp: Sequence[Run], tuned: Sequence[Run], name: str) -> list[Verdict]:
+    """Claim 1: LP raises ‖V‖ a lot; fine-tuning from the initial head barely moves it.
+
+    Args:
+        lp: LP runs, one a seed.
+        tuned: FT runs of the same seeds.
+        name: Name of the tuned method for the statement.
+
+    Returns:
+        That LP raises the norm above its start, and that LP's rise is larger than the tuned method's.
+    """
+    raised = [run.metrics["head_norm"] for run in lp]
+    start = [run.metrics["head_norm_init"] for run in lp]
+    moved = [abs(run.metrics["head_norm"] - run.metrics["head_norm_init"]) for run in tuned]
+    return [
+        Verdict(1, "LP ends with a larger ‖V‖ than the random head of FT", paired_difference(raised, start), 2),
+        Verdict(
+            1,
+            f"LP moves ‖V‖ more than {name} does",
+            paired_difference([abs(a - b) for a, b in zip(raised, start, strict=True)], moved),
+            2,
+        ),
+    ]
+
+
+def claim_2(plain: Sequence[Run], probed: Sequence[Run], names: tuple[str, str], split: str = "train") -> list[Verdict]:
+    """Claim 2: after LP, fine-tuning changes the features less: smaller Diff, larger CS, smaller FDR.
+
+    Args:
+        plain: FT runs, one a seed.
+        probed: LP-FT runs of the same seeds.
+        names: Names of the two methods for the statements.
+        split: Split on which features are compared.
+
+    Returns:
+        One verdict for each of Diff, CS and FDR.
+    """
+
+    def values(runs: Sequence[Run], key: str) -> list[float]:
+        return [run.metrics["change"][split][key] for run in runs]
+
+    a, b = names
+    return [
+        Verdict(2, f"Diff(F) of {b} is smaller than of {a}", _more(plain, probed, values, "Diff"), 2),
+        Verdict(2, f"CS(F) of {b} is larger than of {a}", _more(probed, plain, values, "CS"), 3),
+        Verdict(2, f"FDR(F) of {b} is smaller than of {a}", _more(plain, probed, values, "FDR"), 3),
+    ]
+
+
+def claim_8(lp: Sequence[Run], ft: Sequence[Run], lp_ft: Sequence[Run]) -> list[Verdict]:
+    """Claim 8: LP-FT is at least as accurate as LP and FT in distribution, and better out of distribution.
+
+    Args:
+        lp: LP runs, one a seed.
+        ft: FT runs of the same seeds.
+        lp_ft: LP-FT runs of the same seeds.
+
+    Returns:
+        LP-FT minus LP and LP-FT minus FT on the test set and on every out-of-distribution set (accuracy in points).
+    """
+    splits = ["test", *(name for name in lp_ft[0].metrics["accuracy"] if name.startswith("ood_"))]
+    verdicts = []
+    for split in splits:
+        for runs, name in ((lp, "LP"), (ft, "FT")):
+            gain = paired_difference(
+                [100 * run.accuracy(split) for run in lp_ft], [100 * run.accuracy(split) for run in runs]
+            )
+            verdicts.append(Verdict(8, f"LP-FT is more accurate than {name} on {split}", gain, 1))
+    return verdicts
+
+
+def ledger(verdicts: Sequence[Verdict]) -> pd.DataFrame:
+    """Verdicts as a table for the page.
+
+    Args:
+        verdicts: Verdicts of any claims.
+
+    Returns:
+        Columns "claim", "statement", "difference (95 % interval)", "seeds", "outcome".
+    """
+    return pd.DataFrame(
+        {
+            "claim": v.claim,
+            "statement": v.statement,
+            "difference (95 % interval)": v.difference.format(v.digits),
+            "seeds": v.difference.n,
+            "outcome": v.outcome,
+        }
+        for v in verdicts
+    )
+
+
+def _more(larger: Sequence[Run], smaller: Sequence[Run], values, key: str) -> Interval:  # noqa: ANN001
+    return paired_difference(values(larger, key), values(smaller, key))

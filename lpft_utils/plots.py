@@ -1,0 +1,238 @@
+"""Every figure of the book: one function a figure, each takes results and returns a matplotlib figure.
+
+One colour, marker and line style for each method everywhere (Okabe–Ito colours, told apart without colour vision).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from lpft_utils.linear_theory import Array
+from lpft_utils.statistics import interval
+from lpft_utils.store import Run
+
+LABELS = {"lp": "LP", "ft": "FT", "lp_ft": "LP-FT", "lora": "LoRA", "lp_lora": "LP-LoRA"}
+COLORS = {"lp": "#0072B2", "ft": "#D55E00", "lp_ft": "#009E73", "lora": "#CC79A7", "lp_lora": "#6A3D9A"}
+MARKERS = {"lp": "s", "ft": "o", "lp_ft": "^", "lora": "D", "lp_lora": "v"}
+LINES = {"lp": ":", "ft": "-", "lp_ft": "--", "lora": "-.", "lp_lora": (0, (3, 1, 1, 1))}
+CLASS_COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9")
+CLASS_MARKERS = ("o", "s", "^", "D", "v")
+STYLE = {
+    "figure.facecolor": "white",
+    "axes.facecolor": "white",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#e6e6e6",
+    "axes.axisbelow": True,
+    "font.size": 11,
+    "legend.frameon": False,
+    "figure.constrained_layout.use": True,
+    "svg.hashsalt": "lpft",
+}
+
+
+def split_label(name: str) -> str:
+    """A split's name for readers: "test" is in distribution, "ood_x" is "x (OOD)"."""
+    return f"{name.removeprefix('ood_').replace('_', ' ')} (OOD)" if name.startswith("ood_") else name
+
+
+def logistic_path(about: Mapping[str, Any], norm_init: float) -> Figure:
+    """Cross-validated accuracy and ‖V‖ against C.
+
+    Args:
+        about: `metrics["lp"]` of a `cv` run: "Cs", "cv_accuracy", "norms", "C".
+        norm_init: ‖V‖ of the random head that FT starts from.
+
+    Returns:
+        The figure.
+    """
+    with mpl.rc_context(STYLE):
+        figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4))
+        left.semilogx(about["Cs"], about["cv_accuracy"], color=COLORS["lp"], marker="s")
+        left.set(xlabel="C (weak penalty to the right)", ylabel="accuracy on held-out folds")
+        right.loglog(about["Cs"], about["norms"], color=COLORS["lp"], marker="s", label="LP optimum")
+        right.axhline(norm_init, color=COLORS["ft"], label="random head of FT")
+        right.set(xlabel="C", ylabel="‖V‖")
+        for axes in (left, right):
+            axes.axvline(about["C"], color="0.35", linestyle="--", linewidth=1, label="chosen C")
+        right.legend()
+        return figure
+
+
+def descent(histories: Sequence[pd.DataFrame], norm_init: float) -> Figure:
+    """Accuracy saturates, ‖V‖ goes on: unregularised LP by gradient descent, one line a seed.
+
+    Args:
+        histories: Histories of `gd` runs.
+        norm_init: ‖V‖ of the random head that FT starts from.
+
+    Returns:
+        The figure.
+    """
+    with mpl.rc_context(STYLE):
+        figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4), sharex=True)
+        for i, history in enumerate(histories):
+            rows = history[history["step"] > 0]
+            one = i == 0
+            left.semilogx(rows["step"], rows["train_accuracy"], color=COLORS["lp"], label="train" if one else None)
+            left.semilogx(
+                rows["step"], rows["test_accuracy"], color="0.35", linestyle="--", label="test" if one else None
+            )
+            right.semilogx(rows["step"], rows["head_norm"], color=COLORS["lp"], label="LP" if one else None)
+        right.axhline(norm_init, color=COLORS["ft"], label="random head of FT")
+        left.set(xlabel="gradient step", ylabel="accuracy")
+        right.set(xlabel="gradient step", ylabel="‖V‖")
+        left.legend()
+        right.legend()
+        return figure
+
+
+def toy_flow(t: Array, distance: Mapping[str, Array], error: Mapping[str, Array]) -> Figure:
+    """The two-layer linear model: how far features move, and the error out of distribution, over time.
+
+    Args:
+        t: Times, shape (T,).
+        distance: ‖B_t − B_0‖ by method, each of shape (T,).
+        error: Relative error on out-of-distribution inputs by method, each of shape (T,).
+
+    Returns:
+        The figure.
+    """
+    with mpl.rc_context(STYLE):
+        figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4))
+        for method in distance:
+            style = {"color": COLORS[method], "linestyle": LINES[method], "label": LABELS[method]}
+            left.semilogx(t[1:], distance[method][1:], **style)
+            right.semilogx(t[1:], error[method][1:], **style)
+        left.set(xlabel="time t", ylabel="‖B(t) − B(0)‖")
+        right.set(xlabel="time t", ylabel="error, out of distribution")
+        left.legend()
+        return figure
+
+
+def training(runs: Mapping[str, Sequence[Run]], columns: Mapping[str, str]) -> Figure:
+    """What was recorded while training, one panel a quantity; thin lines are seeds, thick ones their mean.
+
+    Args:
+        runs: Runs by method, one a seed.
+        columns: Axis label by column of the history.
+
+    Returns:
+        The figure.
+    """
+    with mpl.rc_context(STYLE):
+        figure, panels = plt.subplots(1, len(columns), figsize=(3.6 * len(columns), 3.4), squeeze=False)
+        for axes, (column, label) in zip(panels[0], columns.items(), strict=True):
+            for method, group in runs.items():
+                table = pd.concat([run.history.set_index("step")[column].dropna() for run in group], axis=1)
+                axes.plot(table, color=COLORS[method], linewidth=0.7, alpha=0.5)
+                mean = table.dropna().mean(axis=1)
+                axes.plot(mean, color=COLORS[method], linestyle=LINES[method], linewidth=2, label=LABELS[method])
+            axes.set(xlabel="optimiser step", ylabel=label)
+        panels[0][0].legend()
+        return figure
+
+
+def by_split(
+    runs: Mapping[str, Sequence[Run]], values: Mapping[str, Mapping[str, Sequence[float]]], label: str
+) -> Figure:
+    """A quantity by split and method: a point for the mean, a bar for the 95 % interval, dots for the seeds.
+
+    Args:
+        runs: Runs by method; gives the order of the methods.
+        values: One value a seed by method and split.
+        label: Axis label.
+
+    Returns:
+        The figure.
+    """
+    methods = list(runs)
+    splits = list(values[methods[0]])
+    with mpl.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(max(5.0, 1.9 * len(splits)), 3.6))
+        for i, method in enumerate(methods):
+            for j, split in enumerate(splits):
+                _mean_and_seeds(axes, j + 0.22 * (i - (len(methods) - 1) / 2), values[method][split], method, j == 0)
+        axes.set_xticks(range(len(splits)), [split_label(split) for split in splits])
+        axes.set(ylabel=label)
+        axes.margins(x=0.08)
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.16), ncols=len(methods))
+        return figure
+
+
+def accuracies(runs: Mapping[str, Sequence[Run]]) -> Figure:
+    """Accuracy in and out of distribution by method.
+
+    Args:
+        runs: Runs by method, one a seed.
+
+    Returns:
+        The figure.
+    """
+    first = next(iter(runs.values()))[0]
+    splits = [name for name in first.metrics["accuracy"] if name == "test" or name.startswith("ood_")]
+    values = {m: {s: [run.accuracy(s) for run in group] for s in splits} for m, group in runs.items()}
+    return by_split(runs, values, "accuracy")
+
+
+def feature_change(runs: Mapping[str, Sequence[Run]], key: str, label: str) -> Figure:
+    """A measure of feature change by split and method.
+
+    Args:
+        runs: Runs by method, one a seed.
+        key: "CS", "Diff", "FDR" or "NormF".
+        label: Axis label.
+
+    Returns:
+        The figure.
+    """
+    first = next(iter(runs.values()))[0]
+    splits = [name for name in first.metrics["change"] if name != "validation"]
+    values = {m: {s: [run.metrics["change"][s][key] for run in g] for s in splits} for m, g in runs.items()}
+    return by_split(runs, values, label)
+
+
+def feature_map(
+    panels: Mapping[str, tuple[Array, Array, Array, Array]], label_names: Sequence[str], mark: int = 5
+) -> Figure:
+    """t-SNE of features before and after, with head rows: one panel a method.
+
+    Args:
+        panels: By title: positions before (N, 2), positions after (N, 2), head rows after (C, 2), labels (N,).
+        label_names: Class names.
+        mark: Size of the dots.
+
+    Returns:
+        The figure.
+    """
+    with mpl.rc_context(STYLE):
+        figure, axes = plt.subplots(1, len(panels), figsize=(4.4 * len(panels), 4.4), squeeze=False)
+        for ax, (title, (before, after, rows, labels)) in zip(axes[0], panels.items(), strict=True):
+            ax.scatter(*before.T, s=mark, color="0.75", label="pre-trained φ")
+            for c, name in enumerate(label_names):
+                color, marker = CLASS_COLORS[c % 5], CLASS_MARKERS[c % 5]
+                points = after[labels == c]
+                ax.scatter(*points.T, s=2.5 * mark, color=color, marker=marker, linewidth=0, label=f"φ, {name}")
+                ax.scatter(*rows[c], s=150, color=color, marker="*", edgecolor="black", zorder=3, label=f"V, {name}")
+            ax.set(title=title, xticks=[], yticks=[])
+            ax.grid(visible=False)
+        handles, names = axes[0][0].get_legend_handles_labels()
+        figure.legend(handles, names, loc="outside lower center", ncols=4, fontsize=9)
+        return figure
+
+
+def _mean_and_seeds(axes: Axes, x: float, values: Sequence[float], method: str, with_label: bool) -> None:
+    summary = interval(values)
+    axes.plot(np.full(len(values), x), values, ".", color=COLORS[method], alpha=0.45, markersize=4)
+    width = None if np.isnan(summary.half_width) else summary.half_width
+    label = LABELS[method] if with_label else None
+    axes.errorbar(x, summary.mean, yerr=width, fmt=MARKERS[method], color=COLORS[method], capsize=3, label=label)

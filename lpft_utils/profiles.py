@@ -1,0 +1,171 @@
+"""Profiles decide all sizes of the book in one place; `paper_settings` gives the published hyperparameters."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from lpft_utils.errors import ParameterError
+from lpft_utils.specs import RunSpec
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Sizes and settings of one way to run the book.
+
+    Attributes:
+        name: "smoke", "laptop" or "gpu".
+        task: Task of the chapters.
+        backbone: Backbone of the chapters.
+        seeds: Seeds over which means and intervals are taken.
+        settings: Further fields of `RunSpec` for every method.
+        learning_rates: Learning rate by method.
+        ood: Tasks attached as out-of-distribution test sets; None means the task's own.
+    """
+
+    name: str
+    task: str
+    backbone: str
+    seeds: tuple[int, ...]
+    settings: dict[str, Any] = field(default_factory=dict)
+    learning_rates: dict[str, float] = field(default_factory=dict)
+    ood: tuple[str, ...] | None = None
+
+    def spec(self, method: str, **changes: Any) -> RunSpec:
+        """The `RunSpec` of a method under this profile.
+
+        For "gpu" the published batch size and learning rate of the task are used where the paper gives them.
+
+        Args:
+            method: "lp", "ft" or "lp_ft".
+            **changes: Fields of `RunSpec` to set otherwise.
+
+        Returns:
+            The spec, with the first seed.
+        """
+        fields: dict[str, Any] = {
+            "task": self.task,
+            "backbone": self.backbone,
+            "seed": self.seeds[0],
+            "ood": self.ood,
+            **self.settings,
+        }
+        if method in self.learning_rates:
+            fields["learning_rate"] = self.learning_rates[method]
+        if self.name == "gpu" and (self.task, method) in PAPER:
+            fields |= paper_settings(self.task, method)
+        return RunSpec(method=method, **{**fields, **changes})
+
+
+PROFILES: dict[str, Profile] = {
+    "smoke": Profile(
+        "smoke",
+        task="builtin",
+        backbone="tiny",
+        seeds=(0, 1),
+        settings={"n_train": 96, "n_eval": 60, "epochs": 1, "batch_size": 16, "lp": 1.0},
+        learning_rates={"ft": 1e-3, "lp_ft": 1e-3},
+    ),
+    "laptop": Profile(
+        "laptop",
+        task="builtin",
+        backbone="minilm",
+        seeds=(0, 1, 2),
+        settings={"n_train": 800, "n_eval": 500, "epochs": 4, "batch_size": 16},
+        learning_rates={"ft": 5e-5, "lp_ft": 5e-5},
+    ),
+    "gpu": Profile(
+        "gpu",
+        task="rte",
+        backbone="FacebookAI/roberta-base",
+        seeds=(1001, 2002, 3003, 4004, 5005),
+        settings={"epochs": 10, "batch_size": 16},
+        learning_rates={"ft": 1e-5, "lp_ft": 1e-5},
+    ),
+}
+
+
+def get_profile(
+    name: str,
+    *,
+    task: str | None = None,
+    backbone: str | None = None,
+    seeds: Sequence[int] | int | None = None,
+    ood: Sequence[str] | None = None,
+) -> Profile:
+    """A profile by name, with plain overrides: what a chapter's parameters cell holds.
+
+    Args:
+        name: "smoke", "laptop" or "gpu".
+        task: Another task.
+        backbone: Another backbone.
+        seeds: Other seeds; one integer means a single seed.
+        ood: Tasks to attach as out-of-distribution test sets.
+
+    Returns:
+        The profile.
+
+    Raises:
+        ParameterError: If the name is unknown or there is no seed.
+    """
+    if name not in PROFILES:
+        raise ParameterError(f"profile: expected one of {', '.join(PROFILES)}, got {name!r}.")
+    profile = PROFILES[name]
+    changes: dict[str, Any] = {}
+    if task is not None:
+        changes |= {"task": task, "ood": None}
+    if backbone is not None:
+        changes["backbone"] = backbone
+    if seeds is not None:
+        chosen = (seeds,) if isinstance(seeds, int) else tuple(seeds)
+        if not chosen or not all(isinstance(seed, int) for seed in chosen):
+            raise ParameterError(f"seeds: expected one or more integers, such as [0, 1, 2], got {seeds!r}.")
+        changes["seeds"] = chosen
+    if ood is not None:
+        changes["ood"] = (ood,) if isinstance(ood, str) else tuple(ood)
+    return replace(profile, **changes)
+
+
+# Batch size and learning rate of the published experiments with RoBERTa-base, by task and method.
+_COLUMNS = ("ft", "lp_ft", "lora", "lp_lora")
+_TABLE: dict[str, tuple[tuple[int, float], ...]] = {
+    "amazon": ((16, 1e-5), (8, 1e-6), (16, 1e-3), (8, 5e-4)),
+    "boolq": ((32, 1e-5), (8, 1e-5), (32, 5e-4), (8, 5e-4)),
+    "cb": ((16, 5e-5), (8, 5e-6), (16, 1e-3), (8, 1e-4)),
+    "cola": ((32, 5e-5), (8, 1e-5), (16, 1e-3), (8, 1e-3)),
+    "mrpc": ((16, 1e-5), (8, 1e-5), (32, 1e-5), (8, 1e-3)),
+    "pubmed": ((8, 5e-6), (8, 5e-6), (8, 5e-4), (8, 1e-3)),
+    "rte": ((16, 1e-5), (8, 1e-5), (16, 1e-3), (8, 5e-4)),
+    "sst2": ((32, 1e-5), (8, 1e-5), (32, 5e-4), (8, 1e-3)),
+    "wic": ((32, 1e-5), (8, 1e-5), (16, 1e-3), (8, 1e-3)),
+    "wsc": ((16, 1e-3), (8, 1e-3), (16, 1e-4), (8, 1e-4)),
+}
+PAPER: dict[tuple[str, str], tuple[int, float]] = {
+    (task, method): row[i] for task, row in _TABLE.items() for i, method in enumerate(_COLUMNS)
+}
+
+
+def paper_settings(task: str, method: str) -> dict[str, Any]:
+    """The published hyperparameters (Tomihari & Sato 2024, RoBERTa-base), as fields of `RunSpec`.
+
+    Args:
+        task: A training task of the paper.
+        method: "lp", "ft" or "lp_ft".
+
+    Returns:
+        "batch_size", "learning_rate" (absent for LP, which has neither), "epochs", "max_length", "lp" and "weight_decay".
+
+    Raises:
+        ParameterError: If the paper gives no settings for this pair.
+    """
+    common = {"epochs": 10, "max_length": 128, "lp": "cv", "weight_decay": 0.0}
+    if method == "lp" and task in _TABLE:
+        return common
+    if (task, method) not in PAPER:
+        raise ParameterError(
+            f"The paper gives no settings for {method!r} on {task!r}. Tasks: {', '.join(_TABLE)}; methods: lp, "
+            f"{', '.join(_COLUMNS)}."
+        )
+    batch_size, learning_rate = PAPER[task, method]
+    return {**common, "batch_size": batch_size, "learning_rate": learning_rate}

@@ -1,0 +1,97 @@
+"""Means with intervals over seeds, and differences paired by seed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean over seeds with its two-sided Student interval.
+
+    Attributes:
+        mean: Mean.
+        half_width: Half the width of the interval; NaN for fewer than two values.
+        n: Number of values.
+        level: Coverage, 0.95 by default.
+    """
+
+    mean: float
+    half_width: float
+    n: int
+    level: float = LEVEL
+
+    @property
+    def low(self) -> float:
+        """Lower end."""
+        return self.mean - self.half_width
+
+    @property
+    def high(self) -> float:
+        """Upper end."""
+        return self.mean + self.half_width
+
+    def format(self, digits: int = 2, scale: float = 1.0) -> str:
+        """As text: "mean ± half width", or the mean alone when there is one value.
+
+        Args:
+            digits: Decimals.
+            scale: Factor, for example 100 for percentages.
+
+        Returns:
+            For example "86.2 ± 1.3".
+        """
+        mean = f"{scale * self.mean:.{digits}f}"
+        return mean if self.n < 2 else f"{mean} ± {scale * self.half_width:.{digits}f}"
+
+    def __str__(self) -> str:
+        return self.format()
+
+
+def interval(values: Sequence[float], level: float = LEVEL) -> Interval:
+    """Mean and Student interval: mean ± t · s / √n with n − 1 degrees of freedom.
+
+    With three seeds t is 4.3, so the interval is wide: it says what three runs can say.
+
+    Args:
+        values: One value a seed.
+        level: Coverage.
+
+    Returns:
+        The interval.
+
+    Raises:
+        ValueError: If there are no values.
+    """
+    x = np.asarray(values, dtype=float)
+    if x.size == 0:
+        raise ValueError("Expected at least one value, got none.")
+    if x.size == 1:
+        return Interval(float(x[0]), float("nan"), 1, level)
+    t = stats.t.ppf(0.5 + level / 2, x.size - 1)
+    return Interval(float(x.mean()), float(t * x.std(ddof=1) / np.sqrt(x.size)), int(x.size), level)
+
+
+def paired_difference(a: Sequence[float], b: Sequence[float], level: float = LEVEL) -> Interval:
+    """Interval of a − b, paired by seed: both ran on the same training subset.
+
+    Args:
+        a: One value a seed.
+        b: One value a seed, in the same order.
+        level: Coverage.
+
+    Returns:
+        The interval of the mean difference.
+
+    Raises:
+        ValueError: If the lengths differ.
+    """
+    if len(a) != len(b):
+        raise ValueError(f"Expected as many values on both sides, got {len(a)} and {len(b)}.")
+    return interval(np.asarray(a, dtype=float) - np.asarray(b, dtype=float), level)
