@@ -130,16 +130,20 @@ def _copy_mathjax(static: Path) -> None:
 
 
 def mend_page(text: str) -> str:
-    """Mend what the theme gets wrong for screen readers.
+    """Mend what the theme and pandas get wrong for screen readers.
 
     Args:
         text: One HTML page.
 
     Returns:
-        The page with the bibliography as a list of list items: the role `doc-biblioentry` is deprecated and may not
-        stand in a list.
+        The page with the bibliography as a list of list items (the role `doc-biblioentry` is deprecated and may not
+        stand in a list), the sidebar as a landmark, and empty table headers as plain cells.
     """
-    return text.replace('role="doc-biblioentry"', 'role="listitem"')
+    text = text.replace('role="doc-biblioentry"', 'role="listitem"')
+    text = text.replace(
+        '<div id="pst-primary-sidebar"', '<div role="complementary" aria-label="Book" id="pst-primary-sidebar"'
+    )
+    return re.sub(r"<th([^>]*)>(\s|&nbsp;)*</th>", r"<td\1></td>", text)
 
 
 def finish(html: Path, private: Mapping[str, str]) -> None:

@@ -1,6 +1,7 @@
 """Shared fixtures."""
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -15,3 +16,36 @@ def data_dir() -> Path:
         if candidate and (Path(candidate) / "rte" / "train.jsonl").is_file():
             return Path(candidate)
     pytest.skip("real data sets absent: set LPFT_DATA to a folder with rte/, cb/, cola/, … to run this test")
+
+
+@dataclass(frozen=True)
+class BuiltBook:
+    """The book as the smoke profile builds it: once a session, for the chapter tests and the site tests."""
+
+    build: Path
+    runs: Path
+
+    @property
+    def html(self) -> Path:
+        return self.build / "html"
+
+
+@pytest.fixture(scope="session")
+def executed_book(tmp_path_factory: pytest.TempPathFactory) -> BuiltBook:
+    """Every chapter run by papermill in profile smoke, into a temporary build folder and run store."""
+    from lpft_utils import publish
+
+    book = BuiltBook(tmp_path_factory.mktemp("book") / "_build", tmp_path_factory.mktemp("runs"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LPFT_RUNS", str(book.runs))
+        publish.execute(ROOT, {"profile": "smoke"}, build=book.build)
+    return book
+
+
+@pytest.fixture(scope="session")
+def built_book(executed_book: BuiltBook) -> BuiltBook:
+    """The site made of `executed_book`."""
+    from lpft_utils import publish
+
+    publish.build_site(ROOT, executed_book.build)
+    return executed_book

@@ -1,0 +1,115 @@
+"""A static server, a headless Chromium and what one visit to a page shows."""
+
+import contextlib
+import functools
+import http.server
+import shutil
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import axe_playwright_python
+from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
+
+ARGUMENTS = (
+    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync"
+).split()
+AXE = (Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text(encoding="utf-8")
+READY = """async () => {
+  const pending = () => document.querySelector(".math:not(:has(mjx-container))");
+  for (let i = 0; i < 100 && pending(); i++) await new Promise((done) => setTimeout(done, 50));
+  await document.fonts.ready;
+  await new Promise((done) => setTimeout(done, 50));
+}"""
+FACTS = """() => ({
+  theme: document.documentElement.dataset.theme,
+  width: document.documentElement.scrollWidth,
+  view: window.innerWidth,
+  images: [...document.images].map((i) => ({src: i.getAttribute("src"), alt: i.getAttribute("alt"),
+    loaded: i.complete && i.naturalWidth > 0, figure: !!i.closest(".bd-article")})),
+  math: document.querySelectorAll(".bd-article .math").length,
+  typeset: document.querySelectorAll(".bd-article .math mjx-container").length,
+  mathErrors: [...document.querySelectorAll("mjx-merror")].map((e) => e.textContent),
+  clipped: [...document.querySelectorAll(".bd-article mjx-container[display=true], .bd-article div.math")]
+    .filter((e) => e.scrollWidth > e.clientWidth + 2).map((e) => e.closest("div.math")?.id || e.textContent),
+})"""
+
+
+def chromium() -> str | None:
+    """Path of an installed Chromium or Chrome."""
+    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+    return next((path for name in names if (path := shutil.which(name))), None)
+
+
+@contextlib.contextmanager
+def served(folder: Path) -> Iterator[str]:
+    """Serve a folder on a free local port; yields the address."""
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=str(folder)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+@contextlib.contextmanager
+def launched(executable: str) -> Iterator[Browser]:
+    """A running browser."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=executable, args=ARGUMENTS)
+        try:
+            yield browser
+        finally:
+            browser.close()
+
+
+@dataclass
+class Visit:
+    """What one visit to one page showed."""
+
+    console: list[str] = field(default_factory=list)
+    requests: list[str] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
+    facts: dict = field(default_factory=dict)
+    violations: list[str] = field(default_factory=list)
+
+
+def _keep(seen: Visit, message: ConsoleMessage) -> None:
+    if message.type in ("error", "warning"):
+        seen.console.append(f"{message.type}: {message.text}")
+
+
+def visit(browser: Browser, url: str, *, width: int = 1280, scheme: str = "light", axe: bool = True) -> Visit:
+    """Open a page, wait until its mathematics is typeset, look at it, then let axe-core judge it."""
+    seen = Visit()
+    context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    try:
+        page: Page = context.new_page()
+        page.on(
+            "console", lambda m: seen.console.append(f"{m.type}: {m.text}") if m.type in ("error", "warning") else None
+        )
+        page.on("pageerror", lambda error: seen.console.append(f"uncaught: {error}"))
+        page.on("request", lambda request: seen.requests.append(request.url))
+        page.on("requestfailed", lambda request: seen.failed.append(request.url))
+        page.on("response", lambda r: seen.failed.append(f"{r.status} {r.url}") if r.status >= 400 else None)
+        page.goto(url, wait_until="load")
+        page.evaluate(READY)
+        seen.facts = page.evaluate(FACTS)
+        if axe:
+            page.evaluate(AXE)
+            # preload would make axe fetch the style sheets again, and one of them by a wrong address
+            result = page.evaluate("axe.run({preload: false})")
+            for violation in result["violations"]:
+                nodes = "; ".join(node["html"][:160] for node in violation["nodes"][:3])
+                seen.violations.append(f"{violation['id']} ({violation['help']}): {nodes}")
+    finally:
+        context.close()
+    return seen

@@ -1,0 +1,116 @@
+"""The command `lpft`: messages, exit codes, what reaches the publisher."""
+
+import ast
+import subprocess
+import sys
+
+import pytest
+from click.testing import CliRunner
+from conftest import ROOT
+
+from lpft_utils import cli, publish
+from lpft_utils.errors import LpftError
+
+
+@pytest.fixture
+def published(monkeypatch) -> list[dict]:
+    """Calls of publish.publish, which does nothing."""
+    calls: list[dict] = []
+
+    def record(root, parameters, **options):
+        calls.append({"root": root, "parameters": parameters, **options})
+
+    monkeypatch.setattr(publish, "publish", record)
+    monkeypatch.chdir(ROOT)
+    return calls
+
+
+def lpft(*arguments: str):
+    return CliRunner().invoke(cli.main, list(arguments))
+
+
+def test_profile_and_parameters_reach_the_chapters_as_literals(published):
+    result = lpft(
+        "book", "--profile", "smoke", "-p", "task", "rte", "-p", "seeds", "[0, 1]", "--chapter", "02", "--no-site"
+    )
+    assert result.exit_code == 0, result.output
+    (call,) = published
+    assert call["root"] == ROOT
+    assert call["parameters"] == {"profile": "smoke", "task": "rte", "seeds": [0, 1]}
+    assert call["only"] == ("02",)
+    assert call["make_site"] is False
+
+
+def test_without_options_the_chapters_keep_their_own_parameters(published):
+    assert lpft("book").exit_code == 0
+    assert published[0]["parameters"] == {}
+    assert published[0]["make_site"] is True
+
+
+def test_conflicting_profiles_are_refused(published):
+    result = lpft("book", "--profile", "smoke", "-p", "profile", "gpu")
+    assert result.exit_code == 2
+    assert "profile is given twice" in result.output
+    assert not published
+
+
+def test_unknown_option_lists_the_valid_ones():
+    result = lpft("book", "--profil", "smoke")
+    assert result.exit_code == 2
+    assert "Valid options: --chapter, --help, --no-site, --open, --parameter, --profile." in result.output
+
+
+def test_unknown_profile_lists_the_profiles():
+    result = lpft("book", "--profile", "desktop")
+    assert result.exit_code == 2
+    assert all(name in result.output for name in ("smoke", "laptop", "gpu"))
+
+
+def test_unknown_command_lists_the_commands():
+    result = lpft("bock")
+    assert result.exit_code == 2
+    assert "book" in result.output and "doctor" in result.output
+
+
+def test_our_errors_are_one_clean_message_with_exit_code_2(monkeypatch, published):
+    def fail(*_, **__):
+        raise LpftError("the chapter is upside down: turn it")
+
+    monkeypatch.setattr(publish, "publish", fail)
+    result = lpft("book")
+    assert result.exit_code == 2
+    assert result.output == "Error: the chapter is upside down: turn it\n"
+
+
+def test_outside_the_book_the_message_says_where_to_go(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = lpft("book")
+    assert result.exit_code == 2
+    assert "_toc.yml" in result.output and "cd there" in result.output
+
+
+def test_open_shows_the_first_page(monkeypatch, tmp_path, published):
+    opened = []
+    monkeypatch.setattr(publish, "publish", lambda *_, **__: tmp_path / "index.html")
+    monkeypatch.setattr(cli.webbrowser, "open", opened.append)
+    assert lpft("book", "--open").exit_code == 0
+    assert opened == [(tmp_path / "index.html").as_uri()]
+
+
+def test_nothing_but_the_publisher_and_the_command_imports_jupyter():
+    jupyter = {"IPython", "ipykernel", "jupyter_client", "jupyter_book", "nbformat", "nbclient", "papermill", "myst_nb"}
+    sources = {file.stem: file for file in (ROOT / "lpft_utils").rglob("*.py")}
+    imports = {}
+    for name, file in sources.items():
+        nodes = list(ast.walk(ast.parse(file.read_text(encoding="utf-8"))))
+        plain = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+        froms = {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)}
+        imports[name] = {module.split(".")[0] for module in plain | froms}
+    assert imports["publish"] & jupyter  # the check can see an import
+    assert not {name for name, modules in imports.items() if modules & jupyter} - {"publish", "cli"}
+
+
+def test_help_answers_without_heavy_imports():
+    program = "import sys, lpft_utils.cli; print(sorted({'torch', 'papermill', 'transformers'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
