@@ -29,12 +29,12 @@ lint: $(STAMPS)/test ## check style, formatting, types and that notebooks hold n
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
-	$(BIN)/nbstripout --verify book/*.ipynb
+	$(BIN)/nbstripout --keep-id --verify book/*.ipynb
 
 format: $(STAMPS)/test ## format the code and strip the notebooks
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	$(BIN)/nbstripout book/*.ipynb
+	$(BIN)/nbstripout --keep-id book/*.ipynb
 
 doctor: $(STAMPS)/book ## say what this machine has and what to do about the rest
 	$(BIN)/lpft doctor

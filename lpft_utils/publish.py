@@ -109,8 +109,8 @@ def this_interpreter() -> Iterator[None]:
         Nothing; inside the block Jupyter finds a kernel spec of ours before any other.
     """
     spec = {
-        # The log level leaves out a warning that local kernels talk over unencrypted local ports.
-        "argv": [sys.executable, "-m", "ipykernel_launcher", "--log-level=ERROR", "-f", "{connection_file}"],
+        # The log level leaves out that local ports are not encrypted, and that a kernel was told to stop.
+        "argv": [sys.executable, "-m", "ipykernel_launcher", "--log-level=CRITICAL", "-f", "{connection_file}"],
         "display_name": "Python 3",
         "language": "python",
     }
