@@ -35,7 +35,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from lpft_utils.logistic_checks import check_binary, check_Cs, check_data, check_tol, fold_ids
+from lpft_utils.logistic_checks import as_tensor, check_binary, check_Cs, check_data, check_tol, fold_ids
 from lpft_utils.logistic_descent import LogisticDescent, logistic_gd
 from lpft_utils.logistic_solver import Design, solve
 
@@ -196,8 +196,8 @@ def logistic_path(
     gap = (C_each * solution.gap).view(n_folds + 1, n_Cs).cpu().numpy()
     converged = _check_converged(objective, gap, tol, max_iter)
 
-    accuracy = _held_out_accuracy(design, solution.theta.unflatten(2, (n_folds + 1, n_Cs))[..., 1:, :], folds)
-    V_path, b_path = design.to_head(solution.theta[..., :n_Cs])
+    accuracy = _held_out_accuracy(design, solution.theta.unflatten(0, (n_folds + 1, n_Cs))[1:], folds)
+    V_path, b_path = design.to_head(solution.theta[:n_Cs])
     return LogisticPath(
         Cs=Cs_array,
         fold_accuracy=accuracy,
@@ -276,7 +276,7 @@ def logistic_objective(
     Returns:
         The objective.
     """
-    X, y = torch.as_tensor(X).to(V), torch.as_tensor(y, device=V.device)
+    X, y = as_tensor(X).to(V), as_tensor(y).to(V.device)
     loss = torch.nn.functional.cross_entropy(X @ V.T + b, y, reduction="sum")
     return float(C * loss + 0.5 * _penalty_scale(len(V), binary) * (V**2).sum())
 
@@ -288,14 +288,13 @@ def _penalty_scale(n_classes: int, binary: str) -> float:
 
 
 def _held_out_accuracy(design: Design, theta: Tensor, folds: Tensor) -> np.ndarray:
-    """Accuracy of each fold's heads θ (r + 1, K, n_folds, n_Cs) on the examples the fold left out: (n_folds, n_Cs)."""
+    """Accuracy of each fold's heads θ (n_folds, n_Cs, K, r + 1) on the examples the fold left out: (n_folds, n_Cs)."""
     rows = []
-    for fold in range(theta.shape[2]):
+    for fold in range(len(theta)):
         held_out = folds == fold
-        A = torch.einsum("ck,jkp->jcp", design.T, theta[:, :, fold])  # logits relative to the last class
-        logits = torch.einsum("ij,jcp->icp", design.Z[held_out], A)
-        logits = torch.cat([logits, torch.zeros_like(logits[:, :1])], 1)  # (n, C, n_Cs)
-        correct = (logits.argmax(1) == design.y[held_out][:, None]).sum(0)
+        logits = design.T @ theta[fold] @ design.Z[held_out].T  # relative to the last class (n_Cs, K, n)
+        logits = torch.cat([logits, torch.zeros_like(logits[:, :1])], 1)
+        correct = (logits.argmax(1) == design.y[held_out]).sum(1)
         rows.append(correct.cpu().numpy() / int(held_out.sum()))
     return np.stack(rows)
 

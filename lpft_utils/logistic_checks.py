@@ -37,6 +37,14 @@ def check_Cs(Cs: Sequence[float]) -> np.ndarray:
     return array
 
 
+def as_tensor(array: Tensor | ArrayLike) -> Tensor:
+    """A tensor of the values, without gradient; read-only NumPy arrays are copied, since PyTorch has no such thing."""
+    if isinstance(array, Tensor):
+        return array.detach()
+    values = np.asarray(array)
+    return torch.as_tensor(values if values.flags.writeable else values.copy())
+
+
 def check_data(
     X: Tensor | ArrayLike, y: Tensor | ArrayLike, n_classes: int, device: torch.device | str | None, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
@@ -57,7 +65,7 @@ def check_data(
     """
     if dtype not in (torch.float64, torch.float32):
         raise ParameterError(f"dtype must be torch.float64 or torch.float32, got {dtype}")
-    features, labels = torch.as_tensor(X).detach(), torch.as_tensor(y)
+    features, labels = as_tensor(X), as_tensor(y)
     features = features.to(device=device or features.device, dtype=dtype)
     if features.ndim != 2 or labels.ndim != 1 or len(features) != len(labels) or features.numel() == 0:
         raise ParameterError(

@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from lpft_utils.errors import ParameterError
-from lpft_utils.logistic_checks import check_data
+from lpft_utils.logistic_checks import as_tensor, check_data
 
 
 @dataclass(frozen=True)
@@ -171,7 +171,7 @@ def _eval_set(
     name: str, Xe: Tensor | ArrayLike, ye: Tensor | ArrayLike, H: int, n_classes: int, like: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Features and labels of an evaluation set beside the training features; classes may be absent from it."""
-    features, labels = torch.as_tensor(Xe).detach().to(like), torch.as_tensor(ye).to(like.device)
+    features, labels = as_tensor(Xe).to(like), as_tensor(ye).to(like.device)
     if features.ndim != 2 or features.shape[1] != H or labels.shape != features.shape[:1] or len(labels) == 0:
         raise ParameterError(
             f"evaluation set {name!r}: expected features (M, {H}) and labels (M,) with M ≥ 1, "

@@ -39,12 +39,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-ROWS_PER_BLOCK = 2048  # keeps the (rows, K, problems) temporaries of a block inside the processor's caches
+ROWS_PER_BLOCK = {"cpu": 2048, "cuda": 65536}  # on a CPU the temporaries of a block stay in its caches
 
 
 @dataclass
 class Solution:
-    """Solved problems, entries (P,); `theta` (r + 1, K, P) is in the coordinates of `Design`, intercepts last."""
+    """Solved problems, entries (P,); `theta` (P, K, r + 1) is in the coordinates of `Design`, intercepts last."""
 
     theta: Tensor
     objective: Tensor
@@ -75,6 +75,8 @@ class Design:
             self.basis = torch.linalg.svd(Xc, full_matrices=False)[2].T
         self.Z = torch.cat([Xc @ self.basis, torch.ones(n, 1, device=device, dtype=dtype)], 1)  # (N, r + 1)
         self.Z32 = self.Z.float()
+        block = ROWS_PER_BLOCK.get(device.type, 65536)
+        self.row_blocks = [slice(start, start + block) for start in range(0, n, block)]
         # Q: orthonormal basis of 1⊥ (C, K); the logits relative to the last class are A = T U, T = Q[:K] − Q[K]
         centring = torch.eye(n_classes, dtype=torch.float64) - 1 / n_classes
         self.Q = torch.linalg.eigh(centring)[1][:, 1:].to(X)
@@ -82,22 +84,24 @@ class Design:
         one_hot = torch.nn.functional.one_hot(y, n_classes).to(dtype)
         self.n_train = self.weights.sum(0)  # (F,)
         self.class_mass = one_hot.T @ self.weights  # (C, F)
-        weighted_labels = (one_hot[:, :-1, None] * self.weights[:, None]).flatten(1)  # (N, K F)
-        self.label_moment = (self.Z.T @ weighted_labels).unflatten(1, (n_classes - 1, -1))  # (r + 1, K, F)
-        self.moment = self.Z.T @ self.weights  # (r + 1, F): n times the mean of z over each training set
-        self.second_moment = (self.Z**2).T @ self.weights  # (r + 1, F)
+        weighted_labels = (self.weights.T[:, None] * one_hot.T[None, :-1]).flatten(0, 1)  # (F K, N)
+        self.label_moment = (weighted_labels @ self.Z).unflatten(0, (-1, n_classes - 1))  # (F, K, r + 1)
+        self.moment = self.weights.T @ self.Z  # (F, r + 1): n times the mean of z over each training set
+        self.second_moment = self.weights.T @ self.Z**2  # (F, r + 1)
+        self.weights_t = self.weights.T.contiguous()  # (F, N)
 
     def to_head(self, theta: Tensor) -> tuple[Tensor, Tensor]:
         """Heads on the original features.
 
         Args:
-            theta: Parameters (r + 1, K, P).
+            theta: Parameters (P, K, r + 1).
 
         Returns:
             Weights (P, C, H) and intercepts (P, C).
         """
-        V = torch.einsum("rkp,hr,ck->pch", theta[:-1], self.basis, self.Q)
-        return V, theta[-1].T @ self.Q.T - V @ self.mean
+        full = self.Q @ theta  # (P, C, r + 1)
+        V = full[..., :-1] @ self.basis.T
+        return V, full[..., -1] - V @ self.mean
 
 
 @dataclass
@@ -106,118 +110,119 @@ class _State:
 
     f: Tensor  # (P,)
     gap: Tensor  # (P,)
-    grad: Tensor  # (r + 1, K, P)
-    wp: Tensor  # (N, K, P) float32: weighted probabilities of the first K classes
+    grad: Tensor  # (P, K, r + 1)
+    wp: Tensor  # (P, K, N) float32: weighted probabilities of the first K classes
 
     def put(self, where: Tensor, other: _State) -> None:
-        self.f[where], self.gap[where] = other.f, other.gap
-        self.grad[..., where], self.wp[..., where] = other.grad, other.wp
+        self.f[where], self.gap[where], self.grad[where], self.wp[where] = other.f, other.gap, other.grad, other.wp
 
     def take(self, where: Tensor) -> _State:
-        return _State(self.f[where], self.gap[where], self.grad[..., where], self.wp[..., where])
+        return _State(self.f[where], self.gap[where], self.grad[where], self.wp[where])
 
 
 def _evaluate(d: Design, theta: Tensor, lam: Tensor, fold: Tensor) -> _State:
-    """Objective, gradient and certificate of each problem; lam, fold: (P,)."""
-    r1, K, P = theta.shape
-    A = torch.einsum("ck,jkp->jcp", d.T, theta)  # weights of the logits relative to the last class
-    A2 = A.reshape(r1, K * P)
-    loss = torch.zeros(P, device=theta.device, dtype=theta.dtype)
+    """Objective, gradient and certificate of each problem; θ (P, K, r + 1), lam and fold (P,)."""
+    P, K, r1 = theta.shape
+    A = d.T @ theta  # weights of the logits relative to the last class
+    A2 = A.reshape(P * K, r1)
+    loss = torch.zeros_like(lam)
     G = torch.zeros_like(A2)
-    wp = torch.empty(len(d.Z), K, P, device=theta.device)
-    for start in range(0, len(d.Z), ROWS_PER_BLOCK):
-        rows = slice(start, start + ROWS_PER_BLOCK)
-        y, w = d.y[rows], d.weights[rows][:, fold]  # (n,), (n, P)
-        logits = (d.Z[rows] @ A2).view(-1, K, P)
-        own = torch.where((y < K)[:, None], logits[torch.arange(len(y), device=y.device), y.clamp(max=K - 1)], 0.0)
-        top = logits.amax(1).clamp(min=0)  # (n, P); the last class has logit 0
+    wp = torch.empty(P, K, len(d.Z), device=theta.device)
+    for rows in d.row_blocks:
+        Z, w = d.Z[rows], d.weights_t[fold, rows]  # (n, r + 1), (P, n)
+        has_logit = d.y[rows] < K  # the last class has logit 0
+        label = d.y[rows].clamp(max=K - 1).expand(P, 1, -1)
+        logits = (A2 @ Z.T).view(P, K, -1)
+        own = logits.gather(1, label)[:, 0] * has_logit
+        top = logits.amax(1).clamp(min=0)  # (P, n)
         expo = (logits - top[:, None]).exp_()
         total = expo.sum(1) + (-top).exp()
-        loss += ((total.log() + top - own) * w).sum(0)
+        loss += ((total.log() + top - own) * w).sum(1)
         expo *= (w / total)[:, None]  # w p
-        wp[rows] = expo
-        has_row = (y < K).nonzero().squeeze(1)
-        expo[has_row, y[has_row]] -= w[has_row]
-        G += d.Z[rows].T @ expo.view(-1, K * P)
-    G = G.view(r1, K, P)
-    s = torch.einsum("ck,jcp->jkp", d.T, G)
-    norm2 = (theta[:-1] ** 2).sum((0, 1))
-    f = loss + 0.5 * lam * norm2
+        wp[..., rows] = expo
+        expo.scatter_add_(1, label, -(w * has_logit)[:, None])
+        G += expo.view(P * K, -1) @ Z
+    G = G.view(P, K, r1)
+    f = loss + 0.5 * lam * (theta[..., :-1] ** 2).sum((1, 2))
     # Certificate: q = (1 − ε) p + ε r with r = ȳ − (1 − ε) δ / (ε n), which meets Σ w (q − y) = 0.
-    excess = torch.cat([G[-1], -G[-1].sum(0, keepdim=True)])  # δ (C, P)
-    mass = d.class_mass[:, fold]
-    ratio = (excess / mass).amax(0).clamp(min=0)  # ε / (1 − ε): the least share that keeps r a distribution
-    eps = ratio / (1 + ratio)
-    constant = (eps * mass - (1 - eps) * excess)[:-1] / d.n_train[fold]  # ε r
-    q_moment = (1 - eps) * G + d.moment[:, fold][:, None] * constant[None] - eps * d.label_moment[..., fold]
-    dual_norm2 = (torch.einsum("ck,jcp->jkp", d.T, q_moment[:-1]) ** 2).sum((0, 1))
-    entropy = loss - (A * G).sum((0, 1))
-    gap = f - (1 - eps) * entropy + 0.5 * dual_norm2 / lam
-    grad = s
-    grad[:-1] += lam * theta[:-1]
+    excess = torch.cat([G[..., -1], -G[..., -1].sum(1, keepdim=True)], 1)  # δ (P, C)
+    mass = d.class_mass.T[fold]
+    ratio = (excess / mass).amax(1).clamp(min=0)  # ε / (1 − ε): the least share that keeps r a distribution
+    eps = (ratio / (1 + ratio))[:, None]
+    constant = (eps * mass - (1 - eps) * excess)[:, :-1] / d.n_train[fold, None]  # ε r (P, K)
+    q_moment = (
+        (1 - eps[..., None]) * G + d.moment[fold][:, None] * constant[..., None] - eps[..., None] * d.label_moment[fold]
+    )
+    dual_norm2 = ((d.T.T @ q_moment[..., :-1]) ** 2).sum((1, 2))
+    entropy = loss - (A * G).sum((1, 2))
+    gap = f - (1 - eps[:, 0]) * entropy + 0.5 * dual_norm2 / lam
+    grad = d.T.T @ G
+    grad[..., :-1] += lam[:, None, None] * theta[..., :-1]
     return _State(f, gap.clamp(min=0), grad, wp)
 
 
 def _hessian_product(d: Design, wp: Tensor, v: Tensor, lam: Tensor) -> Tensor:
-    """Hessian times v (r + 1, K, P), products in float32."""
-    r1, K, P = v.shape
-    v2 = torch.einsum("ck,jkp->jcp", d.T, v).reshape(r1, K * P).float()
+    """Hessian times v (P, K, r + 1), products in float32."""
+    P, K, r1 = v.shape
+    v2 = (d.T @ v).view(P * K, r1).float()
     out = torch.zeros_like(v2)
-    for start in range(0, len(d.Z32), ROWS_PER_BLOCK):
-        rows = slice(start, start + ROWS_PER_BLOCK)
-        t, p = (d.Z32[rows] @ v2).view(-1, K, P), wp[rows]
+    for rows in d.row_blocks:
+        t, p = (v2 @ d.Z32[rows].T).view(P, K, -1), wp[..., rows]
         t -= (p * t).sum(1, keepdim=True)
         t *= p
-        out += d.Z32[rows].T @ t.view(-1, K * P)
-    Hv = torch.einsum("ck,jcp->jkp", d.T, out.view(r1, K, P).to(v.dtype))
-    Hv[:-1] += lam * v[:-1]
+        out += t.view(P * K, -1) @ d.Z32[rows]
+    Hv = d.T.T @ out.view(P, K, r1).to(v.dtype)
+    Hv[..., :-1] += lam[:, None, None] * v[..., :-1]
     return Hv
 
 
 def _preconditioner(d: Design, wp: Tensor, lam: Tensor, fold: Tensor) -> Callable[[Tensor], Tensor]:
-    """Inverse of (mean block of diag(p) − pp') ⊗ diag(Σ w z²) + λ I, block by block."""
-    K, P = wp.shape[1:]
-    block = torch.diag_embed(wp.sum(0, dtype=torch.float64).T)  # (P, K, K)
-    for k in range(K):
-        block[:, k, :] -= (wp[:, k : k + 1] * wp).sum(0, dtype=torch.float64).T
+    """Inverse of (mean block of diag(p) − pp') ⊗ diag(Σ w z²) + λ I, for v (P, K, r + 1)."""
+    block = torch.diag_embed(wp.sum(2)) - wp @ wp.mT  # (P, K, K)
     block = (d.T.T @ block.to(d.T) @ d.T) / d.n_train[fold, None, None]
     scale, turn = torch.linalg.eigh(block)  # (P, K), (P, K, K)
     scale = scale.clamp(min=1e-3 * scale[:, -1:].clamp(min=1e-12))
-    ridge = lam.expand(d.Z.shape[1], 1, P).clone()
-    ridge[-1] = 0
-    inverse = 1 / (d.second_moment[:, fold][:, None] * scale.T[None] + ridge)  # (r + 1, K, P)
-
-    def apply(v: Tensor) -> Tensor:
-        u = torch.einsum("pkl,jkp->jlp", turn, v)
-        return torch.einsum("pkl,jlp->jkp", turn, u * inverse)
-
-    return apply
+    ridge = lam[:, None, None].repeat(1, 1, d.Z.shape[1])
+    ridge[..., -1] = 0  # the intercept is not penalised
+    inverse = 1 / (d.second_moment[fold][:, None] * scale[..., None] + ridge)  # (P, K, r + 1)
+    if d.n_free == 1:
+        return lambda v: v * inverse
+    return lambda v: turn @ ((turn.mT @ v) * inverse)
 
 
 def _newton_direction(
     d: Design, state: _State, lam: Tensor, fold: Tensor, eta: Tensor, max_products: int
 ) -> tuple[Tensor, int]:
     """Conjugate gradients on H v = −g, to relative residual eta (P,) in the norm of the preconditioner."""
-    precondition = _preconditioner(d, state.wp, lam, fold)
+    result = torch.zeros_like(state.grad)
+    columns = torch.arange(len(lam), device=lam.device)  # the problems still worked on
+    wp, precondition = state.wp, _preconditioner(d, state.wp, lam, fold)
     x, res = torch.zeros_like(state.grad), -state.grad
-    z = precondition(res)
-    direction = z
-    rz = (res * z).sum((0, 1))
+    direction = precondition(res)
+    rz = (res * direction).sum((1, 2))
     goal = eta**2 * rz
-    running = rz > goal
-    n_products = 0
-    while bool(running.any()) and n_products < max_products:
-        Hd = _hessian_product(d, state.wp, direction, lam)
-        n_products += 1
-        alpha = torch.where(running, rz / (direction * Hd).sum((0, 1)).clamp(min=1e-300), 0.0)
+    for n_products in range(max_products + 1):
+        running = rz > goal
+        n_running = int(running.sum())
+        if n_running == 0 or n_products == max_products:
+            break
+        if 2 * n_running <= len(columns):  # leave the finished problems out of the products
+            result[columns] = x
+            columns, wp, lam, fold = columns[running], wp[running], lam[running], fold[running]
+            x, res, direction, rz, goal = x[running], res[running], direction[running], rz[running], goal[running]
+            precondition = _preconditioner(d, wp, lam, fold)
+            running = running[running]
+        Hd = _hessian_product(d, wp, direction, lam)
+        alpha = torch.where(running, rz / (direction * Hd).sum((1, 2)).clamp(min=1e-300), 0.0)[:, None, None]
         x += alpha * direction
         res -= alpha * Hd
         z = precondition(res)
-        new_rz = (res * z).sum((0, 1))
-        running = running & (new_rz > goal)
-        direction = torch.where(running, z + (new_rz / rz) * direction, 0.0)
+        new_rz = (res * z).sum((1, 2))
+        # a finished problem stays as it is: its step is 0, so its rz does not change
+        direction = z + (new_rz / rz.clamp(min=1e-300))[:, None, None] * direction
         rz = new_rz
-    return x, n_products
+    result[columns] = x
+    return result, n_products
 
 
 def solve(
@@ -237,7 +242,7 @@ def solve(
         d: The shared data.
         lam: Penalty strengths (P,).
         fold: Column of `d.weights` of each problem (P,), int64.
-        start: θ to start from (r + 1, K, P); None = 0.
+        start: θ to start from (P, K, r + 1); None = 0.
         tol: Relative suboptimality that each problem is certified to have.
         max_iter: Newton steps at most.
         max_products: Hessian products at most in one Newton step.
@@ -247,9 +252,7 @@ def solve(
         The solutions; problems with `gap > tol * objective` have not converged.
     """
     P = len(lam)
-    theta = (
-        torch.zeros(d.Z.shape[1], d.n_free, P, device=d.Z.device, dtype=d.Z.dtype) if start is None else start.clone()
-    )
+    theta = d.Z.new_zeros(P, d.n_free, d.Z.shape[1]) if start is None else start.clone()
     n_iter = torch.zeros(P, dtype=torch.int64, device=d.Z.device)
     active = torch.arange(P, device=d.Z.device)
     state = _evaluate(d, theta, lam, fold)
@@ -269,12 +272,13 @@ def solve(
         eta = rel.pow(0.25).clamp(1e-3, 0.2)
         v, used = _newton_direction(d, state, strength, k, eta, max_products)
         n_products += used
-        slope = (state.grad * v).sum((0, 1))
+        slope = (state.grad * v).sum((1, 2))
         step = torch.ones_like(strength)
         pending = torch.arange(len(active), device=lam.device)
-        old, base = state.f.clone(), theta[..., active]
+        old, base = state.f.clone(), theta[active]
         for trial in range(30):
-            new = _evaluate(d, base[..., pending] + step[pending] * v[..., pending], strength[pending], k[pending])
+            trial_theta = base[pending] + step[pending, None, None] * v[pending]
+            new = _evaluate(d, trial_theta, strength[pending], k[pending])
             # below rounding of f the objective cannot judge a step: the slack lets Newton's last steps through
             good = new.f <= old[pending] + 1e-4 * step[pending] * slope[pending] + slack * old[pending]
             if bool(good.all()) and trial == 0:
@@ -287,7 +291,7 @@ def solve(
                 break
         step[pending] = 0
         stalled[active[pending]] = True
-        theta[..., active] = base + step * v
+        theta[active] = base + step[:, None, None] * v
         n_iter[active] += 1
         f[active], gap[active] = state.f, state.gap
     return Solution(theta, f, gap, n_iter, n_products)

@@ -155,10 +155,10 @@ def test_gap_bounds_the_suboptimality_far_from_and_near_the_optimum(case):
     lam, fold = torch.tensor([1.0], dtype=torch.float64), torch.zeros(1, dtype=torch.int64)
     best = fit_logistic(X, y, n_classes, 1.0, tol=1e-12, binary="softmax")
     generator = torch.Generator().manual_seed(0)
-    shape = (design.Z.shape[1], n_classes - 1, 1)
-    optimum = torch.cat([(best.V @ design.basis).T, (best.b + best.V @ design.mean)[None]]) @ design.Q
+    shape = (1, n_classes - 1, design.Z.shape[1])
+    optimum = design.Q.T @ torch.cat([best.V @ design.basis, (best.b + best.V @ design.mean)[:, None]], 1)
     for distance in [0.0, 1e-6, 1e-3, 0.1, 10.0]:
-        theta = optimum[..., None] + distance * torch.randn(shape, generator=generator, dtype=torch.float64)
+        theta = optimum[None] + distance * torch.randn(shape, generator=generator, dtype=torch.float64)
         state = _evaluate(design, theta, lam, fold)
         V, b = design.to_head(theta)
         f = logistic_objective(V[0], b[0], X, y, 1.0, binary="softmax")
@@ -172,11 +172,11 @@ def test_gap_is_the_strong_convexity_bound_once_the_intercept_is_optimal():
     X, y = make_data(N=80, H=6)
     design = Design(torch.tensor(X), torch.tensor(y), 3)
     lam, fold = torch.tensor([0.5], dtype=torch.float64), torch.zeros(1, dtype=torch.int64)
-    theta = 0.2 * torch.randn(7, 2, 1, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
-    for _ in range(2000):  # the intercept alone, by descent
-        theta[-1] -= 0.02 * _evaluate(design, theta, lam, fold).grad[-1]
+    theta = 0.2 * torch.randn(1, 2, 7, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    for _ in range(200):  # the intercept alone, by descent
+        theta[..., -1] -= 0.02 * _evaluate(design, theta, lam, fold).grad[..., -1]
     state = _evaluate(design, theta, lam, fold)
-    assert float(state.gap) == pytest.approx(float((state.grad[:-1] ** 2).sum() / (2 * lam)), rel=1e-8)
+    assert float(state.gap) == pytest.approx(float((state.grad[..., :-1] ** 2).sum() / (2 * lam)), rel=1e-8)
 
 
 def test_gap_bounds_the_distance_to_the_optimum():
@@ -192,20 +192,22 @@ def test_gradient_and_hessian_product_agree_with_autograd():
     weights[::3, 1] = 0
     design = Design(torch.tensor(X), torch.tensor(y), 3, weights)
     lam, fold = torch.tensor([0.7, 1.3], dtype=torch.float64), torch.tensor([1, 0])
-    theta = 0.3 * torch.randn(7, 2, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    v = torch.randn(7, 2, 2, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    theta = 0.3 * torch.randn(2, 2, 7, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    v = torch.randn(2, 2, 7, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
 
     def total(theta):
         value = torch.zeros((), dtype=torch.float64)
         for p in range(2):
-            V, b = design.to_head(theta[..., p : p + 1])
+            V, b = design.to_head(theta[p : p + 1])
             losses = torch.nn.functional.cross_entropy(torch.tensor(X) @ V[0].T + b[0], design.y, reduction="none")
             value = value + (design.weights[:, fold[p]] * losses).sum() + 0.5 * lam[p] * (V**2).sum()
         return value
 
     state = _evaluate(design, theta, lam, fold)
-    torch.testing.assert_close(state.grad, torch.func.grad(total)(theta))
-    expected = torch.func.jvp(torch.func.grad(total), (theta,), (v,))[1]
+    theta.requires_grad_()
+    (gradient,) = torch.autograd.grad(total(theta), theta, create_graph=True)
+    torch.testing.assert_close(state.grad, gradient.detach())
+    (expected,) = torch.autograd.grad((gradient * v).sum(), theta)
     torch.testing.assert_close(_hessian_product(design, state.wp, v, lam), expected, rtol=1e-5, atol=1e-4)
 
 
