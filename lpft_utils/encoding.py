@@ -27,7 +27,8 @@ def encode(split: Split, tokenizer: PreTrainedTokenizerBase, max_length: int = 1
         `length` (tokens), in the order of the split.
     """
     columns = [list(segment) for segment in zip(*split.texts, strict=True)]
-    tokens = tokenizer(*columns, truncation=True, max_length=max_length)
+    text, pair = columns if len(columns) == 2 else (columns[0], None)
+    tokens = tokenizer(text, pair, truncation=True, max_length=max_length)
     encoded: dict[str, Any] = {k: v for k, v in tokens.items() if k in MODEL_INPUTS}
     encoded["labels"] = split.labels.tolist()
     encoded["length"] = [len(ids) for ids in encoded["input_ids"]]

@@ -118,11 +118,11 @@ def feature_norm(phi: Tensor) -> float:
 
 
 def fisher_ratio(phi: Tensor, labels: Tensor) -> float:
-    """FDR(F): Fisher's discriminant ratio tr(S_B) / tr(S_W) of the features by class (Fisher 1936; Fukunaga 1990, ch. 10).
+    """FDR(F): Fisher's discriminant ratio tr(S_B) / tr(S_W) of the features by class.
 
-    S_B = Σ_c (n_c / N)(μ_c − μ)(μ_c − μ)ᵀ is the scatter of the class means and S_W the mean scatter within classes. The
-    ratio of traces does not change when the features are rotated or scaled, and, unlike tr(S_W⁻¹ S_B), it exists when
-    there are fewer examples than dimensions.
+    Fisher (1936); Fukunaga (1990), chapter 10. S_B = Σ_c (n_c / N)(μ_c − μ)(μ_c − μ)ᵀ is the scatter of the class means
+    and S_W the mean scatter within classes. The ratio of traces does not change when the features are rotated or
+    scaled, and, unlike tr(S_W⁻¹ S_B), it exists when there are fewer examples than dimensions.
 
     Args:
         phi: Features, shape (N, H).

@@ -4,9 +4,9 @@ f(x) = vᵀ B x with features B x ∈ R^k and head v ∈ R^k, trained by gradien
 
     dv/dt = −B Xᵀ r,    dB/dt = −v rᵀ X,    r = X Bᵀ v − y.
 
-Two exact facts carry the theory. The matrix v vᵀ − B Bᵀ is conserved. And dB/dt has its rows in the span of the training
-inputs, so the features of orthogonal (out-of-distribution) inputs never move, while those of training inputs do:
-that is the distortion. For training inputs along one direction the flow is solved in closed form here.
+Two exact facts carry the theory. The matrix v vᵀ − B Bᵀ is conserved. And dB/dt has its rows in the span of the
+training inputs, so the features of orthogonal (out-of-distribution) inputs never move, while those of training inputs
+do: that is the distortion. For training inputs along one direction the flow is solved in closed form here.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def linear_probe(X: Array, y: Array, B: Array) -> Array:
     Returns:
         v, shape (k,).
     """
-    return np.linalg.lstsq(X @ B.T, y, rcond=None)[0]
+    return np.asarray(np.linalg.lstsq(X @ B.T, y, rcond=None)[0], dtype=np.float64)
 
 
 def gradient_flow(X: Array, y: Array, v_0: Array, B_0: Array, t: Array) -> Flow:

@@ -1,6 +1,7 @@
 """The methods, one short function each: they train `setup.model` in place and say what they did.
 
-LP trains V and b on fixed features. FT trains everything from V ~ N(0, 0.02²), b = 0. LP-FT is LP, then FT from LP's head.
+LP trains V and b on fixed features. FT trains everything from V ~ N(0, 0.02²), b = 0. LP-FT is LP, then FT
+from its head.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ class Outcome:
 def lp(setup: Setup) -> Outcome:
     """Linear probing: fit V and b on pre-trained features and install them; φ stays as it is."""
     spec = setup.spec
-    n_classes = setup.model.config.num_labels
+    n_classes = len(setup.model.head.weight)
     phi, labels = setup.phi_0, setup.labels
     watch = {name: (phi[name], labels[name]) for name in phi if name != "train"}
     head = fit_head(phi["train"], labels["train"], n_classes, spec.lp, steps=spec.lp_steps, watch=watch)

@@ -25,7 +25,7 @@ MARKERS = {"lp": "s", "ft": "o", "lp_ft": "^", "lora": "D", "lp_lora": "v"}
 LINES = {"lp": ":", "ft": "-", "lp_ft": "--", "lora": "-.", "lp_lora": (0, (3, 1, 1, 1))}
 CLASS_COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9")
 CLASS_MARKERS = ("o", "s", "^", "D", "v")
-STYLE = {
+STYLE: dict[Any, Any] = {  # matplotlib types its keys as literals
     "figure.facecolor": "white",
     "axes.facecolor": "white",
     "axes.spines.top": False,
@@ -201,32 +201,29 @@ def feature_change(runs: Mapping[str, Sequence[Run]], key: str, label: str) -> F
     return by_split(runs, values, label)
 
 
-def feature_map(
-    panels: Mapping[str, tuple[Array, Array, Array, Array]], label_names: Sequence[str], mark: int = 5
-) -> Figure:
-    """t-SNE of features before and after, with head rows: one panel a method.
+def feature_map(panels: Mapping[str, Mapping[str, Array]], label_names: Sequence[str]) -> Figure:
+    """t-SNE of features and head rows, before and after: one panel a method.
 
     Args:
-        panels: By title: positions before (N, 2), positions after (N, 2), head rows after (C, 2), labels (N,).
+        panels: Results of `embedding.joint_embedding` by title.
         label_names: Class names.
-        mark: Size of the dots.
 
     Returns:
         The figure.
     """
     with mpl.rc_context(STYLE):
-        figure, axes = plt.subplots(1, len(panels), figsize=(4.4 * len(panels), 4.4), squeeze=False)
-        for ax, (title, (before, after, rows, labels)) in zip(axes[0], panels.items(), strict=True):
-            ax.scatter(*before.T, s=mark, color="0.75", label="pre-trained φ")
+        figure, axes = plt.subplots(1, len(panels), figsize=(4.5 * len(panels), 5), squeeze=False)
+        for ax, (title, plane) in zip(axes[0], panels.items(), strict=True):
+            ax.scatter(*plane["before"].T, s=5, color="0.75", label="φ before")
             for c, name in enumerate(label_names):
-                color, marker = CLASS_COLORS[c % 5], CLASS_MARKERS[c % 5]
-                points = after[labels == c]
-                ax.scatter(*points.T, s=2.5 * mark, color=color, marker=marker, linewidth=0, label=f"φ, {name}")
-                ax.scatter(*rows[c], s=150, color=color, marker="*", edgecolor="black", zorder=3, label=f"V, {name}")
+                style = {"color": CLASS_COLORS[c % 5], "marker": CLASS_MARKERS[c % 5]}
+                ax.scatter(*plane["after"][plane["labels"] == c].T, s=12, linewidth=0, label=f"φ, {name}", **style)
+            for key, face, label in (("rows_0", "white", "head rows before"), ("rows", "black", "head rows after")):
+                ax.scatter(*plane[key].T, s=130, marker="*", facecolor=face, edgecolor="black", zorder=3, label=label)
             ax.set(title=title, xticks=[], yticks=[])
             ax.grid(visible=False)
         handles, names = axes[0][0].get_legend_handles_labels()
-        figure.legend(handles, names, loc="outside lower center", ncols=4, fontsize=9)
+        figure.legend(handles, names, loc="outside lower center", ncols=3, fontsize=9)
         return figure
 
 

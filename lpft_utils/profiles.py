@@ -154,7 +154,8 @@ def paper_settings(task: str, method: str) -> dict[str, Any]:
         method: "lp", "ft" or "lp_ft".
 
     Returns:
-        "batch_size", "learning_rate" (absent for LP, which has neither), "epochs", "max_length", "lp" and "weight_decay".
+        "batch_size" and "learning_rate" (absent for LP, which has neither), "epochs", "max_length", "lp" and
+        "weight_decay".
 
     Raises:
         ParameterError: If the paper gives no settings for this pair.

@@ -8,6 +8,7 @@ import logging
 import platform
 import shutil
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -95,7 +96,7 @@ def run(spec: RunSpec, *, store: Path | None = None, progress: bool = False) -> 
     return Run(store / key)
 
 
-def run_seeds(spec: RunSpec, seeds: list[int], *, store: Path | None = None, progress: bool = False) -> list[Run]:
+def run_seeds(spec: RunSpec, seeds: Sequence[int], *, store: Path | None = None, progress: bool = False) -> list[Run]:
     """The same spec for several seeds.
 
     Args:
@@ -218,7 +219,8 @@ def _write(folder: Path, task: Task, setup: Setup, outcome: Outcome, started: fl
     (folder / "spec.json").write_text(json.dumps(spec.to_dict(), indent=1))
     (folder / "metrics.json").write_text(json.dumps(metrics, indent=1))
     outcome.history.to_parquet(folder / "history.parquet")
-    arrays = {f"{k}/logits": z.numpy() for k, z in logits.items()} | {f"{k}/labels": y.numpy() for k, y in labels.items()}
+    arrays = {f"{k}/logits": z.numpy() for k, z in logits.items()}
+    arrays |= {f"{k}/labels": y.numpy() for k, y in labels.items()}
     np.savez(folder / "predictions.npz", **arrays)  # pyright: ignore[reportArgumentType]
     kept: dict[str, Tensor] = {}
     for k in phi:

@@ -94,4 +94,4 @@ def paired_difference(a: Sequence[float], b: Sequence[float], level: float = LEV
     """
     if len(a) != len(b):
         raise ValueError(f"Expected as many values on both sides, got {len(a)} and {len(b)}.")
-    return interval(np.asarray(a, dtype=float) - np.asarray(b, dtype=float), level)
+    return interval([float(x - y) for x, y in zip(a, b, strict=True)], level)

@@ -117,6 +117,9 @@ def write_run(store: Path, key: str, fill: Callable[[Path], None]) -> Path:
 
     Returns:
         The run's folder. If it exists already, that one is kept.
+
+    Raises:
+        OSError: If the folder cannot be written, for example because the disk is full.
     """
     store.mkdir(parents=True, exist_ok=True)
     temporary = store / f".writing-{key}-{uuid.uuid4().hex[:8]}"
@@ -157,7 +160,9 @@ def check(folder: Path) -> None:
         if not path.is_file():
             raise RunError(f"{path} is missing. {mend}")
         if path.stat().st_size != expected["bytes"]:
-            raise RunError(f"{path} is damaged: expected {expected['bytes']} bytes, found {path.stat().st_size}. {mend}")
+            raise RunError(
+                f"{path} is damaged: expected {expected['bytes']} bytes, found {path.stat().st_size}. {mend}"
+            )
         if _sha256(path) != expected["sha256"]:
             raise RunError(f"{path} is damaged: its content differs from what was written. {mend}")
 

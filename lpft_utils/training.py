@@ -204,7 +204,8 @@ def fine_tune(
 def last_complete_checkpoint(work: Path) -> Path | None:
     """Newest checkpoint that was written to its end, after removing those that were not.
 
-    The trainer writes `trainer_state.json` last, so a checkpoint without a readable one was cut off while being written.
+    The trainer writes `trainer_state.json` last, so a checkpoint without a readable one was cut off while being
+    written.
 
     Args:
         work: Folder of the checkpoints; need not exist.
