@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import axe_playwright_python
-from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, sync_playwright
 
 ARGUMENTS = (
     "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
@@ -19,7 +19,7 @@ ARGUMENTS = (
 AXE = (Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text(encoding="utf-8")
 READY = """async () => {
   const pending = () => document.querySelector(".math:not(:has(mjx-container))");
-  for (let i = 0; i < 100 && pending(); i++) await new Promise((done) => setTimeout(done, 50));
+  for (let i = 0; i < 400 && pending(); i++) await new Promise((done) => setTimeout(done, 50));
   await document.fonts.ready;
   await new Promise((done) => setTimeout(done, 50));
 }"""
@@ -87,12 +87,10 @@ def _keep(seen: Visit, message: ConsoleMessage) -> None:
         seen.console.append(f"{message.type}: {message.text}")
 
 
-def visit(browser: Browser, url: str, *, width: int = 1280, scheme: str = "light", axe: bool = True) -> Visit:
+def visit(context: BrowserContext, url: str, *, axe: bool = True) -> Visit:
     """Open a page, wait until its mathematics is typeset, look at it, then let axe-core judge it."""
     seen = Visit()
-    context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
-    try:
-        page: Page = context.new_page()
+    with contextlib.closing(context.new_page()) as page:
         page.on(
             "console", lambda m: seen.console.append(f"{m.type}: {m.text}") if m.type in ("error", "warning") else None
         )
@@ -110,6 +108,4 @@ def visit(browser: Browser, url: str, *, width: int = 1280, scheme: str = "light
             for violation in result["violations"]:
                 nodes = "; ".join(node["html"][:160] for node in violation["nodes"][:3])
                 seen.violations.append(f"{violation['id']} ({violation['help']}): {nodes}")
-    finally:
-        context.close()
     return seen

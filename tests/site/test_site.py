@@ -1,5 +1,6 @@
 """The built site in a real browser, and its links."""
 
+import contextlib
 import functools
 import re
 from html.parser import HTMLParser
@@ -42,8 +43,12 @@ def look(built_book: BuiltBook, browser):
     with chrome.served(built_book.html) as address:
 
         @functools.cache
+        def context(width: int, scheme: str):
+            return browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+
+        @functools.cache
         def visit(page: str, width: int, scheme: str) -> chrome.Visit:
-            return chrome.visit(browser, f"{address}/{page}", width=width, scheme=scheme)
+            return chrome.visit(context(width, scheme), f"{address}/{page}")
 
         visit.address = address
         yield visit
@@ -101,7 +106,8 @@ def test_chapters_show_figures_and_math(look, built_book):
 @each_page
 def test_pages_work_from_disk_without_a_server(built_book, browser, page):
     url = (built_book.html / page).as_uri()
-    seen = chrome.visit(browser, url, axe=False)
+    with contextlib.closing(browser.new_context()) as context:
+        seen = chrome.visit(context, url, axe=False)
     assert seen.console == []
     assert seen.failed == []
     assert all(request.startswith(("file:", "data:", "blob:")) for request in seen.requests)
@@ -111,7 +117,7 @@ def test_pages_work_from_disk_without_a_server(built_book, browser, page):
 def test_search_finds_the_chapters(look, browser):
     tab = browser.new_page()
     tab.goto(f"{look.address}/search.html?q=probing")
-    tab.wait_for_selector("#search-results li a", timeout=10_000)
+    tab.wait_for_selector("#search-results li a", timeout=30_000)
     assert any(
         "linear-probing" in (a.get_attribute("href") or "") for a in tab.query_selector_all("#search-results li a")
     )
@@ -126,7 +132,7 @@ def test_solutions_open_on_a_click(look, browser):
     body = solution.locator(".section, section, #solution-content").first
     assert not body.is_visible()
     solution.locator("button").first.click()
-    body.wait_for(state="visible", timeout=5_000)
+    body.wait_for(state="visible", timeout=30_000)
     tab.close()
 
 
