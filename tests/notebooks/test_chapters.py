@@ -20,7 +20,7 @@ PARAMETERS = {"profile": "laptop", "task": None, "backbone": None, "seeds": None
 # Plotting and training belong to lpft_utils, where they are tested; a chapter calls them.
 FORBIDDEN = {
     r"\bplt\.|\bimport matplotlib|\bsns\.|\bimport seaborn": "plotting code",
-    r"\.backward\(|\boptimizer\b|\.zero_grad\(|\bDataLoader\(": "a training loop",
+    r"\boptimizer\b|\boptim\.|\.zero_grad\(|\bDataLoader\(": "a training loop",
     r"/home/|/Users/|/work/|C:\\\\": "a path of one machine",
 }
 
