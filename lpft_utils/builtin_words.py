@@ -9,6 +9,10 @@ sentiment, {p} and {q} a positive and a negative one, {m} a middling one, {r} so
 from dataclasses import dataclass
 
 
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
 @dataclass(frozen=True)
 class Aspect:
     """Things that can be judged, and the adjectives that fit them."""
@@ -63,159 +67,51 @@ RESTAURANTS = Domain(
     name="restaurants",
     aspects=(
         Aspect(
-            ("soup", "steak", "pasta", "salad", "dessert", "curry", "bread", "risotto", "burger", "fish", "omelette"),
-            (
-                "delicious",
-                "tasty",
-                "fresh",
-                "tender",
-                "flavourful",
-                "great",
-                "juicy",
-                "superb",
-                "satisfying",
-                "appetising",
-                "delectable",
-                "scrumptious",
-                "exquisite",
-                "divine",
-                "yummy",
-                "hearty",
-                "aromatic",
+            _words("soup steak pasta salad dessert curry bread risotto burger fish omelette"),
+            _words(
+                "delicious tasty fresh tender flavourful great juicy superb "
+                "satisfying appetising delectable scrumptious exquisite divine yummy hearty aromatic"
             ),
-            (
-                "bland",
-                "stale",
-                "greasy",
-                "soggy",
-                "burnt",
-                "awful",
-                "tasteless",
-                "dry",
-                "inedible",
-                "rancid",
-                "overcooked",
-                "watery",
-                "mushy",
-                "rubbery",
-                "revolting",
-                "rotten",
-                "sickening",
+            _words(
+                "bland stale greasy soggy burnt awful tasteless dry "
+                "inedible rancid overcooked watery mushy rubbery revolting rotten sickening"
             ),
         ),
         Aspect(
             ("waiter", "waitress", "bartender", "chef", "head cook", "kitchen team", "owner", "barista"),
-            (
-                "friendly",
-                "polite",
-                "attentive",
-                "welcoming",
-                "cheerful",
-                "good",
-                "professional",
-                "kind",
-                "sweet",
-                "gentle",
-                "sincere",
-                "skilled",
-                "thoughtful",
-                "patient",
-                "efficient",
-                "respectful",
+            _words(
+                "friendly polite attentive welcoming cheerful good professional kind "
+                "sweet gentle sincere skilled thoughtful patient efficient respectful"
             ),
-            (
-                "rude",
-                "careless",
-                "impatient",
-                "grumpy",
-                "unfriendly",
-                "bad",
-                "lazy",
-                "chaotic",
-                "clumsy",
-                "sloppy",
-                "aggressive",
-                "sulky",
-                "dishonest",
-                "inattentive",
-                "moody",
-                "insulting",
+            _words(
+                "rude careless impatient grumpy unfriendly bad lazy chaotic "
+                "clumsy sloppy aggressive sulky dishonest inattentive moody insulting"
             ),
         ),
         Aspect(
             ("dining room", "terrace", "music", "atmosphere", "corner table", "lighting", "decor", "menu"),
-            (
-                "lovely",
-                "cosy",
-                "pleasant",
-                "delightful",
-                "charming",
-                "wonderful",
-                "nice",
-                "beautiful",
-                "elegant",
-                "inviting",
-                "relaxing",
-                "tasteful",
-                "adorable",
-                "enchanting",
-                "attractive",
-                "romantic",
+            _words(
+                "lovely cosy pleasant delightful charming wonderful nice beautiful "
+                "elegant inviting relaxing tasteful adorable enchanting attractive romantic"
             ),
-            (
-                "dirty",
-                "noisy",
-                "gloomy",
-                "cramped",
-                "unpleasant",
-                "terrible",
-                "ugly",
-                "boring",
-                "dull",
-                "tacky",
-                "stuffy",
-                "smelly",
-                "grim",
-                "dreary",
-                "neglected",
-                "tired",
+            _words(
+                "dirty noisy gloomy cramped unpleasant terrible ugly boring "
+                "dull tacky stuffy smelly grim dreary neglected tired"
             ),
         ),
         Aspect(
-            ("meal", "evening", "visit", "place", "lunch", "dinner"),
-            (
-                "amazing",
-                "fantastic",
-                "perfect",
-                "enjoyable",
-                "fabulous",
-                "memorable",
-                "awesome",
-                "incredible",
-                "sensational",
-                "phenomenal",
-                "magical",
-                "worthwhile",
-                "flawless",
+            _words("meal evening visit place lunch dinner"),
+            _words(
+                "amazing fantastic perfect enjoyable fabulous memorable "
+                "awesome incredible sensational phenomenal magical worthwhile flawless"
             ),
-            (
-                "horrid",
-                "poor",
-                "shocking",
-                "unbearable",
-                "miserable",
-                "mediocre",
-                "dreadful",
-                "atrocious",
-                "abysmal",
-                "lousy",
-                "disastrous",
-                "ghastly",
-                "forgettable",
+            _words(
+                "horrid poor shocking unbearable miserable mediocre "
+                "dreadful atrocious abysmal lousy disastrous ghastly forgettable"
             ),
         ),
     ),
-    middling=("average", "ordinary", "acceptable", "standard", "okay", "unremarkable", "adequate"),
+    middling=_words("average ordinary acceptable standard okay unremarkable adequate"),
     references=("the one across the street", "the one we had last year", "the one in our street", "the one downtown"),
     people=("my sister", "my uncle", "our neighbour", "my boss", "a colleague", "my aunt", "the critic"),
     plain=(
@@ -224,7 +120,7 @@ RESTAURANTS = Domain(
         "I found the {n} {a}",
         "we thought the {n} was very {a}",
         "the {n} was as {a} as always",
-        "they have a {a} {n}",
+        "we had a {a} {n}",
         "I would call the {n} {a}",
         "the {n} here is {a}",
         "a {a} {n} it was",
@@ -235,9 +131,9 @@ RESTAURANTS = Domain(
         "I did not find the {n} {o}",
         "nobody could call the {n} {o}",
         "the {n} was never {o}",
-        "they do not have a {o} {n}",
+        "we did not have a {o} {n}",
         "I would not call the {n} {o}",
-        "it is not true that the {n} was {o}",
+        "it was not true that the {n} was {o}",
     ),
     better=(
         "the {n} was better than {r}",
@@ -262,18 +158,18 @@ RESTAURANTS = Domain(
         "I feared the {n} would be {o}, which was wrong",
         "we were told the {n} would be {o}, and it was the opposite",
         "I expected a {o} {n} and did not get one",
-        "{w} had said the {n} was {o}, which is not true",
+        "{w} had said the {n} was {o}, which was not true",
     ),
     letdown=(
         "I hoped the {n} would be {o}, which was wrong",
         "we were told the {n} would be {o}, and it was the opposite",
         "I expected a {o} {n} and did not get one",
-        "{w} had said the {n} was {o}, which is not true",
+        "{w} had said the {n} was {o}, which was not true",
     ),
     neutral=(
         "the {n} was {m}",
         "the {n} was just {m}",
-        "they have a {m} {n}",
+        "we had a {m} {n}",
         "the {n} was neither {p} nor {q}",
         "{w} says the {n} is {p}, I have not tried it",
         "{w} says the {n} is {q}, I have not tried it",
@@ -308,22 +204,22 @@ ELECTRONICS = Domain(
     name="electronics",
     aspects=(
         Aspect(
-            ("screen", "keyboard", "battery", "loudspeaker", "camera", "charger", "hinge", "touchpad"),
-            ("excellent", "impressive", "reliable", "brilliant", "sturdy", "remarkable"),
-            ("useless", "faulty", "defective", "worthless", "flimsy", "disappointing"),
+            _words("screen keyboard battery loudspeaker camera charger hinge touchpad"),
+            _words("excellent impressive reliable brilliant sturdy remarkable"),
+            _words("useless faulty defective worthless flimsy disappointing"),
         ),
         Aspect(
             ("app", "firmware", "setup", "interface", "software update"),
-            ("intuitive", "exceptional", "dependable", "clever", "outstanding"),
-            ("buggy", "frustrating", "horrendous", "annoying", "broken"),
+            _words("intuitive exceptional dependable clever outstanding"),
+            _words("buggy frustrating horrendous annoying broken"),
         ),
         Aspect(
             ("support line", "warranty", "manual", "repair service"),
-            ("helpful", "terrific", "first-rate", "valuable"),
-            ("hopeless", "unhelpful", "pathetic", "ridiculous"),
+            _words("helpful terrific first-rate valuable"),
+            _words("hopeless unhelpful pathetic ridiculous"),
         ),
     ),
-    middling=("so-so", "middling", "run-of-the-mill", "unexceptional"),
+    middling=_words("so-so middling run-of-the-mill unexceptional"),
     references=("its predecessor", "my old device", "the rival model", "the cheaper version"),
     people=("my flatmate", "the shop assistant", "a forum member", "my nephew"),
     plain=(
@@ -367,22 +263,22 @@ HOTELS = Domain(
     name="hotels",
     aspects=(
         Aspect(
-            ("mattress", "shower", "balcony", "bathroom", "suite", "carpet", "pillow"),
-            ("comfortable", "spotless", "luxurious", "splendid", "marvellous"),
-            ("filthy", "shabby", "disgusting", "appalling", "nasty"),
+            _words("mattress shower balcony bathroom suite carpet pillow"),
+            _words("comfortable spotless luxurious splendid marvellous"),
+            _words("filthy shabby disgusting appalling nasty"),
         ),
         Aspect(
             ("receptionist", "porter", "concierge", "housekeeper", "night manager"),
-            ("courteous", "lovable", "hospitable", "considerate", "caring"),
-            ("arrogant", "hostile", "disrespectful", "surly", "incompetent"),
+            _words("courteous lovable hospitable considerate caring"),
+            _words("arrogant hostile disrespectful surly incompetent"),
         ),
         Aspect(
             ("pool", "lobby", "sea view", "garden", "spa", "beach"),
-            ("stunning", "gorgeous", "magnificent", "heavenly", "idyllic"),
-            ("depressing", "horrible", "dismal", "hideous", "vile"),
+            _words("stunning gorgeous magnificent heavenly idyllic"),
+            _words("depressing horrible dismal hideous vile"),
         ),
     ),
-    middling=("mid-range", "passable", "unspectacular", "tolerable"),
+    middling=_words("mid-range passable unspectacular tolerable"),
     references=("the neighbouring resort's", "the airport hotel's", "the other wing's", "any hostel's"),
     people=("my husband", "a fellow guest", "the couple upstairs", "our tour guide"),
     plain=(

@@ -9,7 +9,6 @@ is used as it is. `Task.source` says what was done.
 """
 
 import difflib
-import json
 import math
 import os
 import warnings
@@ -18,9 +17,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from lpft_utils.catalog import PAPER_TASKS, TASKS, TaskInfo, template_columns
+from lpft_utils.conversion import to_split, unlabelled
 from lpft_utils.errors import TaskError
 from lpft_utils.examples import Split, Task, subsample
 from lpft_utils.sources import Table, ood_names, read_hub, read_json, read_split
@@ -140,8 +138,8 @@ def _unknown_message(name: str, data_folder: Path | None) -> str:
     near = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.5)
     hint = f" Nearest: {', '.join(near)}." if near else ""
     return (
-        f"Unknown task {name!r}.{hint} Known: {', '.join(known)}. Own data: a folder with dataset.json under LPFT_DATA, "
-        "or the path of such a folder."
+        f"Unknown task {name!r}.{hint} Known: {', '.join(known)}. Own data: a folder with dataset.json under LPFT_DATA "
+        "or a path to one."
     )
 
 
@@ -168,7 +166,7 @@ def _from_folder(name: str, info: TaskInfo | None, folder: Path) -> Task:
             f"{folder} has no train, validation or test file (.jsonl, .json, .parquet, .csv, .tsv or .txt)."
         )
     notes = []
-    if info.rule == "cut" and "test" in tables and "validation" in tables and _unlabelled(tables["test"], info):
+    if info.rule == "cut" and "test" in tables and "validation" in tables and unlabelled(tables["test"], info):
         del tables["test"]  # as on the Hub, where the labels of GLUE's test sets are withheld
         notes.append("unlabelled test file not used")
     return _build(info, tables, f"files in {folder.name}/", notes)
@@ -206,13 +204,8 @@ def _from_hub(info: TaskInfo) -> Task:
     return _build(info, tables, origin, [info.hub_note] if info.hub_note else [])
 
 
-def _unlabelled(table: Table, info: TaskInfo) -> bool:
-    column = _find_column(table, info.label_column)
-    return column is None or all(str(row.get(column)) in ("-1", "None") for row in table.rows)
-
-
 def _build(info: TaskInfo, tables: dict[str, Table], origin: str, notes: list[str]) -> Task:
-    splits = {name: _to_split(table, info) for name, table in tables.items()}
+    splits = {name: to_split(table, info) for name, table in tables.items()}
     notes = [*notes, *(note for table in tables.values() for note in table.notes)]
     if "train" not in splits:
         if info.rule != "test" or "test" not in splits:
@@ -238,59 +231,6 @@ def _build(info: TaskInfo, tables: dict[str, Table], origin: str, notes: list[st
     order = ("train", "validation", "test", *sorted(name for name in splits if name.startswith("ood_")))
     splits = {name: splits[name] for name in order if name in splits}
     return Task(info.name, info.label_names, splits, f"{origin} ({'; '.join(notes)})")
-
-
-def _find_column(table: Table, wanted: str) -> str | None:
-    """Return the table's column of that name; capitals do not matter (BOSS writes Text, Label)."""
-    if wanted in table.columns:
-        return wanted
-    same = [column for column in table.columns if str(column).casefold() == wanted.casefold()]
-    return same[0] if len(same) == 1 else None
-
-
-def _to_split(table: Table, info: TaskInfo) -> Split:
-    if not table.rows:
-        raise TaskError(f"{table.origin} is empty: expected at least one labelled example.")
-    columns = {}
-    for wanted in (*info.columns, info.label_column):
-        column = _find_column(table, wanted)
-        if column is None:
-            raise TaskError(f"{table.origin}: missing column {wanted!r}; found {table.columns}.")
-        columns[wanted] = column
-    label_column = columns.pop(info.label_column) if info.label_column not in info.columns else info.label_column
-    texts, labels = [], []
-    for i, row in enumerate(table.rows):
-        values = {}
-        for wanted, column in columns.items():
-            value = row.get(column)
-            if value is None or value != value:  # absent in this row (NaN in tables)
-                raise TaskError(f"{table.at(i)}: no value for column {column!r}.")
-            values[wanted] = value.lower() if info.lower and isinstance(value, str) else value
-            if not str(value).strip():
-                raise TaskError(f"{table.at(i)}: empty text in column {column!r}. Remove or repair the row.")
-        texts.append(tuple(segment.format_map(values) for segment in info.template))
-        labels.append(_to_label(row.get(label_column), info.label_names, table, i))
-    return Split(tuple(texts), np.array(labels, dtype=np.int64))
-
-
-def _to_label(value: Any, names: tuple[str, ...], table: Table, i: int) -> int:
-    """Return the class index of a label given as integer, digits, or name (capitals do not matter)."""
-    text = str(value).strip()
-    if text in names:
-        return names.index(text)
-    folded = [name.casefold() for name in names]
-    if text.casefold() in folded:
-        return folded.index(text.casefold())
-    if not isinstance(value, bool):
-        try:
-            number = float(text)
-        except ValueError:
-            number = math.nan
-        if number in range(len(names)):
-            return int(number)
-    allowed = ", ".join(f"{index} ({name})" for index, name in enumerate(names))
-    shown = json.dumps(value, default=str)
-    raise TaskError(f"{table.at(i)}: label {shown} is not in the list. Expected one of: {allowed}.")
 
 
 def _warn_about_overlap(task: Task) -> None:

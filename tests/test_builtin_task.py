@@ -74,12 +74,14 @@ def test_texts_are_written_like_sentences(task):
 
 def test_is_the_same_in_another_process_and_hash_seed(task):
     code = "from lpft_utils.tasks import load_task; print(load_task('builtin').fingerprint)"
-    for hash_seed in ("1", "2"):
-        environment = {**os.environ, "PYTHONHASHSEED": hash_seed}
-        shown = subprocess.run(
-            [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
-        )
-        assert shown.stdout.strip() == task.fingerprint
+    shown = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONHASHSEED": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert shown.stdout.strip() == task.fingerprint
 
 
 def test_seed_changes_the_texts(task):
