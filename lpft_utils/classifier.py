@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
@@ -133,10 +134,10 @@ class Classifier(PreTrainedModel):
         if (b is None) != (self.head.bias is None):
             wants = "has no bias; pass b=None" if self.head.bias is None else "has a bias; pass b of shape (C,)"
             raise ModelError(f"b: the head {wants}.")
+        if b is not None and b.shape != self.head.bias.shape:
+            raise ModelError(f"b: expected shape {tuple(self.head.bias.shape)} (C,), got {tuple(b.shape)}.")
         self.head.weight.copy_(V)
         if b is not None:
-            if b.shape != self.head.bias.shape:
-                raise ModelError(f"b: expected shape {tuple(self.head.bias.shape)} (C,), got {tuple(b.shape)}.")
             self.head.bias.copy_(b)
 
     def get_input_embeddings(self) -> nn.Module:
@@ -344,11 +345,22 @@ def load_classifier(
     else:
         try:
             with quiet_transformers():
-                phi = AutoModel.from_pretrained(
-                    resolve_backbone(backbone), dtype=torch.float32, use_safetensors=True, trust_remote_code=False
+                phi, report = AutoModel.from_pretrained(
+                    resolve_backbone(backbone),
+                    dtype=torch.float32,
+                    use_safetensors=True,
+                    trust_remote_code=False,
+                    output_loading_info=True,
                 )
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
             raise ModelError(_cannot_load("backbone", backbone, error)) from error
+        # transformers would draw missing weights at random with a mere note; the pooler is dropped here anyway.
+        missing = sorted(name for name in report["missing_keys"] if not name.startswith("pooler."))
+        if missing:
+            raise ModelError(
+                f"The weights of {backbone!r} lack {len(missing)} tensors that its config.json asks for, such as "
+                f"{missing[0]!r}. Expected the weights of one and the same model: get both files again."
+            )
     if pooling == "auto":
         pooling = "last" if is_decoder(phi.config) else "first"
     config = ClassifierConfig(phi.config, pooling=pooling, head_bias=head_bias, num_labels=n_classes)

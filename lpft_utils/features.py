@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import uuid
 from pathlib import Path
 
 import datasets
@@ -73,7 +74,8 @@ def cached_features(cache: Path | None, key: str, compute) -> Tensor:  # noqa: A
             log.warning("%s is damaged (%s); the features are computed again.", path, error)
     phi = compute()
     cache.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".{torch.randint(2**31, ()).item()}.tmp")
+    # Not from torch's generator: that would move the random numbers of what follows, and equal seeds would collide.
+    temporary = path.with_suffix(f".{uuid.uuid4().hex[:8]}.tmp")
     save_file({"phi": phi.contiguous()}, temporary)
     temporary.replace(path)  # whole or not at all
     return phi
