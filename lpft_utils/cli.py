@@ -97,3 +97,31 @@ def doctor() -> None:
     from lpft_utils.doctor import examine, report
 
     click.echo(report(examine()))
+
+
+@main.command()
+@click.option("--profile", type=click.Choice(PROFILE_NAMES), default="laptop", show_default=True, help="Sizes and settings.")
+@click.option("--method", required=True, help="lp, ft or lp_ft.")
+@click.option("--task", help="A task of the paper, your own folder, or builtin; default: the profile's.")
+@click.option("--backbone", help="minilm, tiny, a local folder or a Hub id; default: the profile's.")
+@click.option("--seed", "seeds", type=int, multiple=True, help="A seed; may be repeated. Default: the profile's seeds.")
+@click.option(
+    "--set", "pairs", multiple=True, metavar="NAME=VALUE",
+    help="Any other field of RunSpec, such as --set lp=0.01 or --set epochs=2. May be repeated.",
+)  # fmt: skip
+def run(
+    profile: str, method: str, task: str | None, backbone: str | None, seeds: tuple[int, ...], pairs: tuple[str, ...]
+) -> None:
+    """Train one method, or show its stored runs; print accuracies, norms and where the runs are stored."""
+    for pair in pairs:
+        if "=" not in pair:
+            raise ParameterError(f"--set: expected NAME=VALUE, got {pair!r}.")
+    fields = parse_pairs([tuple(pair.split("=", 1)) for pair in pairs])
+    from lpft_utils.profiles import get_profile
+    from lpft_utils.runs import run_seeds
+
+    setting = get_profile(profile, task=task, backbone=backbone, seeds=seeds or None)
+    spec = setting.spec(method).replace(**fields)
+    for stored in run_seeds(spec, list(setting.seeds), progress=True):
+        shares = ", ".join(f"{split} {100 * value:.1f} %" for split, value in stored.metrics["accuracy"].items())
+        click.echo(f"{stored.folder}\n  accuracy: {shares}\n  ‖V‖: {stored.metrics['head_norm']:.3f}")

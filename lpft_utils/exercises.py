@@ -1,0 +1,95 @@
+"""Checkers of the book's exercises: they try an answer on several cases and say what differs, not how to do it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lpft_utils.linear_theory import Array, gradient_flow
+
+
+def _compare(case: str, expected: Tensor, got: object) -> str | None:
+    """What is wrong with an answer, or None."""
+    if not isinstance(got, Tensor):
+        return f"{case}: expected a tensor, got {type(got).__name__}."
+    if got.shape != expected.shape:
+        return f"{case}: expected shape {tuple(expected.shape)}, got {tuple(got.shape)}."
+    if not torch.isfinite(got).all():
+        return f"{case}: the result is not finite. Does something overflow?"
+    error = (got - expected).abs().max().item()
+    scale = max(expected.abs().max().item(), 1e-12)
+    if error > 1e-8 * scale:
+        ratio = (got * expected).sum().item() / expected.square().sum().item()
+        hint = f" It looks like {ratio:.3g} times the right answer." if abs(ratio - 1) > 1e-6 else ""
+        return f"{case}: the largest difference is {error:.2g} where values reach {scale:.2g}.{hint}"
+    return None
+
+
+def _report(problems: list[str | None]) -> str:
+    found = [problem for problem in problems if problem]
+    verdict = "Not yet. " + found[0] if found else "Correct on every case."
+    print(verdict)
+    return verdict
+
+
+def check_head_gradient(head_gradient: Callable[[Tensor, Tensor, Tensor], Tensor]) -> str:
+    """Check ∇_V of the mean cross-entropy against autograd.
+
+    Args:
+        head_gradient: Function of features (N, H), head (C, H) and labels (N,) that returns the gradient (C, H).
+
+    Returns:
+        The verdict, which is printed as well.
+    """
+    problems = []
+    for case, scale in (("ordinary logits", 1.0), ("extreme logits", 300.0)):
+        generator = torch.Generator().manual_seed(7)
+        phi = torch.randn(30, 5, dtype=torch.float64, generator=generator)
+        V = (scale * torch.randn(4, 5, dtype=torch.float64, generator=generator)).requires_grad_()
+        y = torch.randint(4, (30,), generator=generator)
+        (expected,) = torch.autograd.grad(torch.nn.functional.cross_entropy(phi @ V.T, y), V)
+        problems.append(_compare(case, expected, head_gradient(phi, V.detach(), y)))
+    return _report(problems)
+
+
+def check_feature_gradient(feature_gradient: Callable[[Tensor, Tensor, Tensor], Tensor]) -> str:
+    """Check the gradient of one example's cross-entropy with respect to its features against autograd.
+
+    Args:
+        feature_gradient: Function of features (N, H), head (C, H) and labels (N,) that returns, for every example, the
+            gradient of its own cross-entropy with respect to its own features (N, H).
+
+    Returns:
+        The verdict, which is printed as well.
+    """
+    generator = torch.Generator().manual_seed(11)
+    phi = torch.randn(20, 6, dtype=torch.float64, generator=generator, requires_grad=True)
+    V = torch.randn(3, 6, dtype=torch.float64, generator=generator)
+    y = torch.randint(3, (20,), generator=generator)
+    loss = torch.nn.functional.cross_entropy(phi @ V.T, y, reduction="sum")
+    (expected,) = torch.autograd.grad(loss, phi)
+    return _report([_compare("random features", expected, feature_gradient(phi.detach(), V, y))])
+
+
+def check_one_direction(limit: Callable[[Array, Array, float], tuple[Array, Array]]) -> str:
+    """Check the end of the two-layer flow for one training direction against a numerical solution.
+
+    Args:
+        limit: Function of v_0 (k,), w_0 (k,) and y that returns v and w for t → ∞, each of shape (k,).
+
+    Returns:
+        The verdict, which is printed as well.
+    """
+    problems: list[str | None] = []
+    rng = np.random.default_rng(3)
+    for y in (1.0, -0.5):
+        v_0, w_0 = rng.normal(size=3), rng.normal(size=3)
+        flow = gradient_flow(np.ones((1, 1)), np.array([y]), v_0, w_0[:, None], np.array([0.0, 400.0]))
+        v, w = limit(v_0, w_0, y)
+        for name, got, expected in (("v", v, flow.v[-1]), ("w", w, flow.B[-1][:, 0])):
+            error = np.abs(np.asarray(got) - expected).max()
+            problems.append(f"y = {y}: {name} is off by {error:.2g}." if error > 1e-6 else None)
+    return _report(problems)
