@@ -71,13 +71,12 @@ def _to_label(value: Any, names: tuple[str, ...], table: Table, i: int) -> int:
     folded = [name.casefold() for name in names]
     if text.casefold() in folded:
         return folded.index(text.casefold())
-    if not isinstance(value, bool):
-        try:
-            number = float(text)
-        except ValueError:
-            number = math.nan
-        if number in range(len(names)):
-            return int(number)
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if number in range(len(names)):
+        return int(number)
     allowed = ", ".join(f"{index} ({name})" for index, name in enumerate(names))
     shown = json.dumps(value, default=str)
     raise TaskError(f"{table.at(i)}: label {shown} is not in the list. Expected one of: {allowed}.")
