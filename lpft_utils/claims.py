@@ -86,7 +86,8 @@ def norm_grows(descents: Sequence[Run]) -> Verdict:
     """
     norms = [run.history.set_index("step")["head_norm"] for run in descents]
     end, tenth = [n.iloc[-1] for n in norms], [n.asof(n.index[-1] // 10) for n in norms]
-    return Verdict(1, "without a penalty ‖V‖ still grows in the last 90 % of the steps", paired_difference(end, tenth), 2)
+    statement = "without a penalty ‖V‖ still grows in the last 90 % of the steps"
+    return Verdict(1, statement, paired_difference(end, tenth), 2)
 
 
 def claim_2(plain: Sequence[Run], probed: Sequence[Run], names: tuple[str, str], split: str = "train") -> list[Verdict]:
@@ -142,9 +143,9 @@ def ledger(verdicts: Sequence[Verdict]) -> pd.DataFrame:
         verdicts: Verdicts of any claims.
 
     Returns:
-        Columns "claim", "statement", "difference (95 % interval)", "seeds", "outcome".
+        Indexed by claim: columns "statement", "difference (95 % interval)", "seeds", "outcome".
     """
-    return pd.DataFrame(
+    rows = [
         {
             "claim": v.claim,
             "statement": v.statement,
@@ -153,7 +154,8 @@ def ledger(verdicts: Sequence[Verdict]) -> pd.DataFrame:
             "outcome": v.outcome,
         }
         for v in verdicts
-    )
+    ]
+    return pd.DataFrame(rows).set_index("claim")
 
 
 def _more(larger: Sequence[Run], smaller: Sequence[Run], values, key: str) -> Interval:  # noqa: ANN001

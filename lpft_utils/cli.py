@@ -100,7 +100,7 @@ def doctor() -> None:
 
 
 @main.command()
-@click.option("--profile", type=click.Choice(PROFILE_NAMES), default="laptop", show_default=True, help="Sizes and settings.")
+@click.option("--profile", type=click.Choice(PROFILE_NAMES), default="laptop", show_default=True, help="All sizes.")
 @click.option("--method", required=True, help="lp, ft or lp_ft.")
 @click.option("--task", help="A task of the paper, your own folder, or builtin; default: the profile's.")
 @click.option("--backbone", help="minilm, tiny, a local folder or a Hub id; default: the profile's.")

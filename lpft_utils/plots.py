@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib as mpl
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -23,6 +22,7 @@ LABELS = {"lp": "LP", "ft": "FT", "lp_ft": "LP-FT", "lora": "LoRA", "lp_lora": "
 COLORS = {"lp": "#0072B2", "ft": "#D55E00", "lp_ft": "#009E73", "lora": "#CC79A7", "lp_lora": "#6A3D9A"}
 MARKERS = {"lp": "s", "ft": "o", "lp_ft": "^", "lora": "D", "lp_lora": "v"}
 LINES = {"lp": ":", "ft": "-", "lp_ft": "--", "lora": "-.", "lp_lora": (0, (3, 1, 1, 1))}
+WIDTH = 7.2  # inches; at most two panels beside each other, so that text stays readable on a phone
 CLASS_COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9")
 CLASS_MARKERS = ("o", "s", "^", "D", "v")
 STYLE: dict[Any, Any] = {  # matplotlib types its keys as literals
@@ -56,7 +56,8 @@ def logistic_path(about: Mapping[str, Any], norm_init: float) -> Figure:
         The figure.
     """
     with mpl.rc_context(STYLE):
-        figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4))
+        figure = Figure(figsize=(WIDTH, 3.2))
+        left, right = figure.subplots(1, 2)
         left.semilogx(about["Cs"], about["cv_accuracy"], color=COLORS["lp"], marker="s")
         left.set(xlabel="C (weak penalty to the right)", ylabel="accuracy on held-out folds")
         right.loglog(about["Cs"], about["norms"], color=COLORS["lp"], marker="s", label="LP optimum")
@@ -79,7 +80,8 @@ def descent(histories: Sequence[pd.DataFrame], norm_init: float) -> Figure:
         The figure.
     """
     with mpl.rc_context(STYLE):
-        figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4), sharex=True)
+        figure = Figure(figsize=(WIDTH, 3.2))
+        left, right = figure.subplots(1, 2, sharex=True)
         for i, history in enumerate(histories):
             rows = history[history["step"] > 0]
             one = i == 0
@@ -108,7 +110,8 @@ def toy_flow(t: Array, distance: Mapping[str, Array], error: Mapping[str, Array]
         The figure.
     """
     with mpl.rc_context(STYLE):
-        figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4))
+        figure = Figure(figsize=(WIDTH, 3.2))
+        left, right = figure.subplots(1, 2)
         for method in distance:
             style = {"color": COLORS[method], "linestyle": LINES[method], "label": LABELS[method]}
             left.semilogx(t[1:], distance[method][1:], **style)
@@ -130,15 +133,19 @@ def training(runs: Mapping[str, Sequence[Run]], columns: Mapping[str, str]) -> F
         The figure.
     """
     with mpl.rc_context(STYLE):
-        figure, panels = plt.subplots(1, len(columns), figsize=(3.6 * len(columns), 3.4), squeeze=False)
-        for axes, (column, label) in zip(panels[0], columns.items(), strict=True):
+        n_rows = (len(columns) + 1) // 2
+        figure = Figure(figsize=(WIDTH, 3.0 * n_rows))
+        panels = [figure.add_subplot(n_rows, 2, i + 1) for i in range(len(columns))]
+        for axes, (column, label) in zip(panels, columns.items(), strict=True):
             for method, group in runs.items():
                 table = pd.concat([run.history.set_index("step")[column].dropna() for run in group], axis=1)
                 axes.plot(table, color=COLORS[method], linewidth=0.7, alpha=0.5)
                 mean = table.dropna().mean(axis=1)
                 axes.plot(mean, color=COLORS[method], linestyle=LINES[method], linewidth=2, label=LABELS[method])
+            if column == "head_norm" and len(runs) > 1:
+                axes.set_yscale("log")  # FT and LP-FT differ by an order of magnitude
             axes.set(xlabel="optimiser step", ylabel=label)
-        panels[0][0].legend()
+        panels[0].legend()
         return figure
 
 
@@ -158,7 +165,8 @@ def by_split(
     methods = list(runs)
     splits = list(values[methods[0]])
     with mpl.rc_context(STYLE):
-        figure, axes = plt.subplots(figsize=(max(5.0, 1.9 * len(splits)), 3.6))
+        figure = Figure(figsize=(WIDTH, 3.6))
+        axes = figure.subplots()
         for i, method in enumerate(methods):
             for j, split in enumerate(splits):
                 _mean_and_seeds(axes, j + 0.22 * (i - (len(methods) - 1) / 2), values[method][split], method, j == 0)
@@ -212,7 +220,8 @@ def feature_map(panels: Mapping[str, Mapping[str, Array]], label_names: Sequence
         The figure.
     """
     with mpl.rc_context(STYLE):
-        figure, axes = plt.subplots(1, len(panels), figsize=(4.5 * len(panels), 5), squeeze=False)
+        figure = Figure(figsize=(WIDTH, 4.6))
+        axes = figure.subplots(1, len(panels), squeeze=False)
         for ax, (title, plane) in zip(axes[0], panels.items(), strict=True):
             ax.scatter(*plane["before"].T, s=5, color="0.75", label="φ before")
             for c, name in enumerate(label_names):

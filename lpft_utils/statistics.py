@@ -78,6 +78,20 @@ def interval(values: Sequence[float], level: float = LEVEL) -> Interval:
     return Interval(float(x.mean()), float(t * x.std(ddof=1) / np.sqrt(x.size)), int(x.size), level)
 
 
+def text(values: Sequence[float], digits: int = 2, scale: float = 1.0) -> str:
+    """`interval(values)` as text.
+
+    Args:
+        values: One value a seed.
+        digits: Decimals.
+        scale: Factor, for example 100 for percentages.
+
+    Returns:
+        For example "86.2 ± 1.3".
+    """
+    return interval(values).format(digits, scale)
+
+
 def paired_difference(a: Sequence[float], b: Sequence[float], level: float = LEVEL) -> Interval:
     """Interval of a − b, paired by seed: both ran on the same training subset.
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import pandas as pd
 
 from lpft_utils.plots import LABELS, split_label
-from lpft_utils.statistics import interval
+from lpft_utils.statistics import text
 from lpft_utils.store import Run
 
 
@@ -44,11 +44,42 @@ def change_table(runs: Mapping[str, Sequence[Run]], split: str = "train") -> pd.
     return _table(runs, columns)
 
 
+def change(runs: Sequence[Run], key: str, split: str) -> list[float]:
+    """One measure of feature change, one value a seed.
+
+    Args:
+        runs: Runs of one method.
+        key: "CS", "Diff", "FDR", "FDR_0", "NormF" or "NormF_0".
+        split: Split on which features are compared.
+
+    Returns:
+        Values in the order of the runs.
+    """
+    return [run.metrics["change"][split][key] for run in runs]
+
+
+def fdr_table(runs: Sequence[Run]) -> pd.DataFrame:
+    """Fisher's discriminant ratio before and after tuning, by split.
+
+    Args:
+        runs: Runs of one method, one a seed.
+
+    Returns:
+        One row a split, columns "before" and "after", each cell "mean ± half width".
+    """
+    splits = [name for name in runs[0].metrics["change"] if name != "validation"]
+    rows = {
+        split_label(s): {"before": text(change(runs, "FDR_0", s), 3), "after": text(change(runs, "FDR", s), 2)}
+        for s in splits
+    }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("split")
+
+
 def _table(
     runs: Mapping[str, Sequence[Run]], columns: Mapping[str, tuple[Callable[[Run], float], int]]
 ) -> pd.DataFrame:
     rows = {
-        LABELS[method]: {t: interval([value(run) for run in group]).format(d) for t, (value, d) in columns.items()}
+        LABELS[method]: {t: text([value(run) for run in group], d) for t, (value, d) in columns.items()}
         for method, group in runs.items()
     }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("method")
