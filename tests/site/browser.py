@@ -23,7 +23,7 @@ READY = """async () => {
   await document.fonts.ready;
   await new Promise((done) => setTimeout(done, 50));
 }"""
-FACTS = """() => ({
+FACTS = r"""() => ({
   theme: document.documentElement.dataset.theme,
   width: document.documentElement.scrollWidth,
   view: window.innerWidth,
@@ -32,6 +32,11 @@ FACTS = """() => ({
   math: document.querySelectorAll(".bd-article .math").length,
   typeset: document.querySelectorAll(".bd-article .math mjx-container").length,
   mathErrors: [...document.querySelectorAll("mjx-merror")].map((e) => e.textContent),
+  leaked: (() => {
+    const article = document.querySelector(".bd-article")?.cloneNode(true);
+    article?.querySelectorAll("pre, code, mjx-container, script, style").forEach((e) => e.remove());
+    return (article?.textContent || "").match(/.{0,30}(\\[a-zA-Z]+|\$).{0,30}/g) || [];
+  })(),
   clipped: [...document.querySelectorAll(".bd-article mjx-container[display=true], .bd-article div.math")]
     .filter((e) => e.scrollWidth > e.clientWidth + 2).map((e) => e.closest("div.math")?.id || e.textContent),
 })"""

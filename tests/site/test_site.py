@@ -82,6 +82,7 @@ def test_math_is_typeset_and_fits_a_desktop_page(look, page):
     facts = look(page, 1280, "light").facts
     assert facts["typeset"] == facts["math"]
     assert facts["mathErrors"] == []
+    assert facts["leaked"] == [], "TeX that was not recognised as mathematics: a dollar sign too many or too few"
     assert facts["clipped"] == [], "display equations wider than the text: break them into lines"
 
 
