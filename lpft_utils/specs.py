@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 import hashlib
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,8 +15,14 @@ from typing import Any
 from lpft_utils.errors import RunError
 
 METHOD_NAMES = ("lp", "ft", "lp_ft")
+POOLING_NAMES = ("auto", "first", "mean", "last")
 # Part of every hash. Raise it when a change of the code changes the numbers that a spec gives.
 STORE_VERSION = 1
+
+
+def _is_number(value: object) -> bool:
+    """Whether a value is a finite number; True and False are none."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,16 +72,26 @@ class RunSpec:
         if isinstance(self.ood, list):
             object.__setattr__(self, "ood", tuple(self.ood))
         if self.method not in METHOD_NAMES:
-            near = difflib.get_close_matches(self.method.replace("-", "_"), METHOD_NAMES, n=1)
+            near = difflib.get_close_matches(str(self.method).replace("-", "_"), METHOD_NAMES, n=1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
             raise RunError(f"method: expected one of {', '.join(METHOD_NAMES)}, got {self.method!r}.{hint}")
-        if not (self.lp in ("cv", "gd") or (isinstance(self.lp, (int, float)) and self.lp > 0)):
+        if self.pooling not in POOLING_NAMES:
+            raise RunError(f"pooling: expected one of {', '.join(POOLING_NAMES)}, got {self.pooling!r}.")
+        if self.lp not in ("cv", "gd") and not (_is_number(self.lp) and self.lp > 0):
             raise RunError(f"lp: expected 'cv', 'gd' or a positive value of C, got {self.lp!r}.")
-        for name in ("n_train", "n_eval", "max_length", "batch_size", "epochs", "learning_rate", "lp_steps"):
+        for name in ("n_train", "n_eval", "max_length", "batch_size", "lp_steps"):
             value = getattr(self, name)
-            if value is not None and (isinstance(value, (str, bool)) or not value > 0):
+            if value is None and name in ("n_train", "n_eval"):
+                continue
+            if not (_is_number(value) and isinstance(value, int) and value > 0):
+                raise RunError(f"{name}: expected a positive integer, got {value!r}.")
+        for name in ("epochs", "learning_rate"):
+            value = getattr(self, name)
+            if not (_is_number(value) and value > 0):
                 raise RunError(f"{name}: expected a positive number, got {value!r}.")
-        if not isinstance(self.seed, int) or self.seed < 0:
+        if not (_is_number(self.weight_decay) and self.weight_decay >= 0):
+            raise RunError(f"weight_decay: expected a number ≥ 0, got {self.weight_decay!r}.")
+        if not (_is_number(self.seed) and isinstance(self.seed, int) and self.seed >= 0):
             raise RunError(f"seed: expected an integer ≥ 0, got {self.seed!r}.")
         if not 0 <= self.label_noise < 1:
             raise RunError(f"label_noise: expected a share in [0, 1), got {self.label_noise!r}.")

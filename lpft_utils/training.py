@@ -6,7 +6,7 @@ import contextlib
 import json
 import logging
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -123,13 +123,14 @@ def fine_tune(
     seed: int = 0,
     probes: Mapping[str, Probe] | None = None,
     group_by_length: bool = True,
+    callbacks: Sequence[TrainerCallback] = (),
     progress: bool = False,
 ) -> pd.DataFrame:
     """Train all of `model` that requires gradients, in place, and keep the epoch of the best validation accuracy.
 
-    AdamW with linear decay and no warm-up, as published. Batches hold texts of similar length and are padded to their
-    own longest one; bf16 autocast on a GPU that has it. After an interruption the same call with the same `work`
-    resumes at the last complete epoch and ends with the same weights.
+    AdamW with linear decay, no warm-up and gradients clipped to norm 1 (the Trainer's defaults), as published. Batches
+    hold texts of similar length and are padded to their own longest one; bf16 autocast on a GPU that has it. After an
+    interruption the same call with the same `work` resumes at the last complete epoch and ends with the same weights.
 
     Args:
         model: The classifier, from whatever head it has now.
@@ -144,6 +145,7 @@ def fine_tune(
         seed: Seed of data order and dropout.
         probes: Examples to watch, by split name.
         group_by_length: False draws batches at random over all lengths, as the published code does.
+        callbacks: Further callbacks of the Trainer, for example to measure time.
         progress: Whether to show a progress bar.
 
     Returns:
@@ -186,7 +188,7 @@ def fine_tune(
         train_dataset=train,
         eval_dataset=validation,
         compute_metrics=_accuracy,
-        callbacks=[recorder],
+        callbacks=[recorder, *callbacks],
     )
     trainer.remove_callback(PrinterCallback)  # the history has what it would print
     checkpoint = last_complete_checkpoint(work)
@@ -239,7 +241,9 @@ def _tidy(log_history: list[dict[str, Any]]) -> pd.DataFrame:
         elif "eval_accuracy" in row:
             evaluated = {"validation_accuracy": row["eval_accuracy"], "validation_loss": row["eval_loss"]}
             rows.append({"step": row["step"], **evaluated})
-    return pd.DataFrame(rows).groupby("step", as_index=False).first()
+    table = pd.DataFrame(rows).groupby("step").first()
+    # In one order: a resumed training has its first rows from a checkpoint, whose keys are sorted.
+    return table[sorted(table.columns)].reset_index()
 
 
 @contextlib.contextmanager
