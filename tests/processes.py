@@ -1,0 +1,77 @@
+"""What other processes do in the tests of the run store: end in the middle of something, or ask for the same run."""
+
+import multiprocessing
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+from lpft_utils.specs import RunSpec
+
+DEATHS = ("training", "checkpoint", "last step", "evaluation", "writing", "manifest", "rename")
+
+# One server that has imported the package; its children start in a moment and share no state with the tests.
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["lpft_utils.runs"])
+
+
+def _die(*args: Any, **kwargs: Any) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def run_until(death: str, fields: dict[str, Any], store: str) -> None:
+    """`run(spec)` in a process that is killed (signal 9) at the given point."""
+    import torch
+    from transformers import Trainer
+
+    from lpft_utils import runs, training
+    from lpft_utils import store as store_module
+
+    torch.set_num_threads(1)
+    if death in ("training", "last step"):
+        original = training.Recorder.on_step_end
+        share = 0.7 if death == "training" else 1.0
+
+        def on_step_end(self, args, state, control, **kwargs):
+            if state.global_step >= share * state.max_steps:
+                _die()
+            original(self, args, state, control, **kwargs)
+
+        training.Recorder.on_step_end = on_step_end
+    elif death == "checkpoint":
+        Trainer._save_rng_state = _die
+    elif death == "evaluation":
+        runs.feature_change = _die
+    elif death == "writing":
+        runs.np.savez = _die
+    elif death == "manifest":
+        store_module._sync = _die
+    elif death == "rename":
+        store_module.os = type("OS", (), {"rename": _die, "fsync": os.fsync})
+    runs.run(RunSpec.from_dict(fields), store=Path(store))
+
+
+def run_and_count(barrier: Any, fields: dict[str, Any], store: str, trained: Any, failures: Any) -> None:
+    """`run(spec)` at the same moment as another process; counts how often anything was trained."""
+    import torch
+
+    from lpft_utils import runs
+
+    torch.set_num_threads(1)
+    spec = RunSpec.from_dict(fields)
+    method = runs.METHODS[spec.method]
+
+    def counted(setup):
+        with trained.get_lock():
+            trained.value += 1
+        return method(setup)
+
+    runs.METHODS[spec.method] = counted
+    try:
+        barrier.wait(120)
+        for _ in range(2):
+            assert runs.run(spec, store=Path(store)).accuracy() >= 0
+    except BaseException:
+        with failures.get_lock():
+            failures.value += 1
+        raise
