@@ -84,8 +84,11 @@ def norm_grows(descents: Sequence[Run]) -> Verdict:
     Returns:
         Whether the norm at the end is above the norm at a tenth of the steps.
     """
-    norms = [run.history.set_index("step")["head_norm"] for run in descents]
-    end, tenth = [n.iloc[-1] for n in norms], [n.asof(n.index[-1] // 10) for n in norms]
+    end, tenth = [], []
+    for run in descents:
+        step, norm = run.history["step"].to_numpy(), run.history["head_norm"].to_numpy()
+        end.append(float(norm[-1]))
+        tenth.append(float(norm[step <= step[-1] // 10][-1]))
     statement = "without a penalty ‖V‖ still grows in the last 90 % of the steps"
     return Verdict(1, statement, paired_difference(end, tenth), 2)
 

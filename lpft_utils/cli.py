@@ -116,7 +116,7 @@ def run(
     for pair in pairs:
         if "=" not in pair:
             raise ParameterError(f"--set: expected NAME=VALUE, got {pair!r}.")
-    fields = parse_pairs([tuple(pair.split("=", 1)) for pair in pairs])
+    fields = parse_pairs((name, value) for name, _, value in (pair.partition("=") for pair in pairs))
     from lpft_utils.profiles import get_profile
     from lpft_utils.runs import run_seeds
 

@@ -1,0 +1,42 @@
+"""Checkers accept right answers, and name what is wrong with wrong ones."""
+
+import numpy as np
+import torch
+
+from lpft_utils import exercises
+from lpft_utils.linear_theory import one_direction_limit
+
+
+def head_gradient(phi, V, y):
+    return (torch.softmax(phi @ V.T, 1) - torch.nn.functional.one_hot(y, len(V))).T @ phi / len(y)
+
+
+def feature_gradient(phi, V, y):
+    return (torch.softmax(phi @ V.T, 1) - torch.nn.functional.one_hot(y, len(V))) @ V
+
+
+def test_right_answers_are_accepted():
+    assert exercises.check_head_gradient(head_gradient).startswith("Correct")
+    assert exercises.check_feature_gradient(feature_gradient).startswith("Correct")
+    assert exercises.check_one_direction(one_direction_limit).startswith("Correct")
+
+
+def test_a_forgotten_factor_is_named():
+    verdict = exercises.check_head_gradient(lambda phi, V, y: 30 * head_gradient(phi, V, y))
+    assert verdict.startswith("Not yet") and "30 times" in verdict
+
+
+def test_wrong_type_shape_and_overflow_are_named():
+    assert "expected a tensor" in exercises.check_head_gradient(lambda phi, V, y: 0.0)
+    assert "expected shape" in exercises.check_head_gradient(lambda phi, V, y: head_gradient(phi, V, y).T)
+
+    def naive(phi, V, y):
+        weights = torch.exp(phi @ V.T)
+        return (weights / weights.sum(1, keepdim=True) - torch.nn.functional.one_hot(y, len(V))).T @ phi / len(y)
+
+    assert "extreme logits" in exercises.check_head_gradient(naive)
+
+
+def test_a_wrong_limit_is_named():
+    assert "is off by" in exercises.check_one_direction(lambda v_0, w_0, y: (v_0, w_0))
+    assert "not finite" in exercises.check_feature_gradient(lambda phi, V, y: np.nan * feature_gradient(phi, V, y))
