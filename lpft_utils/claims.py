@@ -13,8 +13,10 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from lpft_utils.plots import split_label
 from lpft_utils.statistics import Interval, paired_difference
 from lpft_utils.store import Run
+from lpft_utils.tables import Table
 
 
 @dataclass(frozen=True)
@@ -135,11 +137,11 @@ def claim_8(lp: Sequence[Run], ft: Sequence[Run], lp_ft: Sequence[Run]) -> list[
             gain = paired_difference(
                 [100 * run.accuracy(split) for run in lp_ft], [100 * run.accuracy(split) for run in runs]
             )
-            verdicts.append(Verdict(8, f"LP-FT is more accurate than {name} on {split}", gain, 1))
+            verdicts.append(Verdict(8, f"LP-FT is more accurate than {name} on {split_label(split)}", gain, 1))
     return verdicts
 
 
-def ledger(verdicts: Sequence[Verdict]) -> pd.DataFrame:
+def ledger(verdicts: Sequence[Verdict]) -> Table:
     """Verdicts as a table for the page.
 
     Args:
@@ -158,7 +160,7 @@ def ledger(verdicts: Sequence[Verdict]) -> pd.DataFrame:
         }
         for v in verdicts
     ]
-    return pd.DataFrame(rows).set_index("claim")
+    return Table(pd.DataFrame(rows).set_index("claim"))
 
 
 def _more(larger: Sequence[Run], smaller: Sequence[Run], values, key: str) -> Interval:  # noqa: ANN001

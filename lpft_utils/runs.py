@@ -9,6 +9,7 @@ import platform
 import shutil
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -54,8 +55,11 @@ def load_data(spec: RunSpec) -> Task:
     task = load_task(spec.task, ood=spec.ood, **options)
     for needed in ("train", "validation", "test"):
         task.split(needed)
-    task = subsample(task, n_train=spec.n_train, seed=spec.seed)
-    return subsample(task, n_eval=spec.n_eval, seed=0)
+    small = subsample(subsample(task, n_train=spec.n_train, seed=spec.seed), n_eval=spec.n_eval, seed=0)
+    drawn = [
+        f"{len(s)} of {len(task.splits[k])} in {k}" for k, s in small.splits.items() if len(s) < len(task.splits[k])
+    ]
+    return replace(small, source=f"{task.source}; drawn: {', '.join(drawn)}" if drawn else task.source)
 
 
 def run(spec: RunSpec, *, store: Path | None = None, progress: bool = False) -> Run:

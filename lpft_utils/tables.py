@@ -11,7 +11,20 @@ from lpft_utils.statistics import text
 from lpft_utils.store import Run
 
 
-def accuracy_table(runs: Mapping[str, Sequence[Run]]) -> pd.DataFrame:
+class Table(pd.DataFrame):
+    """A data frame that a page shows in full: no text is cut, and a named index is its first column."""
+
+    @property
+    def _constructor(self) -> type[Table]:
+        return Table
+
+    def _repr_html_(self) -> str:
+        with pd.option_context("display.max_colwidth", None):
+            shown = self.reset_index() if self.index.name else self
+            return shown.to_html(index=False, justify="left", border=0)
+
+
+def accuracy_table(runs: Mapping[str, Sequence[Run]]) -> Table:
     """Accuracy in percent by method, on the test set and every out-of-distribution set.
 
     Args:
@@ -26,7 +39,7 @@ def accuracy_table(runs: Mapping[str, Sequence[Run]]) -> pd.DataFrame:
     return _table(runs, columns)
 
 
-def change_table(runs: Mapping[str, Sequence[Run]], split: str = "train") -> pd.DataFrame:
+def change_table(runs: Mapping[str, Sequence[Run]], split: str = "train") -> Table:
     """Feature and head change by method: CS(F), Diff(F), FDR(F), Norm(F) and Norm(C), as in the paper's tables.
 
     Args:
@@ -58,7 +71,7 @@ def change(runs: Sequence[Run], key: str, split: str) -> list[float]:
     return [run.metrics["change"][split][key] for run in runs]
 
 
-def fdr_table(runs: Sequence[Run]) -> pd.DataFrame:
+def fdr_table(runs: Sequence[Run]) -> Table:
     """Fisher's discriminant ratio before and after tuning, by split.
 
     Args:
@@ -72,14 +85,12 @@ def fdr_table(runs: Sequence[Run]) -> pd.DataFrame:
         split_label(s): {"before": text(change(runs, "FDR_0", s), 3), "after": text(change(runs, "FDR", s), 2)}
         for s in splits
     }
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("split")
+    return Table(pd.DataFrame.from_dict(rows, orient="index").rename_axis("split"))
 
 
-def _table(
-    runs: Mapping[str, Sequence[Run]], columns: Mapping[str, tuple[Callable[[Run], float], int]]
-) -> pd.DataFrame:
+def _table(runs: Mapping[str, Sequence[Run]], columns: Mapping[str, tuple[Callable[[Run], float], int]]) -> Table:
     rows = {
         LABELS[method]: {t: text([value(run) for run in group], d) for t, (value, d) in columns.items()}
         for method, group in runs.items()
     }
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("method")
+    return Table(pd.DataFrame.from_dict(rows, orient="index").rename_axis("method"))
