@@ -72,8 +72,9 @@ PROFILES: dict[str, Profile] = {
         task="builtin",
         backbone="minilm",
         seeds=(0, 1, 2),
-        settings={"n_train": 800, "n_eval": 500, "epochs": 4, "batch_size": 16},
-        learning_rates={"ft": 5e-5, "lp_ft": 5e-5},
+        settings={"n_train": 700, "n_eval": 400, "epochs": 4, "batch_size": 16},
+        # One rate for both. On validation texts of a seed that the book does not use, 1e-4 was better than 5e-5 for FT.
+        learning_rates={"ft": 1e-4, "lp_ft": 1e-4},
     ),
     "gpu": Profile(
         "gpu",

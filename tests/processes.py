@@ -15,6 +15,19 @@ CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["lpft_utils.runs"])
 
 
+def generate_little(original: Any) -> Any:
+    """The built-in task's generator, for fewer texts, once for each set of options."""
+    made: dict[Any, Any] = {}
+
+    def generate(**options: Any) -> Any:
+        key = tuple(sorted(options.items()))
+        if key not in made:
+            made[key] = original(n_train=300, n_validation=60, n_test=60, n_ood=60, **options)
+        return made[key]
+
+    return generate
+
+
 def _die(*args: Any, **kwargs: Any) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
@@ -24,10 +37,11 @@ def run_until(death: str, fields: dict[str, Any], store: str) -> None:
     import torch
     from transformers import Trainer
 
-    from lpft_utils import runs, training
+    from lpft_utils import builtin_task, runs, training
     from lpft_utils import store as store_module
 
     torch.set_num_threads(1)
+    builtin_task.generate = generate_little(builtin_task.generate)
     if death in ("training", "last step"):
         original = training.Recorder.on_step_end
         share = 0.7 if death == "training" else 1.0
@@ -55,9 +69,10 @@ def run_and_count(barrier: Any, fields: dict[str, Any], store: str, trained: Any
     """`run(spec)` at the same moment as another process; counts how often anything was trained."""
     import torch
 
-    from lpft_utils import runs
+    from lpft_utils import builtin_task, runs
 
     torch.set_num_threads(1)
+    builtin_task.generate = generate_little(builtin_task.generate)
     spec = RunSpec.from_dict(fields)
     method = runs.METHODS[spec.method]
 

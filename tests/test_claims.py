@@ -99,7 +99,6 @@ def test_unequal_numbers_of_seeds_are_refused():
 
 def test_ledger_is_a_table_of_the_verdicts():
     table = ledger([Verdict(8, "a", Interval(1.26, 0.51, 3), 1), Verdict(1, "b", Interval(2.0, float("nan"), 1), 2)])
-    assert table.index.name == "claim" and list(table.index) == [8, 1]
-    assert list(table.columns) == ["statement", "difference (95 % interval)", "seeds", "outcome"]
-    assert list(table.iloc[0]) == ["a", "1.3 ± 0.5", 3, "holds"]
-    assert list(table.iloc[1]) == ["b", "2.00", 1, "one seed"]
+    table = table.reset_index()[["claim", "statement", "difference (95 % interval)", "seeds", "outcome"]]
+    assert list(table.iloc[0]) == [8, "a", "1.3 ± 0.5", 3, "holds"]
+    assert list(table.iloc[1]) == [1, "b", "2.00", 1, "one seed"]

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from processes import CONTEXT, DEATHS, run_and_count, run_until
+from processes import CONTEXT, DEATHS, generate_little, run_and_count, run_until
 from sklearn.linear_model import LogisticRegression
 from tiny import save_backbone
 
@@ -30,19 +30,11 @@ METHODS = ("lp", "ft", "lp_ft")
 
 @pytest.fixture(scope="module", autouse=True)
 def quick_generator():
-    """The built-in task is generated once, not for every run."""
+    """The built-in task is small here, and generated once, not for every run."""
     from lpft_utils import builtin_task
 
-    original, made = builtin_task.generate, {}
-
-    def generate(**options):
-        key = tuple(sorted(options.items()))
-        if key not in made:
-            made[key] = original(n_train=300, n_validation=60, n_test=60, n_ood=60, **options)
-        return made[key]
-
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(builtin_task, "generate", generate)
+        patch.setattr(builtin_task, "generate", generate_little(builtin_task.generate))
         yield
 
 
@@ -213,7 +205,7 @@ def in_process(target, *args):
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory) -> Run:
-    """Without the quick generator, which other processes do not have."""
+    """What another process gives that nobody disturbs."""
     store = tmp_path_factory.mktemp("undisturbed")
     process = in_process(run_until, "never", SPEC.replace(method="lp_ft").to_dict(), str(store))
     process.join(120)
