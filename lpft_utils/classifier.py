@@ -294,6 +294,26 @@ def resolve_backbone(backbone: str) -> str:
     return str(Path(spec.origin).parent / "model")
 
 
+def folder_fingerprint(backbone: str) -> str:
+    """Identity of a local backbone's files; other weights in the same folder are another backbone.
+
+    Args:
+        backbone: A name that `resolve_backbone` knows.
+
+    Returns:
+        First 16 hex digits of the SHA-256 over `config.json` and the safetensors files of a local folder; "" for the
+        embedded backbones and Hub ids, whose names stand for their weights.
+    """
+    folder = Path(resolve_backbone(backbone))
+    if backbone in BUNDLED or not folder.is_dir():
+        return ""
+    digest = hashlib.sha256()
+    for path in (folder / "config.json", *sorted(folder.glob("*.safetensors"))):
+        if path.is_file():
+            digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
 def load_tokenizer(backbone: str) -> PreTrainedTokenizerBase:
     """Tokenizer of a backbone, padding on the right, with a padding token also for decoders that have none.
 

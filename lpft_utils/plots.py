@@ -1,6 +1,6 @@
 """Every figure of the book: one function a figure, each takes results and returns a matplotlib figure.
 
-One colour, marker and line style for each method everywhere (Okabe–Ito colours, told apart without colour vision).
+One colour, marker and line style for each method everywhere (seaborn's colour-blind palette).
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -19,24 +20,20 @@ from lpft_utils.statistics import interval
 from lpft_utils.store import Run
 
 LABELS = {"lp": "LP", "ft": "FT", "lp_ft": "LP-FT", "lora": "LoRA", "lp_lora": "LP-LoRA"}
-COLORS = {"lp": "#0072B2", "ft": "#D55E00", "lp_ft": "#009E73", "lora": "#CC79A7", "lp_lora": "#6A3D9A"}
+PALETTE = sns.color_palette("colorblind").as_hex()
+COLORS = dict(zip(LABELS, (PALETTE[i] for i in (0, 3, 2, 4, 5)), strict=True))
 MARKERS = {"lp": "s", "ft": "o", "lp_ft": "^", "lora": "D", "lp_lora": "v"}
 LINES = {"lp": ":", "ft": "-", "lp_ft": "--", "lora": "-.", "lp_lora": (0, (3, 1, 1, 1))}
 WIDTH = 7.2  # inches; at most two panels beside each other, so that text stays readable on a phone
-CLASS_COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9")
+CLASS_COLORS = tuple(PALETTE[i] for i in (0, 1, 2, 4, 9))
 CLASS_MARKERS = ("o", "s", "^", "D", "v")
 STYLE: dict[Any, Any] = {  # matplotlib types its keys as literals
-    "figure.facecolor": "white",
-    "axes.facecolor": "white",
+    **sns.axes_style("whitegrid"),
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": "#e6e6e6",
-    "axes.axisbelow": True,
     "font.size": 11,
     "legend.frameon": False,
     "figure.constrained_layout.use": True,
-    "svg.hashsalt": "lpft",
 }
 
 

@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from lpft_utils.classifier import Classifier, load_classifier, load_tokenizer, weights_fingerprint
+from lpft_utils.classifier import Classifier, folder_fingerprint, load_classifier, load_tokenizer, weights_fingerprint
 from lpft_utils.encoding import Collator, encode
 from lpft_utils.errors import RunError
 from lpft_utils.examples import Task, subsample
@@ -83,7 +83,7 @@ def run(spec: RunSpec, *, store: Path | None = None, progress: bool = False) -> 
     """
     store = (store or run_store()).expanduser().resolve()
     task = load_data(spec)
-    key = spec.key(task.fingerprint)
+    key = spec.key(task.fingerprint + folder_fingerprint(spec.backbone))
     if (store / key).exists():
         return Run(store / key)
     scratch = store / ".scratch"

@@ -134,7 +134,8 @@ class RunSpec:
         a second, equal run.
 
         Args:
-            data_fingerprint: `Task.fingerprint` of the data in use, so that changed files mean a new run.
+            data_fingerprint: `Task.fingerprint` of the data in use and the fingerprint of a local backbone's files, so
+                that changed files mean a new run.
 
         Returns:
             For example "builtin-lp_ft-s0-1f3a5c7e9b".

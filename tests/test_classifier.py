@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model
+from safetensors.torch import load_file, save_file
 from tiny import DECODERS, EOS, FAMILIES, H, save_backbone
 from transformers import AutoModel, AutoModelForSequenceClassification, Trainer, TrainingArguments
 
 from lpft_utils.classifier import (
     Classifier,
     ClassifierConfig,
+    folder_fingerprint,
     load_classifier,
     load_tokenizer,
     pool,
@@ -416,3 +418,14 @@ def test_bad_pooling_is_refused_by_the_loader_and_the_configuration():
         load_classifier("tiny", 2, pooling="max")
     with pytest.raises(LpftError, match="got 'max'"):
         ClassifierConfig(pooling="max")
+
+
+def test_other_weights_in_the_same_folder_are_another_backbone(tmp_path):
+    save_backbone("bert", tmp_path)
+    first = folder_fingerprint(str(tmp_path))
+    assert first == folder_fingerprint(str(tmp_path)) and len(first) == 16
+    weights = load_file(tmp_path / "model.safetensors")
+    weights["embeddings.LayerNorm.bias"][0] += 1
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    assert folder_fingerprint(str(tmp_path)) != first
+    assert folder_fingerprint("minilm") == folder_fingerprint("some/hub-id") == ""
