@@ -1,0 +1,128 @@
+"""Reference results: numbers of larger runs that are committed with the book, and where they are from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from lpft_utils.claims import Verdict, claim_2, claim_8, lp_raises_norm, tuning_keeps_norm
+from lpft_utils.plots import LABELS, split_label
+from lpft_utils.statistics import text
+from lpft_utils.store import Run
+from lpft_utils.tables import Table, change
+
+
+def summarise(runs: Mapping[str, Sequence[Run]]) -> dict[str, Any]:
+    """What is kept of the runs of LP, FT and LP-FT on one task.
+
+    Args:
+        runs: Runs by method ("lp", "ft", "lp_ft"), one a seed.
+
+    Returns:
+        Task, settings and environment; one value a seed of accuracy (by method and split), feature change on the test
+        set and norm; and the outcomes of claims 1, 2 and 8.
+    """
+    first = runs["ft"][0]
+    splits = [name for name in first.metrics["accuracy"] if name == "test" or name.startswith("ood_")]
+    groups = runs.items()
+    verdicts = [
+        lp_raises_norm(runs["lp"]),
+        tuning_keeps_norm(runs["lp"], runs["ft"], "FT"),
+        *claim_2(runs["ft"], runs["lp_ft"], ("FT", "LP-FT"), split="test"),
+        *claim_8(runs["lp"], runs["ft"], runs["lp_ft"]),
+    ]
+    return {
+        "task": first.metrics["task"],
+        "name": first.spec.task,
+        "spec": {method: group[0].spec.to_dict() for method, group in groups},
+        "seeds": [run.spec.seed for run in runs["ft"]],
+        "environment": first.metrics["environment"],
+        "seconds": sum(run.metrics["seconds"] for group in runs.values() for run in group),
+        "accuracy": {m: {s: [run.accuracy(s) for run in group] for s in splits} for m, group in groups},
+        "Diff": {m: change(group, "Diff", "test") for m, group in groups},
+        "CS": {m: change(group, "CS", "test") for m, group in groups},
+        "head_norm": {m: [run.metrics["head_norm"] for run in group] for m, group in groups},
+        "claims": [_verdict(v) for v in verdicts],
+    }
+
+
+def load_reference(path: Path) -> list[dict[str, Any]]:
+    """Read a committed file of reference results.
+
+    Args:
+        path: The file, made of `summarise` results.
+
+    Returns:
+        One entry a task.
+    """
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def reference_table(results: Sequence[Mapping[str, Any]]) -> Table:
+    """Reference results as a table: accuracy in percent by split, Diff and ‖V‖, "mean ± half width".
+
+    Args:
+        results: What `load_reference` returned.
+
+    Returns:
+        One row a task and split, one column a method for accuracy, and Diff and ‖V‖ of FT and LP-FT on the test rows.
+    """
+    rows = []
+    for result in results:
+        for split in result["accuracy"]["ft"]:
+            row = {"task": result["name"], "set": split_label(split)}
+            row |= {LABELS[m]: text(by[split], 1, 100) for m, by in result["accuracy"].items()}
+            for method in ("ft", "lp_ft"):
+                row[f"Diff, {LABELS[method]}"] = text(result["Diff"][method], 2) if split == "test" else ""
+            rows.append(row)
+    return Table(pd.DataFrame(rows))
+
+
+def claims_table(results: Sequence[Mapping[str, Any]]) -> Table:
+    """Outcomes of the claims by task.
+
+    Args:
+        results: What `load_reference` returned.
+
+    Returns:
+        One row a statement, one column a task; "" where a task lacks the split.
+    """
+    columns = {r["name"]: {(v["claim"], v["statement"]): v["outcome"] for v in r["claims"]} for r in results}
+    statements = list(dict.fromkeys(key for column in columns.values() for key in column))
+    rows = [
+        {"claim": claim, "statement": statement, **{t: c.get((claim, statement), "") for t, c in columns.items()}}
+        for claim, statement in statements
+    ]
+    return Table(pd.DataFrame(rows))
+
+
+def provenance(results: Sequence[Mapping[str, Any]]) -> str:
+    """Where the results come from, as one line of text.
+
+    Args:
+        results: What `load_reference` returned.
+
+    Returns:
+        Device, software, date, backbone, seeds and training examples.
+    """
+    e, spec = results[0]["environment"], results[0]["spec"]["ft"]
+    minutes = sum(r["seconds"] for r in results) / 60
+    return (
+        f"backbone {spec['backbone']}, at most {spec['n_train']} training texts, {spec['epochs']:g} epochs, learning "
+        f"rate {spec['learning_rate']:g}, seeds {', '.join(map(str, results[0]['seeds']))}; {e['device']}, torch "
+        f"{e['torch']}, transformers {e['transformers']}, {e['date']}, {minutes:.0f} minutes"
+    )
+
+
+def _verdict(v: Verdict) -> dict[str, Any]:
+    return {
+        "claim": v.claim,
+        "statement": v.statement,
+        "difference": v.difference.mean,
+        "half_width": v.difference.half_width if v.difference.n > 1 else None,
+        "outcome": v.outcome,
+    }
