@@ -94,6 +94,7 @@ def get_profile(
     backbone: str | None = None,
     seeds: Sequence[int] | int | None = None,
     ood: Sequence[str] | None = None,
+    n_train: int | None = None,
 ) -> Profile:
     """A profile by name, with plain overrides: what a chapter's parameters cell holds.
 
@@ -103,6 +104,7 @@ def get_profile(
         backbone: Another backbone.
         seeds: Other seeds; one integer means a single seed.
         ood: Tasks to attach as out-of-distribution test sets.
+        n_train: Training examples to draw with each seed, where there are more.
 
     Returns:
         The profile.
@@ -125,6 +127,8 @@ def get_profile(
         changes["seeds"] = chosen
     if ood is not None:
         changes["ood"] = (ood,) if isinstance(ood, str) else tuple(ood)
+    if n_train is not None:
+        changes["settings"] = {**profile.settings, "n_train": n_train}
     return replace(profile, **changes)
 
 

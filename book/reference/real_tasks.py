@@ -21,6 +21,7 @@ TASKS: dict[str, list[str] | None] = {
     "sst5_3way": ["semeval_3way"],
     "rte": None,
 }
+N_TRAIN = 300
 METHODS = ("lp", "ft", "lp_ft")
 OUT = Path(__file__).with_name("real-tasks.json")
 
@@ -29,7 +30,7 @@ def main() -> None:
     """Run every task and write the summary."""
     results = []
     for task, ood in TASKS.items():
-        setting = get_profile("laptop", task=task, ood=ood)
+        setting = get_profile("laptop", task=task, ood=ood, n_train=N_TRAIN)
         specs = {method: setting.spec(method) for method in METHODS}
         runs = {
             m: run_seeds(spec, setting.seeds) for m, spec in specs.items()
