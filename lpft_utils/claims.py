@@ -8,13 +8,14 @@ frequent outcome.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pandas as pd
 
 from lpft_utils.plots import split_label
-from lpft_utils.statistics import Interval, paired_difference
+from lpft_utils.statistics import Interval, interval, paired_difference
 from lpft_utils.store import Run
 from lpft_utils.tables import Table
 
@@ -48,19 +49,20 @@ class Verdict:
 def lp_raises_norm(lp: Sequence[Run]) -> Verdict:
     """Claim 1, first half: LP ends with a larger ‖V‖ than the random head that FT starts from.
 
+    Norms span orders of magnitude, so they are compared by the logarithm of their ratio.
+
     Args:
         lp: LP runs, one a seed.
 
     Returns:
-        The verdict on the difference of the norms.
+        The verdict on log10(‖V‖ / ‖V_random‖).
     """
-    raised = [run.metrics["head_norm"] for run in lp]
-    start = [run.metrics["head_norm_init"] for run in lp]
-    return Verdict(1, "LP ends with a larger ‖V‖ than the random head of FT", paired_difference(raised, start), 2)
+    statement = "LP ends with a larger ‖V‖ than the random head of FT (log10 of the ratio)"
+    return Verdict(1, statement, interval(_log_ratios(lp)), 2)
 
 
 def tuning_keeps_norm(lp: Sequence[Run], tuned: Sequence[Run], name: str) -> Verdict:
-    """Claim 1, second half: fine-tuning from the random head moves ‖V‖ less than LP does.
+    """Claim 1, second half: fine-tuning from the random head moves ‖V‖ by a smaller factor than LP does.
 
     Args:
         lp: LP runs, one a seed.
@@ -68,13 +70,11 @@ def tuning_keeps_norm(lp: Sequence[Run], tuned: Sequence[Run], name: str) -> Ver
         name: Name of the tuned method for the statement.
 
     Returns:
-        The verdict on the difference between the two moves of ‖V‖.
+        The verdict on the difference of |log10(‖V‖ / ‖V_random‖)|.
     """
-
-    def moves(runs: Sequence[Run]) -> list[float]:
-        return [abs(run.metrics["head_norm"] - run.metrics["head_norm_init"]) for run in runs]
-
-    return Verdict(1, f"LP moves ‖V‖ more than {name} does", paired_difference(moves(lp), moves(tuned)), 2)
+    statement = f"LP changes ‖V‖ by a larger factor than {name} does (difference of log10)"
+    probed, moved = ([abs(x) for x in _log_ratios(runs)] for runs in (lp, tuned))
+    return Verdict(1, statement, paired_difference(probed, moved), 2)
 
 
 def norm_grows(descents: Sequence[Run]) -> Verdict:
@@ -161,6 +161,10 @@ def ledger(verdicts: Sequence[Verdict]) -> Table:
         for v in verdicts
     ]
     return Table(pd.DataFrame(rows).set_index("claim"))
+
+
+def _log_ratios(runs: Sequence[Run]) -> list[float]:
+    return [math.log10(run.metrics["head_norm"] / run.metrics["head_norm_init"]) for run in runs]
 
 
 def _more(larger: Sequence[Run], smaller: Sequence[Run], values, key: str) -> Interval:  # noqa: ANN001

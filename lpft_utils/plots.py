@@ -224,8 +224,9 @@ def feature_map(panels: Mapping[str, Mapping[str, Array]], label_names: Sequence
             for c, name in enumerate(label_names):
                 style = {"color": CLASS_COLORS[c % 5], "marker": CLASS_MARKERS[c % 5]}
                 ax.scatter(*plane["after"][plane["labels"] == c].T, s=12, linewidth=0, label=f"φ, {name}", **style)
-            for key, face, label in (("rows_0", "white", "head rows before"), ("rows", "black", "head rows after")):
-                ax.scatter(*plane[key].T, s=130, marker="*", facecolor=face, edgecolor="black", zorder=3, label=label)
+            stars = (("rows_0", 260, "white", "head rows before"), ("rows", 70, "black", "head rows after"))
+            for key, size, face, label in stars:  # the first larger, so that it shows where both are in one place
+                ax.scatter(*plane[key].T, s=size, marker="*", facecolor=face, edgecolor="black", zorder=3, label=label)
             ax.set(title=title, xticks=[], yticks=[])
             ax.grid(visible=False)
         handles, names = axes[0][0].get_legend_handles_labels()

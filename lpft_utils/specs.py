@@ -43,7 +43,7 @@ class RunSpec:
         label_noise: Share of wrong training labels, built-in task only.
         max_length: Longest sequence, in tokens.
         pooling: "auto", "first", "mean" or "last".
-        lp: How LP fits the head: "cv" (as published), "gd" (unregularised gradient steps), or a value of C.
+        lp: How LP fits the head: "cv" (as published), "gd" (unregularised accelerated gradient steps), or a value of C.
         lp_steps: Gradient steps of `lp="gd"`.
         epochs: Passes over the training examples in FT.
         batch_size: Examples in a step.
