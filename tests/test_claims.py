@@ -36,10 +36,10 @@ def test_lp_raises_the_norm():
 
 
 def test_tuning_keeps_the_norm_that_lp_moves_in_either_direction():
-    lp, still = norms([1.0] * 3, [10.0, 100.0, 1000.0]), norms([1.0] * 3, [10**0.1, 10**-0.1, 10**0.2])
+    lp, still = norms([1.0] * 3, [10.0, 10**1.2, 10**1.4]), norms([1.0] * 3, [10**0.1, 10**-0.1, 10**0.2])
     verdict = claims.tuning_keeps_norm(lp, still, "FT")
     assert verdict.outcome == "holds" and "FT" in verdict.statement
-    assert verdict.difference.mean == pytest.approx(((1 - 0.1) + (2 - 0.1) + (3 - 0.2)) / 3)
+    assert verdict.difference.mean == pytest.approx(((1 - 0.1) + (1.2 - 0.1) + (1.4 - 0.2)) / 3)
     shrunk = norms([50.0] * 3, [1.0, 2.0, 1.5])
     assert claims.tuning_keeps_norm(still, shrunk, "FT").outcome == "fails"
 
