@@ -164,7 +164,8 @@ def ledger(verdicts: Sequence[Verdict]) -> Table:
 
 
 def _log_ratios(runs: Sequence[Run]) -> list[float]:
-    return [math.log10(run.metrics["head_norm"] / run.metrics["head_norm_init"]) for run in runs]
+    """log10(‖V‖ / ‖V_random‖); a head that a strong penalty has made zero counts as ‖V‖ = 1e-6."""
+    return [math.log10(max(run.metrics["head_norm"], 1e-6) / run.metrics["head_norm_init"]) for run in runs]
 
 
 def _more(larger: Sequence[Run], smaller: Sequence[Run], values, key: str) -> Interval:  # noqa: ANN001

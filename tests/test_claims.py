@@ -33,6 +33,7 @@ def test_lp_raises_the_norm():
     assert claims.lp_raises_norm(norms([20.0, 21.0, 22.0], [1.0, 1.1, 0.9])).outcome == "fails"
     assert claims.lp_raises_norm(norms([1.0, 1.0, 1.0], [0.5, 1.0, 1.6])).outcome == "undecided"
     assert claims.lp_raises_norm(norms([1.0], [2.0])).outcome == "one seed"
+    assert claims.lp_raises_norm(norms([1.0, 1.0, 1.0], [0.0, 0.0, 0.0])).outcome == "fails"  # the strongest penalty
 
 
 def test_tuning_keeps_the_norm_that_lp_moves_in_either_direction():

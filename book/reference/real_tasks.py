@@ -16,9 +16,9 @@ from lpft_utils.reference import summarise
 from lpft_utils.runs import run_seeds
 
 TASKS: dict[str, list[str] | None] = {
-    "cb": None,
     "cola": None,
     "sst5_3way": ["semeval_3way"],
+    "cb": None,
     "rte": None,
 }
 N_TRAIN = 300
@@ -37,7 +37,7 @@ def main() -> None:
         }
         results.append(summarise(runs))
         print(task, json.dumps(results[-1]["accuracy"]), flush=True)
-    OUT.write_text(json.dumps(results, indent=1) + "\n")
+        OUT.write_text(json.dumps(results, indent=1) + "\n")
     print(f"written: {OUT}")
 
 
