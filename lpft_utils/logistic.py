@@ -38,6 +38,7 @@ from torch import Tensor
 from lpft_utils.logistic_checks import as_tensor, check_binary, check_Cs, check_data, check_tol, fold_ids
 from lpft_utils.logistic_descent import LogisticDescent, logistic_gd
 from lpft_utils.logistic_solver import Design, solve
+from lpft_utils.threads import one_thread_if_small
 
 __all__ = [
     "LogisticConvergenceWarning",
@@ -186,12 +187,12 @@ def logistic_path(
     folds = fold_ids(y, n_classes, n_folds)  # (N,)
     trained_on = torch.ones(len(X), n_folds + 1, dtype=dtype, device=X.device)  # column 0: all data
     trained_on[torch.arange(len(X), device=X.device), folds + 1] = 0
-    design = Design(X, y, n_classes, trained_on)
-
     n_Cs, scale = len(Cs_array), _penalty_scale(n_classes, binary)
     C_each = torch.as_tensor(Cs_array, dtype=dtype, device=X.device).repeat(n_folds + 1)  # fold-major (P,)
     fold_each = torch.arange(n_folds + 1, device=X.device).repeat_interleave(n_Cs)
-    solution = solve(design, scale / C_each, fold_each, tol=tol, max_iter=max_iter, progress=progress)
+    with one_thread_if_small(X):
+        design = Design(X, y, n_classes, trained_on)
+        solution = solve(design, scale / C_each, fold_each, tol=tol, max_iter=max_iter, progress=progress)
     objective = (C_each * solution.objective).view(n_folds + 1, n_Cs).cpu().numpy()
     gap = (C_each * solution.gap).view(n_folds + 1, n_Cs).cpu().numpy()
     converged = _check_converged(objective, gap, tol, max_iter)
@@ -251,9 +252,11 @@ def fit_logistic(
     X, y = check_data(X, y, n_classes, device, dtype)
     tol = check_tol(tol, dtype)
     (C,) = check_Cs([C]).tolist()
-    design = Design(X, y, n_classes)
     lam = torch.tensor([_penalty_scale(n_classes, binary) / C], dtype=dtype, device=X.device)
-    solution = solve(design, lam, torch.zeros(1, dtype=torch.int64, device=X.device), tol=tol, max_iter=max_iter)
+    fold = torch.zeros(1, dtype=torch.int64, device=X.device)
+    with one_thread_if_small(X):
+        design = Design(X, y, n_classes)
+        solution = solve(design, lam, fold, tol=tol, max_iter=max_iter)
     objective, gap = C * float(solution.objective), C * float(solution.gap)
     converged = _check_converged(np.array([objective]), np.array([gap]), tol, max_iter)
     V, b = design.to_head(solution.theta)

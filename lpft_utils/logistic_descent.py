@@ -19,6 +19,7 @@ from torch import Tensor
 
 from lpft_utils.errors import ParameterError
 from lpft_utils.logistic_checks import as_tensor, check_data
+from lpft_utils.threads import one_thread_if_small
 
 
 @dataclass(frozen=True)
@@ -109,27 +110,30 @@ def logistic_gd(
     eval_accuracy: dict[str, list[float]] = {name: [] for name in evals}
     due = set(recorded)
     previous, t_now = theta, 1.0
-    for step in range(steps + 1):
-        if step in due:
-            logits = (theta @ X1_t).T
-            loss.append(float(torch.nn.functional.cross_entropy(logits, y)))
-            norm.append(float(torch.linalg.matrix_norm(theta[:, :-1])))
-            accuracy.append(float((logits.argmax(1) == y).double().mean()))
-            for name, (Xe, ye) in evals.items():
-                eval_accuracy[name].append(
-                    float(((Xe @ theta[:, :-1].T + theta[:, -1]).argmax(1) == ye).double().mean())
-                )
-            if not np.isfinite(loss[-1]):
-                raise ParameterError(f"loss not finite after {step} steps of lr {lr:g}; use a smaller lr (default 1/L)")
-            if step == steps:
-                break
-        point = theta
-        if nesterov:
-            t_next = (1 + (1 + 4 * t_now**2) ** 0.5) / 2
-            point = theta + (t_now - 1) / t_next * (theta - previous)
-            previous, t_now = theta, t_next
-        residual = torch.softmax(point @ X1_t, 0) - Y_t  # (C, N)
-        theta = torch.addmm(point, residual, X1_over_N, alpha=-lr)
+    with one_thread_if_small(X):
+        for step in range(steps + 1):
+            if step in due:
+                logits = (theta @ X1_t).T
+                loss.append(float(torch.nn.functional.cross_entropy(logits, y)))
+                norm.append(float(torch.linalg.matrix_norm(theta[:, :-1])))
+                accuracy.append(float((logits.argmax(1) == y).double().mean()))
+                for name, (Xe, ye) in evals.items():
+                    eval_accuracy[name].append(
+                        float(((Xe @ theta[:, :-1].T + theta[:, -1]).argmax(1) == ye).double().mean())
+                    )
+                if not np.isfinite(loss[-1]):
+                    raise ParameterError(
+                        f"loss not finite after {step} steps of lr {lr:g}; use a smaller lr (default 1/L)"
+                    )
+                if step == steps:
+                    break
+            point = theta
+            if nesterov:
+                t_next = (1 + (1 + 4 * t_now**2) ** 0.5) / 2
+                point = theta + (t_now - 1) / t_next * (theta - previous)
+                previous, t_now = theta, t_next
+            residual = torch.softmax(point @ X1_t, 0) - Y_t  # (C, N)
+            theta = torch.addmm(point, residual, X1_over_N, alpha=-lr)
     return LogisticDescent(
         step=np.array(recorded),
         loss=np.array(loss),

@@ -20,6 +20,7 @@ from lpft_utils.logistic import (
 )
 from lpft_utils.logistic_checks import fold_ids
 from lpft_utils.logistic_solver import Design, _evaluate, _hessian_product
+from lpft_utils.threads import one_thread_if_small
 
 
 def make_data(N=120, H=10, n_classes=3, *, signal=1.0, shares=None, seed=0):
@@ -364,3 +365,20 @@ def test_on_a_gpu_the_path_is_the_same():
     cpu, gpu = logistic_path(X, y, 3), logistic_path(X, y, 3, device="cuda")
     assert gpu.V.is_cuda and gpu.best_C == cpu.best_C
     np.testing.assert_allclose(gpu.objective, cpu.objective, rtol=2e-8)
+
+
+def test_small_problems_use_one_thread_and_give_the_threads_back():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        seen = []
+        X, y = torch.randn(30, 4, generator=torch.Generator().manual_seed(0)), torch.arange(30) % 3
+        logistic_path(X, y, 3, progress=lambda *_: seen.append(torch.get_num_threads()))
+        assert set(seen) == {1} and torch.get_num_threads() == 2
+        with pytest.raises(RuntimeError), one_thread_if_small(X):
+            raise RuntimeError
+        assert torch.get_num_threads() == 2
+        with one_thread_if_small(torch.empty(2**11, 2**10)):
+            assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
