@@ -21,7 +21,8 @@ class Table(pd.DataFrame):
     def _repr_html_(self) -> str:
         with pd.option_context("display.max_colwidth", None):
             shown = self.reset_index() if self.index.name else self
-            return shown.to_html(index=False, justify="left", border=0)
+            html = shown.to_html(index=False, justify="left", border=0)
+        return html.replace(" ± ", "&nbsp;±&nbsp;")  # a narrow page would break every number in three
 
 
 def accuracy_table(runs: Mapping[str, Sequence[Run]]) -> Table:

@@ -18,8 +18,6 @@ from lpft_utils.runs import run_seeds
 TASKS: dict[str, list[str] | None] = {
     "cola": None,
     "sst5_3way": ["semeval_3way"],
-    "cb": None,
-    "rte": None,
 }
 N_TRAIN = 300
 METHODS = ("lp", "ft", "lp_ft")
