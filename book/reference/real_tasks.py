@@ -2,7 +2,7 @@
 
     LPFT_DATA=/folder/with/the/tasks python book/reference/real_tasks.py
 
-Takes about half an hour on two cores. Runs are stored, so an interrupted call
+Took 40 minutes on two busy cores. Runs are stored, so an interrupted call
 goes on where it was.
 """
 
