@@ -19,3 +19,7 @@ class RunError(LpftError):
 
 class ParameterError(LpftError):
     """A parameter of a profile, chapter or command is unknown or has a bad value."""
+
+
+class KernelError(LpftError):
+    """A kernel, or what is to be computed from it, has a bad shape or bad values."""
