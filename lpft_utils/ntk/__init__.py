@@ -1,0 +1,1 @@
+"""The neural tangent kernel: its blocks, its parts P and F, and what follows from them."""
