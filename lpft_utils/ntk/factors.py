@@ -1,0 +1,304 @@
+"""One forward pass with hooks and C reverse passes: the factors of every per-example gradient of a batch.
+
+The cotangents of the reverse passes are the rows of V, so f_c = ⟨V_c, φ⟩ is differentiated for the whole batch at once: no
+Jacobian of φ is formed, and no gradient by a weight. Only inputs and output gradients of layers are kept.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge, get_gradient_edge
+from transformers.pytorch_utils import Conv1D
+
+from lpft_utils.errors import KernelError
+from lpft_utils.ntk.gradients import Dense, Gradient, Outer, Rows, as_parameter, merge
+
+Inputs = Mapping[str, Tensor]
+Features = Callable[[nn.Module, Inputs], Tensor]
+# gradient of one use of a parameter, from the layer's input (B, T, …) and output gradient (B, T, C, …)
+Rule = Callable[[nn.Module, Tensor, Tensor], Gradient]
+
+
+def model_features(model: nn.Module, inputs: Inputs) -> Tensor:
+    """φ(x) of a model that has a method `features`, such as `Classifier`."""
+    return model.features(**inputs)  # pyright: ignore[reportCallIssue]
+
+
+def _times_normalised(module: nn.Module, a: Tensor, g: Tensor) -> Gradient:
+    if isinstance(module, nn.LayerNorm):
+        normal = nn.functional.layer_norm(a, module.normalized_shape, eps=module.eps)
+    else:  # RMS norm; the name of epsilon differs between families
+        epsilon = getattr(module, "variance_epsilon", None) or getattr(module, "eps", None)
+        if epsilon is None:
+            epsilon = torch.finfo(a.dtype).eps
+        normal = a * torch.rsqrt(a.square().mean(-1, keepdim=True) + epsilon)
+    return Dense(torch.einsum("btcp,btp->bcp", g, normal))
+
+
+def _sum_tokens(_: nn.Module, __: Tensor, g: Tensor) -> Gradient:
+    return Dense(g.sum(1))
+
+
+def _outer(_: nn.Module, a: Tensor, g: Tensor) -> Gradient:
+    return Outer(g, a)
+
+
+def _rows(module: nn.Module, a: Tensor, g: Tensor) -> Gradient:
+    padding = getattr(module, "padding_idx", None)
+    if padding is not None:
+        g = g * (a != padding)[:, :, None, None]  # torch gives the padding row no gradient
+    return Rows(g, a)
+
+
+def rules(module: nn.Module) -> dict[str, Rule]:
+    """What the engine knows about a module: parameter name → rule for its per-example gradient.
+
+    Args:
+        module: Any module.
+
+    Returns:
+        Empty for modules that it does not know.
+    """
+    if isinstance(module, (nn.Linear, Conv1D)):
+        return {"weight": _outer, "bias": _sum_tokens}
+    if isinstance(module, nn.Embedding):
+        # Rows rescaled in the forward pass, or by frequency in the backward one, would not be the plain gradient.
+        return {} if module.max_norm is not None or module.scale_grad_by_freq else {"weight": _rows}
+    if isinstance(module, nn.LayerNorm) and len(module.normalized_shape) == 1:
+        return {"weight": _times_normalised, "bias": _sum_tokens}
+    if isinstance(module, nn.RMSNorm) or type(module).__name__.endswith("RMSNorm"):
+        return {"weight": _times_normalised}
+    return {}
+
+
+def _transposed(module: nn.Module) -> bool:
+    """Whether the output side is the second axis of the weight."""
+    return isinstance(module, (Conv1D, nn.Embedding))
+
+
+@dataclass
+class Batch:
+    """What one batch contributes.
+
+    Attributes:
+        phi: Features, shape (B, H).
+        gradients: By parameter name; a parameter that φ does not depend on is absent.
+    """
+
+    phi: Tensor
+    gradients: dict[str, Gradient]
+
+    def nbytes(self) -> int:
+        """Bytes held, counting shared layer inputs once."""
+        tensors = {}
+        for gradient in self.gradients.values():
+            for t in vars(gradient).values():
+                tensors[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
+        return sum(tensors.values())
+
+
+@dataclass
+class _Call:
+    module: nn.Module
+    input: Tensor
+    output: GradientEdge  # where the derivative by the output arrives: the output itself need not be kept
+
+
+@dataclass
+class Plan:
+    """Which parameters are wanted, and in which modules they live.
+
+    Attributes:
+        names: Wanted parameters; of a tied parameter the name that `named_parameters` gives.
+        homes: For every module with wanted parameters: local name → name in `names`.
+        shapes: Shape by name.
+    """
+
+    names: tuple[str, ...]
+    homes: dict[nn.Module, dict[str, str]] = field(repr=False)
+    shapes: dict[str, torch.Size] = field(repr=False)
+
+
+def plan(model: nn.Module, wanted: Mapping[str, nn.Parameter]) -> Plan:
+    """Find the modules of the wanted parameters.
+
+    Args:
+        model: The model.
+        wanted: Parameters by name.
+
+    Returns:
+        The plan.
+    """
+    names = {id(parameter): name for name, parameter in wanted.items()}
+    homes: dict[nn.Module, dict[str, str]] = {}
+    for module in model.modules():
+        local = {k: names[id(p)] for k, p in module.named_parameters(recurse=False) if id(p) in names}
+        if local:
+            homes[module] = local
+    return Plan(tuple(wanted), homes, {name: p.shape for name, p in wanted.items()})
+
+
+@contextlib.contextmanager
+def frozen(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode, no parameter requiring gradients; restored afterwards."""
+    required = [p.requires_grad for p in model.parameters()]
+    training = {module: module.training for module in model.modules()}
+    model.eval()
+    model.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter, flag in zip(model.parameters(), required, strict=True):
+            parameter.requires_grad_(flag)
+        for module, flag in training.items():
+            module.training = flag
+
+
+def factors(model: nn.Module, features: Features, inputs: Inputs, V: Tensor, wanted: Plan) -> Batch:
+    """φ and the factors of all per-example gradients of V φ by the wanted parameters.
+
+    Args:
+        model: The model, `frozen`.
+        features: Computes φ (B, H) from the model and its inputs.
+        inputs: Tensors with first dimension B.
+        V: Cotangents, shape (C, H).
+        wanted: Parameters.
+
+    Returns:
+        The batch.
+
+    Raises:
+        KernelError: If a layer's input is not laid out by example.
+    """
+    B = len(next(iter(inputs.values())))
+    calls: list[_Call] = []
+    label = {module: next(iter(local.values())) for module, local in wanted.homes.items()}
+
+    def record(module: nn.Module, given: tuple[Any, ...], output: Tensor) -> Tensor:
+        a = given[0]
+        if len(a) != B and len(a) == 1:  # for example position ids, made once and broadcast over the batch
+            a, output = a.expand(B, *a.shape[1:]), output.expand(B, *output.shape[1:])
+        if len(a) != B:
+            raise KernelError(
+                f"The layer of {label[module]!r} got an input of shape {tuple(a.shape)} for a batch of {B} examples. Expected "
+                "the examples as its first dimension: per-example gradients cannot be told apart otherwise. Leave its "
+                "parameters out (`parameters=`), or rewrite the layer."
+            )
+        if not output.requires_grad:  # the first layer on the way; a leaf must not be changed in place, its copy may
+            output = output.detach().requires_grad_().clone()
+        calls.append(_Call(module, a.detach(), get_gradient_edge(output)))
+        return output
+
+    hooks = [module.register_forward_hook(record) for module in wanted.homes]
+    try:
+        with torch.enable_grad():
+            phi = features(model, inputs)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if phi.shape != (B, V.shape[1]):
+        raise KernelError(
+            f"features: expected φ of shape {(B, V.shape[1])} (examples, H of the head), got {tuple(phi.shape)}."
+        )
+    uses = _differentiate(phi, calls, V)
+    gradients: dict[str, list[tuple[Gradient, bool]]] = {}
+    for call, g in uses:
+        known = rules(call.module)
+        a = call.input if isinstance(call.module, nn.Embedding) else _by_token(call.input)
+        for local, name in wanted.homes[call.module].items():
+            if local in known:
+                gradients.setdefault(name, []).append((known[local](call.module, a, g), _transposed(call.module)))
+    merged = {}
+    for name, found in gradients.items():
+        total = merge([use for use, _ in found], wanted.shapes[name], [flip for _, flip in found])
+        merged[name] = total.active() if isinstance(total, Outer) else total
+    return Batch(phi.detach(), merged)
+
+
+def _differentiate(phi: Tensor, calls: Sequence[_Call], V: Tensor) -> list[tuple[_Call, Tensor]]:
+    """One reverse pass for each row of V; output gradients of the calls that φ depends on, shape (B, T, C, p)."""
+    if not calls or not phi.requires_grad:
+        return []
+    passes: list[list[Tensor | None]] = []
+    outputs = [call.output for call in calls]
+    for c, row in enumerate(V):
+        cotangent = row.to(phi.dtype).expand_as(phi)
+        more = c + 1 < len(V)
+        passes.append(list(torch.autograd.grad(phi, outputs, cotangent, retain_graph=more, allow_unused=True)))
+    found = []
+    for i, call in enumerate(calls):
+        g = [_by_token(x) for x in (p[i] for p in passes) if x is not None]
+        for p in passes:
+            p[i] = None  # copied below; held twice, all layers together would double the peak
+        if g:
+            found.append((call, torch.stack(g, 2)))
+    return found
+
+
+def _by_token(x: Tensor) -> Tensor:
+    """(B, …, p) → (B, T, p)."""
+    return x[:, None] if x.ndim == 2 else x.flatten(1, -2)
+
+
+def verify(model: nn.Module, features: Features, inputs: Inputs, V: Tensor, wanted: Plan) -> None:
+    """Compare the gradients of one example with autograd's, so that no parameter is wrong or left out in silence.
+
+    Args:
+        model: The model, `frozen`.
+        features: Computes φ.
+        inputs: Tensors with first dimension 1.
+        V: Cotangents, shape (C, H).
+        wanted: Parameters.
+
+    Raises:
+        KernelError: Naming the parameters that φ depends on and that the engine does not handle.
+    """
+    mine = factors(model, features, inputs, V, wanted).gradients
+    by_name = dict(model.named_parameters(remove_duplicate=True))
+    parameters = [by_name[name].requires_grad_() for name in wanted.names]
+    # Any one combination of classes shows an error in any class, but for a set of measure zero.
+    weights = torch.linspace(1.0, 2.0, len(V), dtype=V.dtype, device=V.device)
+    try:
+        with torch.enable_grad():
+            phi = features(model, inputs)
+            output = (phi * (weights @ V).to(phi.dtype)).sum()
+        # A φ that needs no gradient at all depends on none of them.
+        true = (
+            torch.autograd.grad(output, parameters, allow_unused=True)
+            if output.requires_grad
+            else [None] * len(parameters)
+        )
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(False)
+    tolerance = 1e-3  # some layers compute in float32 whatever the model's type, and a wrong rule is wrong by much more
+    flips = {name: _transposed(module) for module, local in wanted.homes.items() for name in local.values()}
+    largest = max((g.norm().item() for g in true if g is not None), default=0.0)
+    bad = []
+    for name, gradient in zip(wanted.names, true, strict=True):
+        if gradient is None:
+            continue
+        size = gradient.norm().item()
+        if name not in mine:
+            bad.append(name)
+            continue
+        got = torch.einsum(
+            "c,c...->...", weights.to(gradient.dtype), as_parameter(mine[name], gradient.shape, flips[name])[0]
+        )
+        # Rounding is relative to the gradients of the whole model: a key's bias has a gradient of exactly zero.
+        if not (got - gradient).norm().item() <= tolerance * size + 1e-5 * largest:
+            bad.append(name)
+    if bad:
+        kinds = sorted({type(m).__name__ for m, local in wanted.homes.items() if set(local.values()) & set(bad)})
+        raise KernelError(
+            f"The engine has no exact rule for {len(bad)} of the {len(wanted.names)} parameters asked for: {', '.join(bad[:5])}"
+            f"{', …' if len(bad) > 5 else ''} (in modules {', '.join(kinds)}). It handles weights and biases of Linear, Conv1D, "
+            "Embedding, LayerNorm and RMSNorm that are used through their module's forward. Ask for others with "
+            "`parameters=`, for example parameters=lambda name: name not in (…)."
+        )

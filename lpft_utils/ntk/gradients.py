@@ -1,0 +1,294 @@
+"""Per-example gradients, kept factored, and their inner products.
+
+For one example x and class c the gradient of f_c(x) by a weight matrix is a sum over tokens of outer products,
+
+    ∂f_c/∂W = Σ_t g_{c,t} a_tᵀ,    a_t: input of the layer, g_{c,t}: derivative of f_c by its output,
+
+so the pair (g, a) is all that has to be kept: T (C p + q) numbers in place of C p q. Three shapes of gradient occur: `Outer`
+(weights of linear layers), `Rows` (embeddings, where a_t is one-hot) and `Dense` (vectors). Each knows its inner products
+with the gradients of other examples: `gram`. An orientation (W or Wᵀ) does not change inner products, so none is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+# Products X Yᵀ: rows of gradients times rows of gradients. Chosen by precision in `products`.
+Product = Callable[[Tensor, Tensor], Tensor]
+TILE = 96  # rows; below, half a symmetric product costs more in small calls than it saves
+
+
+@dataclass
+class Outer:
+    """∂f_c/∂W = Σ_t g_{c,t} a_tᵀ for B examples.
+
+    Attributes:
+        g: Class side, shape (B, T, C, p).
+        a: Shared side, shape (B, T, q).
+    """
+
+    g: Tensor
+    a: Tensor
+
+    def dense(self) -> Tensor:
+        """The gradients themselves, shape (B, C, p q)."""
+        B, _, C, _ = self.g.shape
+        return torch.bmm(self.g.flatten(2).mT, self.a).view(B, C, -1)
+
+    def active(self) -> Outer:
+        """The same gradients without tokens whose g is zero, as far as the fullest example of the batch allows."""
+        nonzero = self.g.flatten(2).any(2)  # (B, T); padding, and all but one token in a last block pooled at one token
+        count = int(nonzero.sum(1).max())
+        if count > 0.8 * nonzero.shape[1]:
+            return self
+        kept = nonzero.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, : max(count, 1)]
+        rows = torch.arange(len(kept), device=kept.device)[:, None]
+        return Outer(self.g[rows, kept], self.a[rows, kept])
+
+
+@dataclass
+class Rows:
+    """Gradient of an embedding: Σ_t g_{c,t} goes to row ids_t, for B examples.
+
+    Attributes:
+        g: Shape (B, T, C, p).
+        ids: Shape (B, T).
+    """
+
+    g: Tensor
+    ids: Tensor
+
+    def by_id(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Gradients summed within an example and id.
+
+        Returns:
+            Examples (R,) and ids (R,) of the R pairs that occur, sorted by id, and their gradients (R, C, p).
+        """
+        B, T, C, p = self.g.shape
+        example = torch.arange(B, device=self.ids.device).repeat_interleave(T)
+        pairs, inverse = torch.stack([self.ids.flatten(), example]).unique(dim=1, return_inverse=True)
+        summed = self.g.new_zeros(pairs.shape[1], C, p).index_add_(0, inverse, self.g.reshape(B * T, C, p))
+        return pairs[1], pairs[0], summed
+
+    def as_outer(self, n_rows: int) -> Outer:
+        """With one-hot a."""
+        return Outer(self.g, torch.nn.functional.one_hot(self.ids, n_rows).to(self.g.dtype))
+
+
+@dataclass
+class Dense:
+    """Gradients as they are.
+
+    Attributes:
+        rows: Shape (B, C, p).
+    """
+
+    rows: Tensor
+
+
+Gradient = Outer | Rows | Dense
+G = TypeVar("G", Outer, Rows, Dense)
+
+
+def merge(uses: Sequence[Gradient], shape: torch.Size, transposed: Sequence[bool]) -> Gradient:
+    """The gradient of a parameter that a forward pass uses several times (tied weights, shared layers).
+
+    Args:
+        uses: Gradient through each use alone.
+        shape: Shape of the parameter.
+        transposed: For each use, whether the class side g belongs to the parameter's second axis.
+
+    Returns:
+        Their sum.
+    """
+    if len(uses) == 1:
+        return uses[0]
+    if all(isinstance(use, Dense) for use in uses):
+        return Dense(torch.stack([use.rows for use in uses if isinstance(use, Dense)]).sum(0))
+    if all(isinstance(use, Rows) for use in uses):
+        rows = [use for use in uses if isinstance(use, Rows)]
+        return Rows(torch.cat([use.g for use in rows], 1), torch.cat([use.ids for use in rows], 1))
+    if all(isinstance(use, Outer) for use in uses) and len(set(transposed)) == 1:
+        outers = [use for use in uses if isinstance(use, Outer)]
+        return Outer(torch.cat([use.g for use in outers], 1), torch.cat([use.a for use in outers], 1))
+    # An embedding tied to a linear layer: rare, and the two sides differ, so the sum is formed.
+    return Dense(
+        sum((_oriented(use, shape, flip) for use, flip in zip(uses, transposed, strict=True)), torch.tensor(0))
+    )
+
+
+def _oriented(use: Gradient, shape: torch.Size, transposed: bool) -> Tensor:
+    if isinstance(use, Dense):
+        return use.rows
+    outer = use if isinstance(use, Outer) else use.as_outer(shape[0])
+    B, _, C, _ = outer.g.shape
+    matrix = outer.dense().view(B, C, outer.g.shape[3], outer.a.shape[2])
+    return (matrix.mT if transposed else matrix).flatten(2)
+
+
+def as_parameter(use: Gradient, shape: torch.Size, transposed: bool) -> Tensor:
+    """Gradients in the parameter's own layout, shape (B, C, *shape)."""
+    matrix = _oriented(use, shape, transposed)
+    return matrix.view(*matrix.shape[:2], *shape)
+
+
+def products(precision: str) -> Product:
+    """X Yᵀ in a precision, accumulated and returned in at least float32.
+
+    Args:
+        precision: "full" (that of X), "tf32" or "bf16". On a CPU "bf16" rounds the factors and multiplies in float32: it
+            shows the error, without the speed.
+
+    Returns:
+        The product.
+    """
+
+    def multiply(X: Tensor, Y: Tensor) -> Tensor:
+        if precision != "bf16":
+            return X @ Y.T
+        X, Y = X.bfloat16(), Y.bfloat16()
+        return torch.mm(X, Y.T, out_dtype=torch.float32) if X.is_cuda else X.float() @ Y.float().T
+
+    return multiply
+
+
+def gram(x: Sequence[G], y: Sequence[G] | None, product: Product, chunk_bytes: int) -> Tensor:
+    """Inner products of per-example gradients by one parameter.
+
+    Args:
+        x: Batches of gradients, N examples together.
+        y: Batches of gradients of M other examples, or None for those of `x` again, at half the work.
+        product: Multiplies.
+        chunk_bytes: Bytes that the gradients formed at one time may take.
+
+    Returns:
+        Shape (N C, M C).
+    """
+    first = x[0]
+    if isinstance(first, Dense):
+        X, Y = (
+            None if z is None else torch.cat([b.rows for b in z if isinstance(b, Dense)]).flatten(0, 1) for z in (x, y)
+        )
+        assert X is not None
+        return _symmetric(X, product) if Y is None else product(X, Y)
+    if isinstance(first, Rows):
+        return _gram_rows(
+            [b for b in x if isinstance(b, Rows)], None if y is None else [b for b in y if isinstance(b, Rows)]
+        )
+    xs = [b for b in x if isinstance(b, Outer)]
+    ys = None if y is None else [b for b in y if isinstance(b, Outer)]
+    if _few_tokens(xs, xs if ys is None else ys):
+        return _gram_tokens(xs, xs if ys is None else ys)
+    return _gram_outer(xs, ys, product, chunk_bytes)
+
+
+def _symmetric(X: Tensor, product: Product) -> Tensor:
+    """X Xᵀ from its lower half, by halves."""
+    n = len(X)
+    K = X.new_empty(n, n, dtype=torch.promote_types(X.dtype, torch.float32))
+
+    def fill(start: int, stop: int) -> None:
+        if stop - start <= TILE:
+            K[start:stop, start:stop] = product(X[start:stop], X[start:stop])
+            return
+        middle = (start + stop) // 2
+        fill(start, middle)
+        fill(middle, stop)
+        K[middle:stop, start:middle] = product(X[middle:stop], X[start:middle])
+        K[start:middle, middle:stop] = K[middle:stop, start:middle].T
+
+    fill(0, n)
+    return K
+
+
+def _gram_outer(x: Sequence[Outer], y: Sequence[Outer] | None, product: Product, chunk_bytes: int) -> Tensor:
+    """Form gradients, some columns of a at a time, and multiply."""
+    C, p, q = x[0].g.shape[2], x[0].g.shape[3], x[0].a.shape[2]
+    rows = sum(len(b.g) for b in x) + sum(len(b.g) for b in y or ())
+    width = max(1, min(q, chunk_bytes // (rows * C * p * x[0].g.element_size())))
+    K: Tensor | None = None
+    for start in range(0, q, width):
+        X, Y = (None if z is None else _form(z, start, min(start + width, q)) for z in (x, y))
+        assert X is not None
+        part = _symmetric(X, product) if Y is None else product(X, Y)
+        K = part if K is None else K.add_(part)
+    assert K is not None
+    return K
+
+
+def _form(batches: Sequence[Outer], start: int, stop: int) -> Tensor:
+    """Columns `start` to `stop` of the gradients, shape (N C, p (stop - start))."""
+    _, _, C, p = batches[0].g.shape
+    X = batches[0].g.new_empty(sum(len(b.g) for b in batches), C * p, stop - start)
+    done = 0
+    for b in batches:
+        torch.bmm(b.g.flatten(2).mT, b.a[:, :, start:stop], out=X[done : done + len(b.g)])
+        done += len(b.g)
+    return X.view(len(X) * C, p * (stop - start))
+
+
+def _few_tokens(x: Sequence[Outer], y: Sequence[Outer]) -> bool:
+    """Whether products of tokens are cheaper than products of gradients."""
+    T, U = (max(b.g.shape[1] for b in z) for z in (x, y))
+    C, p, q = x[0].g.shape[2], x[0].g.shape[3], x[0].a.shape[2]
+    # The elementwise product of the two token kernels is bound by memory, not by arithmetic: it must win clearly.
+    return 8 * T * U * (q + C * C * p) < C * C * p * q
+
+
+def _gram_tokens(x: Sequence[Outer], y: Sequence[Outer]) -> Tensor:
+    """⟨Σ_t g_t a_tᵀ, Σ_u g'_u a'_uᵀ⟩ = Σ_{t,u} ⟨a_t, a'_u⟩ ⟨g_t, g'_u⟩."""
+    blocks = []
+    for b in x:
+        row = []
+        for e in y:
+            A = torch.einsum("ntq,muq->ntmu", b.a, e.a)
+            g = torch.einsum("ntcp,mudp->ntcmud", b.g, e.g)
+            row.append(torch.einsum("ntmu,ntcmud->ncmd", A, g).flatten(2).flatten(0, 1))
+        blocks.append(torch.cat(row, 1))
+    return torch.cat(blocks)
+
+
+def _gram_rows(x: Sequence[Rows], y: Sequence[Rows] | None) -> Tensor:
+    """Only equal ids meet: for each id, the product of the few gradients that it has."""
+    (n, ids, E), N = _collect(x)
+    (m, other, D), M = ((n, ids, E), N) if y is None else _collect(y)
+    C = E.shape[1]
+    K = E.new_zeros(N, C, M, C)
+    shared = ids.unique()
+    shared = shared[torch.isin(shared, other)]
+    bounds = partial(torch.searchsorted, side="right")
+    left = torch.stack([torch.searchsorted(ids, shared), bounds(ids, shared)], 1).tolist()
+    right = torch.stack([torch.searchsorted(other, shared), bounds(other, shared)], 1).tolist()
+    single_x, single_y = [], []  # ids of one example on each side: one product for all of them together
+    for (a, b), (c, d) in zip(left, right, strict=True):
+        if b - a == 1 and d - c == 1:
+            single_x.append(a)
+            single_y.append(c)
+            continue
+        part = (E[a:b].flatten(0, 1) @ D[c:d].flatten(0, 1).T).view(b - a, C, d - c, C)
+        rows, columns = n[a:b], m[c:d]
+        K[rows[:, None], :, columns[None, :]] += part.permute(0, 2, 1, 3)  # an example occurs once for an id
+    if single_x:
+        s, t = torch.tensor(single_x, device=n.device), torch.tensor(single_y, device=n.device)
+        part = torch.bmm(E[s], D[t].mT)  # (S, C, C)
+        K.permute(0, 2, 1, 3).index_put_((n[s], m[t]), part, accumulate=True)
+    return K.view(N * C, M * C)
+
+
+def _collect(batches: Sequence[Rows]) -> tuple[tuple[Tensor, Tensor, Tensor], int]:
+    """Rows of all batches, sorted by id, with examples counted through, and the number of examples."""
+    examples, ids, gradients, done = [], [], [], 0
+    for b in batches:
+        example, i, gradient = b.by_id()
+        examples.append(example + done)
+        ids.append(i)
+        gradients.append(gradient)
+        done += len(b.g)
+    order = torch.cat(ids).argsort(stable=True)
+    return (torch.cat(examples)[order], torch.cat(ids)[order], torch.cat(gradients)[order]), done
