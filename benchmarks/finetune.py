@@ -29,7 +29,8 @@ import transformers
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase, TrainerCallback
 
-from lpft_utils.classifier import load_classifier, load_tokenizer
+from lpft_utils.backbones import load_tokenizer
+from lpft_utils.classifier import load_classifier
 from lpft_utils.encoding import Collator, encode
 from lpft_utils.tasks import Split, load_task
 from lpft_utils.training import fine_tune

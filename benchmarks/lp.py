@@ -25,7 +25,8 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression, LogisticRegressionCV
 from sklearn.model_selection import StratifiedKFold
 
-from lpft_utils.classifier import load_classifier, load_tokenizer
+from lpft_utils.backbones import load_tokenizer
+from lpft_utils.classifier import load_classifier
 from lpft_utils.logistic import LogisticPath, logistic_objective, logistic_path
 from lpft_utils.tasks import load_task
 

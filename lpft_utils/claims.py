@@ -9,11 +9,13 @@ frequent outcome.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
+from scipy import stats
 
+from lpft_utils.errors import ParameterError
 from lpft_utils.plots import split_label
 from lpft_utils.statistics import Interval, interval, paired_difference
 from lpft_utils.store import Run
@@ -99,9 +101,9 @@ def claim_2(plain: Sequence[Run], probed: Sequence[Run], names: tuple[str, str],
     """Claim 2: after LP, fine-tuning changes the features less: smaller Diff, larger CS, smaller FDR.
 
     Args:
-        plain: FT runs, one a seed.
-        probed: LP-FT runs of the same seeds.
-        names: Names of the two methods for the statements.
+        plain: FT or LoRA runs, one a seed.
+        probed: LP-FT or LP-LoRA runs of the same seeds.
+        names: Names of the two methods for the statements, such as ("LoRA", "LP-LoRA").
         split: Split on which features are compared.
 
     Returns:
@@ -116,6 +118,34 @@ def claim_2(plain: Sequence[Run], probed: Sequence[Run], names: tuple[str, str],
         Verdict(2, f"Diff(F) of {b} is smaller than of {a}", _more(plain, probed, values, "Diff"), 2),
         Verdict(2, f"CS(F) of {b} is larger than of {a}", _more(probed, plain, values, "CS"), 3),
         Verdict(2, f"FDR(F) of {b} is smaller than of {a}", _more(plain, probed, values, "FDR"), 3),
+    ]
+
+
+def claim_3(sweep: Mapping[float, Sequence[Run]], split: str = "train") -> list[Verdict]:
+    """Claim 3: the larger ‖V0‖ is at the start of fine-tuning, the less the features change.
+
+    Args:
+        sweep: Runs by the norm that LP's head was scaled to (`sweeps.head_norm_sweep`): at least two norms, the same
+            seeds in the same order at each.
+        split: Split on which features are compared.
+
+    Returns:
+        Two verdicts: on −ρ, with ρ Spearman's rank correlation of norm and Diff over the norms of one seed (0 where
+        Diff is constant), and on Diff at the smallest norm minus Diff at the largest.
+
+    Raises:
+        ParameterError: If there are fewer than two norms, or their numbers of runs differ.
+    """
+    norms = sorted(sweep)
+    if len(norms) < 2 or len({len(sweep[norm]) for norm in norms}) != 1:
+        counts = {norm: len(sweep[norm]) for norm in norms}
+        raise ParameterError(f"claim_3: expected at least two norms with the same seeds at each, got {counts} runs.")
+    diffs = [[run.metrics["change"][split]["Diff"] for run in sweep[norm]] for norm in norms]
+    order = [-_rank_correlation(norms, by_norm) for by_norm in zip(*diffs, strict=True)]
+    span = f"{norms[0]:.3g} than at {norms[-1]:.3g}"
+    return [
+        Verdict(3, "the larger ‖V0‖, the smaller Diff(F) (−ρ of Spearman over the norms)", interval(order), 2),
+        Verdict(3, f"Diff(F) is larger at ‖V0‖ = {span}", paired_difference(diffs[0], diffs[-1]), 2),
     ]
 
 
@@ -161,6 +191,11 @@ def ledger(verdicts: Sequence[Verdict]) -> Table:
         for v in verdicts
     ]
     return Table(pd.DataFrame(rows).set_index("claim"))
+
+
+def _rank_correlation(x: Sequence[float], y: Sequence[float]) -> float:
+    """Spearman's ρ, and 0 where y is constant and so has no order."""
+    return 0.0 if len(set(y)) == 1 else float(stats.spearmanr(x, y)[0])
 
 
 def _log_ratios(runs: Sequence[Run]) -> list[float]:

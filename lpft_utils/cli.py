@@ -101,13 +101,13 @@ def doctor() -> None:
 
 @main.command()
 @click.option("--profile", type=click.Choice(PROFILE_NAMES), default="laptop", show_default=True, help="All sizes.")
-@click.option("--method", required=True, help="lp, ft or lp_ft.")
+@click.option("--method", required=True, help="lp, ft, lp_ft, lora or lp_lora.")
 @click.option("--task", help="A task of the paper, your own folder, or builtin; default: the profile's.")
 @click.option("--backbone", help="minilm, tiny, a local folder or a Hub id; default: the profile's.")
 @click.option("--seed", "seeds", type=int, multiple=True, help="A seed; may be repeated. Default: the profile's seeds.")
 @click.option(
     "--set", "pairs", multiple=True, metavar="NAME=VALUE",
-    help="Any other field of RunSpec, such as --set lp=0.01 or --set epochs=2. May be repeated.",
+    help="Any other field of RunSpec, such as --set epochs=2, --set lora_r=4 or --set head_norm=10. May be repeated.",
 )  # fmt: skip
 def run(
     profile: str, method: str, task: str | None, backbone: str | None, seeds: tuple[int, ...], pairs: tuple[str, ...]

@@ -38,7 +38,7 @@ class Profile:
         For "gpu" the published batch size and learning rate of the task are used where the paper gives them.
 
         Args:
-            method: "lp", "ft" or "lp_ft".
+            method: "lp", "ft", "lp_ft", "lora" or "lp_lora".
             **changes: Fields of `RunSpec` to set otherwise.
 
         Returns:
@@ -65,7 +65,7 @@ PROFILES: dict[str, Profile] = {
         backbone="tiny",
         seeds=(0, 1),
         settings={"n_train": 96, "n_eval": 60, "epochs": 1, "batch_size": 16, "lp": 1.0},
-        learning_rates={"ft": 1e-3, "lp_ft": 1e-3},
+        learning_rates={"ft": 1e-3, "lp_ft": 1e-3, "lora": 1e-2, "lp_lora": 1e-2},
     ),
     "laptop": Profile(
         "laptop",
@@ -82,7 +82,7 @@ PROFILES: dict[str, Profile] = {
         backbone="FacebookAI/roberta-base",
         seeds=(1001, 2002, 3003, 4004, 5005),
         settings={"epochs": 10, "batch_size": 16},
-        learning_rates={"ft": 1e-5, "lp_ft": 1e-5},
+        learning_rates={"ft": 1e-5, "lp_ft": 1e-5, "lora": 1e-3, "lp_lora": 5e-4},
     ),
 }
 
@@ -156,7 +156,7 @@ def paper_settings(task: str, method: str) -> dict[str, Any]:
 
     Args:
         task: A training task of the paper.
-        method: "lp", "ft" or "lp_ft".
+        method: "lp", "ft", "lp_ft", "lora" or "lp_lora".
 
     Returns:
         "batch_size" and "learning_rate" (absent for LP, which has neither), "epochs", "max_length", "lp" and

@@ -22,14 +22,16 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from lpft_utils.classifier import Classifier, folder_fingerprint, load_classifier, load_tokenizer, weights_fingerprint
+from lpft_utils.adapters import adapter_state, add_lora
+from lpft_utils.backbones import folder_fingerprint, load_tokenizer, weights_fingerprint
+from lpft_utils.classifier import Classifier, load_classifier
 from lpft_utils.encoding import Collator, encode
 from lpft_utils.errors import RunError
 from lpft_utils.examples import Task, subsample
 from lpft_utils.features import cached_features, extract_features, feature_change
 from lpft_utils.methods import METHODS, Outcome, Setup
 from lpft_utils.paths import run_store
-from lpft_utils.specs import RunSpec
+from lpft_utils.specs import ADAPTED, RunSpec
 from lpft_utils.store import MAX_FEATURES, Run, write_run
 from lpft_utils.tasks import load_task
 from lpft_utils.training import Probe
@@ -133,16 +135,20 @@ def load_model(stored: Run) -> Classifier:
     model = load_classifier(
         spec.backbone, n_classes, pooling=spec.pooling, head_bias="head.bias" in weights, seed=spec.seed
     )
+    found, expected = weights_fingerprint(model.backbone), stored.metrics["backbone_fingerprint"]
+    other_weights = RunError(
+        f"{stored.folder.name} was trained on other weights of {spec.backbone!r} (fingerprint {expected}, here "
+        f"{found}). Run the spec again with this backbone."
+    )
+    if found != expected and spec.method not in ("ft", "lp_ft"):  # these two have stored every weight
+        raise other_weights
+    if spec.method in ADAPTED:
+        add_lora(model, r=spec.lora_r, alpha=spec.lora_alpha, dropout=spec.lora_dropout, targets=spec.lora_targets)
     missing, unexpected = model.load_state_dict(weights, strict=False)
     if unexpected:
         raise RunError(f"{stored.folder.name}: backbone {spec.backbone!r} has no weights named {unexpected[:3]}.")
-    if missing:
-        found, expected = weights_fingerprint(model.backbone), stored.metrics["backbone_fingerprint"]
-        if found != expected:
-            raise RunError(
-                f"{stored.folder.name} was trained on other weights of {spec.backbone!r} (fingerprint {expected}, here "
-                f"{found}). Run the spec again with this backbone."
-            )
+    if missing and found != expected:
+        raise other_weights
     return model.eval()
 
 
@@ -184,7 +190,7 @@ def prepare(spec: RunSpec, task: Task, work: Path, cache: Path | None, progress:
 
 def environment() -> dict[str, str]:
     """Device, software versions and date, as text: where numbers come from."""
-    packages = ("torch", "transformers", "datasets", "numpy", "scikit-learn", "lpft-utils")
+    packages = ("torch", "transformers", "peft", "datasets", "numpy", "scikit-learn", "lpft-utils")
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
     return {
         "device": device,
@@ -231,9 +237,8 @@ def _write(folder: Path, task: Task, setup: Setup, outcome: Outcome, started: fl
         kept[f"{k}/phi_0"] = phi_0[k][:MAX_FEATURES].clone()
         kept[f"{k}/phi"] = phi[k][:MAX_FEATURES].clone()
     save_file(kept, folder / "features.safetensors")
-    trained = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
-    if frozen:
-        trained = {k: v for k, v in trained.items() if k.startswith("head.")}
+    trained = adapter_state(model) if frozen or spec.method in ADAPTED else model.state_dict()
+    trained = {k: v.detach().cpu().contiguous() for k, v in trained.items()}
     save_file(trained, folder / "model.safetensors")
 
 

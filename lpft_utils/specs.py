@@ -14,10 +14,24 @@ from typing import Any, TypeGuard
 
 from lpft_utils.errors import RunError
 
-METHOD_NAMES = ("lp", "ft", "lp_ft")
+METHOD_NAMES = ("lp", "ft", "lp_ft", "lora", "lp_lora")
+PROBED = ("lp_ft", "lp_lora")  # tuned from the head that LP leaves
+ADAPTED = ("lora", "lp_lora")  # tuned through an adapter
 POOLING_NAMES = ("auto", "first", "mean", "last")
 # Part of every hash. Raise it when a change of the code changes the numbers that a spec gives.
 STORE_VERSION = 1
+LORA_FIELDS = ("lora_r", "lora_alpha", "lora_dropout", "lora_targets")
+_TUNING_FIELDS = ("epochs", "batch_size", "learning_rate", "weight_decay", "head_weight_decay", "label_smoothing")
+# What a method ignores, so that it does not cause a second, equal run.
+_IGNORED = {
+    "lp": (*_TUNING_FIELDS, "head_norm", *LORA_FIELDS),
+    "ft": ("lp", "lp_steps", "head_norm", *LORA_FIELDS),
+    "lp_ft": LORA_FIELDS,
+    "lora": ("lp", "lp_steps", "head_norm"),
+    "lp_lora": (),
+}
+# Fields younger than STORE_VERSION: at their defaults no part of the hash, so that stored runs keep their names.
+_LATER_FIELDS = ("head_norm", "label_smoothing", "head_weight_decay", *LORA_FIELDS)
 
 
 def _is_number(value: object) -> TypeGuard[float]:
@@ -29,12 +43,13 @@ def _is_number(value: object) -> TypeGuard[float]:
 class RunSpec:
     """One run: task, method, backbone, seed and settings.
 
-    The seed draws the training subset (where `n_train` asks for one), the head of FT, the data order and dropout.
+    The seed draws the training subset (where `n_train` asks for one), the head of FT, the A of LoRA, the data order
+    and dropout.
     Evaluation splits do not depend on it, so that runs of different seeds are compared on the same examples.
 
     Attributes:
         task: Name that `load_task` knows.
-        method: "lp", "ft" or "lp_ft".
+        method: "lp", "ft", "lp_ft", "lora" or "lp_lora".
         backbone: "minilm", "tiny", a local folder or a Hub id.
         seed: Seed, ≥ 0.
         ood: Tasks whose test sets are attached as out-of-distribution sets; None means the task's own.
@@ -45,10 +60,20 @@ class RunSpec:
         pooling: "auto", "first", "mean" or "last".
         lp: How LP fits the head: "cv" (as published), "gd" (unregularised accelerated gradient steps), or a value of C.
         lp_steps: Gradient steps of `lp="gd"`.
-        epochs: Passes over the training examples in FT.
+        head_norm: ‖V‖_F that the head of LP is scaled to before FT or LoRA, b by the same factor: its direction stays,
+            and the logits change by a temperature alone. None leaves the head as LP made it.
+        epochs: Passes over the training examples in FT and LoRA.
         batch_size: Examples in a step.
-        learning_rate: Initial learning rate of FT.
-        weight_decay: Decoupled weight decay of FT.
+        learning_rate: Initial learning rate of FT or LoRA.
+        weight_decay: Decoupled weight decay of FT or LoRA (biases and layer norms have none).
+        head_weight_decay: Weight decay of V alone; None means `weight_decay`.
+        label_smoothing: Share of every target that is spread evenly over all classes in FT or LoRA.
+        lora_r: Rank of LoRA.
+        lora_alpha: Scale α of LoRA; the adapter enters with the factor α / r.
+        lora_dropout: Dropout on the adapter's input while training.
+        lora_targets: Endings of the names of the adapted layers. None means query and value: `query`, `value` (BERT,
+            RoBERTa), `q_lin`, `v_lin` (DistilBERT), `q_proj`, `v_proj` (Llama), and GPT-2's `c_attn`, where query, key
+            and value are one matrix that is adapted as a whole.
     """
 
     task: str = "builtin"
@@ -63,14 +88,22 @@ class RunSpec:
     pooling: str = "auto"
     lp: str | float = "cv"
     lp_steps: int = 10_000
+    head_norm: float | None = None
     epochs: float = 10
     batch_size: int = 16
     learning_rate: float = 5e-5
     weight_decay: float = 0.0
+    head_weight_decay: float | None = None
+    label_smoothing: float = 0.0
+    lora_r: int = 8
+    lora_alpha: float = 8
+    lora_dropout: float = 0.0
+    lora_targets: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
-        if isinstance(self.ood, list):
-            object.__setattr__(self, "ood", tuple(self.ood))
+        for name in ("ood", "lora_targets"):
+            if isinstance(getattr(self, name), list):
+                object.__setattr__(self, name, tuple(getattr(self, name)))
         if self.method not in METHOD_NAMES:
             near = difflib.get_close_matches(str(self.method).replace("-", "_"), METHOD_NAMES, n=1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
@@ -79,22 +112,35 @@ class RunSpec:
             raise RunError(f"pooling: expected one of {', '.join(POOLING_NAMES)}, got {self.pooling!r}.")
         if self.lp not in ("cv", "gd") and not (_is_number(self.lp) and self.lp > 0):
             raise RunError(f"lp: expected 'cv', 'gd' or a positive value of C, got {self.lp!r}.")
-        for name in ("n_train", "n_eval", "max_length", "batch_size", "lp_steps"):
+        for name in ("n_train", "n_eval", "max_length", "batch_size", "lp_steps", "lora_r"):
             value = getattr(self, name)
             if value is None and name in ("n_train", "n_eval"):
                 continue
             if not (_is_number(value) and isinstance(value, int) and value > 0):
                 raise RunError(f"{name}: expected a positive integer, got {value!r}.")
-        for name in ("epochs", "learning_rate"):
+        for name in ("epochs", "learning_rate", "lora_alpha", "head_norm"):
             value = getattr(self, name)
+            if value is None and name == "head_norm":
+                continue
             if not (_is_number(value) and value > 0):
                 raise RunError(f"{name}: expected a positive number, got {value!r}.")
-        if not (_is_number(self.weight_decay) and self.weight_decay >= 0):
-            raise RunError(f"weight_decay: expected a number ≥ 0, got {self.weight_decay!r}.")
+        for name in ("weight_decay", "head_weight_decay"):
+            value = getattr(self, name)
+            if value is None and name == "head_weight_decay":
+                continue
+            if not (_is_number(value) and value >= 0):
+                raise RunError(f"{name}: expected a number ≥ 0, got {value!r}.")
         if not (_is_number(self.seed) and isinstance(self.seed, int) and self.seed >= 0):
             raise RunError(f"seed: expected an integer ≥ 0, got {self.seed!r}.")
-        if not 0 <= self.label_noise < 1:
-            raise RunError(f"label_noise: expected a share in [0, 1), got {self.label_noise!r}.")
+        for name in ("label_noise", "label_smoothing", "lora_dropout"):
+            value = getattr(self, name)
+            if not (_is_number(value) and 0 <= value < 1):
+                raise RunError(f"{name}: expected a share in [0, 1), got {value!r}.")
+        targets = self.lora_targets
+        if targets is not None and not (
+            isinstance(targets, tuple) and targets and all(isinstance(t, str) and t for t in targets)
+        ):
+            raise RunError(f"lora_targets: expected names of layers, such as ['query', 'value'], got {targets!r}.")
         if self.label_noise and self.task != "builtin":
             raise RunError(f"label_noise: only the built-in task can have it, not {self.task!r}.")
 
@@ -140,12 +186,14 @@ class RunSpec:
         Returns:
             For example "builtin-lp_ft-s0-1f3a5c7e9b".
         """
-        ignored = {
-            "lp": ("epochs", "batch_size", "learning_rate", "weight_decay"),
-            "ft": ("lp", "lp_steps"),
-            "lp_ft": (),
-        }[self.method]
-        relevant = {k: v for k, v in self.to_dict().items() if k not in ignored}
+        defaults = {field.name: field.default for field in dataclasses.fields(self)}
+        relevant = {
+            name: value
+            for name, value in self.to_dict().items()
+            if name not in _IGNORED[self.method] and not (name in _LATER_FIELDS and value == defaults[name])
+        }
+        if self.head_weight_decay == self.weight_decay:  # what None means
+            relevant.pop("head_weight_decay", None)
         if relevant.get("lp") != "gd":
             relevant.pop("lp_steps", None)
         numbers = {k: float(v) if isinstance(v, (int, float)) else v for k, v in relevant.items()}  # 3 and 3.0 are one

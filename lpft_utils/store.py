@@ -6,7 +6,7 @@
         history.parquet      what was recorded while training
         predictions.npz      logits and labels by split
         features.safetensors pre-trained and tuned features by split (at most `MAX_FEATURES` examples each)
-        model.safetensors    the weights that the method trained
+        model.safetensors    the weights that the method trained (LP: the head; LoRA: adapter and head)
         manifest.json        size and SHA-256 of every other file
 
 A run is written into a temporary folder and renamed when complete, so no reader ever meets half a run.
@@ -81,7 +81,7 @@ class Run:
 
     @cached_property
     def weights(self) -> dict[str, Tensor]:
-        """The weights that the method trained, by parameter name."""
+        """The weights that the method trained, by name: LP's head, LoRA's adapter and head, FT's everything."""
         return load_file(self.folder / "model.safetensors")
 
     @property

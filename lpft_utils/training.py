@@ -17,12 +17,14 @@ import pandas as pd
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import EvalPrediction
 
-from lpft_utils.classifier import Classifier, quiet_transformers
+from lpft_utils.backbones import quiet_transformers
+from lpft_utils.classifier import Classifier
 from lpft_utils.encoding import Collator
 from lpft_utils.features import cosine_similarity, extract_features, feature_difference
+from lpft_utils.trainer import HeadTrainer
 
 log = logging.getLogger(__name__)
 
@@ -120,6 +122,8 @@ def fine_tune(
     batch_size: int,
     learning_rate: float,
     weight_decay: float = 0.0,
+    head_weight_decay: float | None = None,
+    label_smoothing: float = 0.0,
     seed: int = 0,
     probes: Mapping[str, Probe] | None = None,
     group_by_length: bool = True,
@@ -141,7 +145,9 @@ def fine_tune(
         epochs: Passes over `train`.
         batch_size: Examples in a step.
         learning_rate: Peak (= initial) learning rate.
-        weight_decay: Decoupled weight decay.
+        weight_decay: Decoupled weight decay (biases and layer norms have none).
+        head_weight_decay: Weight decay of V; None means `weight_decay`.
+        label_smoothing: Share of every training target that is spread evenly over all classes; validation has none.
         seed: Seed of data order and dropout.
         probes: Examples to watch, by split name.
         group_by_length: False draws batches at random over all lengths, as the published code does.
@@ -181,7 +187,9 @@ def fine_tune(
         report_to="none",
         disable_tqdm=True,
     )
-    trainer = Trainer(
+    trainer = HeadTrainer(
+        label_smoothing=label_smoothing,
+        head_weight_decay=head_weight_decay,
         model=model,
         args=arguments,
         data_collator=collate,

@@ -5,7 +5,8 @@ import pytest
 from constructed import MadeUpRun
 
 from lpft_utils import claims
-from lpft_utils.claims import Verdict, claim_2, claim_8, ledger
+from lpft_utils.claims import Verdict, claim_2, claim_3, claim_8, ledger
+from lpft_utils.errors import ParameterError
 from lpft_utils.statistics import Interval
 
 
@@ -77,6 +78,38 @@ def test_each_measure_has_its_own_verdict():
     lp_ft = changed([(1.0, 0.6, 4.0), (1.1, 0.4, 4.1), (0.9, 0.5, 3.9)], split="test")
     outcomes = [v.outcome for v in claim_2(ft, lp_ft, ("FT", "LP-FT"), split="test")]
     assert outcomes == ["holds", "undecided", "fails"]
+
+
+def swept(rows, split="train"):
+    """Runs by norm; one value of Diff a seed."""
+    return {norm: [MadeUpRun(change={split: {"Diff": d}}) for d in diffs] for norm, diffs in rows.items()}
+
+
+def test_features_change_less_from_a_larger_head():
+    falling = {100.0: [0.1, 0.2, 0.1], 1.0: [3.0, 3.1, 2.9], 10.0: [1.0, 1.2, 0.8]}  # in any order of norms
+    order, ends = claim_3(swept(falling))
+    assert (order.outcome, order.difference.mean) == ("holds", 1.0)
+    assert ends.outcome == "holds" and ends.difference.mean == pytest.approx((2.9 + 2.9 + 2.8) / 3)
+    assert ends.claim == 3 and "1 than at 100" in ends.statement
+    rising = {norm: [10 - d for d in diffs] for norm, diffs in falling.items()}
+    assert [v.outcome for v in claim_3(swept(rising))] == ["fails", "fails"]
+
+
+def test_order_over_all_norms_and_difference_of_the_ends_are_two_verdicts():
+    dented = {1.0: [3.0, 3.1, 3.2], 10.0: [0.5, 5.0, 0.5], 100.0: [1.0, 1.1, 1.2]}
+    order, ends = claim_3(swept(dented, split="test"), split="test")
+    # By hand: ranks (3, 1, 2), (2, 3, 1), (3, 1, 2) against (1, 2, 3), so ρ = -1/2 each time.
+    assert order.difference.mean == pytest.approx(0.5) and ends.difference.mean == pytest.approx(2.0)
+    mixed = claim_3(swept({1.0: [1.0, 3.0], 10.0: [2.0, 2.0], 100.0: [3.0, 1.0]}))
+    assert [v.outcome for v in mixed] == ["undecided", "undecided"]
+    constant = claim_3(swept({1.0: [1.0, 1.0], 10.0: [1.0, 1.0]}))
+    assert [v.difference.mean for v in constant] == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("rows", [{}, {1.0: [1.0, 2.0]}, {1.0: [1.0, 2.0], 2.0: [1.0]}])
+def test_sweep_without_two_norms_of_equal_seeds_is_refused(rows):
+    with pytest.raises(ParameterError, match="at least two norms with the same seeds"):
+        claim_3(swept(rows))
 
 
 def accurate(*rows):

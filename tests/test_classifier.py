@@ -12,16 +12,8 @@ from safetensors.torch import load_file, save_file
 from tiny import DECODERS, EOS, FAMILIES, H, save_backbone
 from transformers import AutoModel, AutoModelForSequenceClassification, Trainer, TrainingArguments
 
-from lpft_utils.classifier import (
-    Classifier,
-    ClassifierConfig,
-    folder_fingerprint,
-    load_classifier,
-    load_tokenizer,
-    pool,
-    resolve_backbone,
-    weights_fingerprint,
-)
+from lpft_utils.backbones import folder_fingerprint, load_tokenizer, resolve_backbone, weights_fingerprint
+from lpft_utils.classifier import Classifier, ClassifierConfig, load_classifier, pool
 from lpft_utils.encoding import Collator, encode
 from lpft_utils.errors import LpftError, ModelError
 from lpft_utils.examples import Split
@@ -245,6 +237,34 @@ def test_set_head_refuses_wrong_shapes_and_bias():
         without.set_head(V, b)
     without.set_head(V, None)
     assert torch.equal(without.head.weight, V)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("norm", [1e-3, 1.0, 250.0])
+def test_scaled_head_changes_the_logits_by_a_temperature_alone(norm):
+    model = load_classifier("tiny", 3)
+    model.set_head(torch.randn(3, 32), torch.randn(3))
+    V, b = model.head.weight.double().numpy().copy(), model.head.bias.double().numpy().copy()
+    phi = torch.randn(5, 32)
+    before = model.head(phi)
+    factor = model.scale_head(norm)
+    assert factor == pytest.approx(norm / np.sqrt((V**2).sum()), rel=1e-6)
+    assert model.head.weight.norm().item() == pytest.approx(norm, rel=1e-6)
+    np.testing.assert_allclose(model.head.weight, V * factor, rtol=1e-6)
+    np.testing.assert_allclose(model.head.bias, b * factor, rtol=1e-6)
+    torch.testing.assert_close(model.head(phi), factor * before, rtol=1e-5, atol=1e-5 * norm)
+
+
+def test_head_without_bias_is_scaled_and_one_without_direction_refused():
+    without = load_classifier("tiny", 3, head_bias=False)
+    without.scale_head(2.0)
+    assert without.head.weight.norm().item() == pytest.approx(2.0, rel=1e-6)
+    for norm in (0.0, -1.0, float("nan")):
+        with pytest.raises(ModelError, match="expected a positive norm"):
+            without.scale_head(norm)
+    without.set_head(torch.zeros(3, 32), None)
+    with pytest.raises(ModelError, match="V ≠ 0"):
+        without.scale_head(1.0)
 
 
 def test_asking_for_hidden_states_is_refused_with_the_way_to_get_them():

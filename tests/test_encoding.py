@@ -5,7 +5,7 @@ import pytest
 import torch
 from tiny import CLS, PAD, SEP, save_backbone
 
-from lpft_utils.classifier import load_tokenizer
+from lpft_utils.backbones import load_tokenizer
 from lpft_utils.encoding import Collator, encode
 from lpft_utils.examples import Split
 

@@ -8,7 +8,8 @@ import torch
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.metrics.pairwise import paired_cosine_distances, paired_euclidean_distances
 
-from lpft_utils.classifier import load_classifier, load_tokenizer
+from lpft_utils.backbones import load_tokenizer
+from lpft_utils.classifier import load_classifier
 from lpft_utils.encoding import Collator, encode
 from lpft_utils.examples import Split
 from lpft_utils.features import (

@@ -1,4 +1,4 @@
-"""LP, FT and LP-FT: where each starts, what each moves."""
+"""LP, FT, LP-FT, LoRA and LP-LoRA: where each starts, what each moves."""
 
 from pathlib import Path
 
@@ -9,10 +9,12 @@ import torch
 from sklearn.linear_model import LogisticRegressionCV
 
 from lpft_utils import methods
-from lpft_utils.classifier import load_classifier, load_tokenizer, weights_fingerprint
+from lpft_utils.adapters import adapter_state, add_lora, trainable_parameters
+from lpft_utils.backbones import load_tokenizer, weights_fingerprint
+from lpft_utils.classifier import load_classifier
 from lpft_utils.errors import ParameterError
 from lpft_utils.examples import Split, Task
-from lpft_utils.methods import METHODS, Setup, ft, lp, lp_ft
+from lpft_utils.methods import METHODS, Setup, ft, lora, lp, lp_ft, lp_lora
 from lpft_utils.probing import fit_head
 from lpft_utils.runs import prepare
 from lpft_utils.specs import METHOD_NAMES, RunSpec
@@ -34,6 +36,13 @@ def setup_for(task: Task, work: Path, **fields) -> Setup:
     return prepare(spec, task, work, cache=None)
 
 
+def untrained(_: None = None) -> pd.DataFrame:
+    """What a training of no steps would return."""
+    history = pd.DataFrame()
+    history.attrs["best_step"] = 0
+    return history
+
+
 def test_every_method_of_a_spec_exists():
     assert tuple(METHODS) == METHOD_NAMES
 
@@ -43,6 +52,7 @@ def test_lp_moves_the_head_alone(kind, task, tmp_path):
     setup = setup_for(task, tmp_path, method="lp", lp=kind, lp_steps=20)
     before = {k: v.clone() for k, v in setup.model.state_dict().items()}
     outcome = lp(setup)
+    assert outcome.about["trainable_parameters"] == 3 * 32 + 3
     moved = {k for k, v in setup.model.state_dict().items() if not torch.equal(v, before[k])}
     assert moved == {"head.weight", "head.bias"}
     assert outcome.about["lp"]["kind"] == {1.0: "C"}.get(kind, kind)
@@ -95,6 +105,9 @@ def test_ft_starts_at_the_random_head_and_moves_everything(task, tmp_path, monke
         "head_change": pytest.approx(expected),
     }
     assert "lp" not in outcome.about
+    assert outcome.about["trainable_parameters"] == sum(p.numel() for p in setup.model.parameters())
+    assert outcome.about["train_seconds"] > 0
+    assert (outcome.about["peak_memory"] is None) == (not torch.cuda.is_available())
 
 
 def test_lp_ft_is_ft_from_exactly_lps_head(task, tmp_path, monkeypatch):
@@ -110,7 +123,81 @@ def test_lp_ft_is_ft_from_exactly_lps_head(task, tmp_path, monkeypatch):
     assert all(torch.equal(p, q) for p, q in zip(setup.model.parameters(), by_hand.model.parameters(), strict=True))
     start = outcome.history.set_index("step").loc[0, "head_norm"]
     assert start == pytest.approx(torch.linalg.matrix_norm(V).item(), rel=1e-6)
-    assert set(outcome.about) == {"lp", "ft"}
+    assert set(outcome.about) == {"lp", "ft", "trainable_parameters", "train_seconds", "peak_memory"}
+
+
+def test_lora_starts_at_the_random_head_and_moves_adapter_and_head_alone(task, tmp_path):
+    setup = setup_for(task, tmp_path, method="lora", seed=4, lora_r=2, lora_alpha=6, lora_targets=("query", "dense"))
+    fresh = {k: v.clone() for k, v in setup.model.state_dict().items()}
+    outcome = lora(setup)
+    model = setup.model
+    after = {k.replace(".base_layer.", "."): v for k, v in model.state_dict().items()}
+    adapter = {k for k in after if ".lora_" in k}
+    assert set(after) - adapter == set(fresh)
+    assert {k for k in fresh if not torch.equal(after[k], fresh[k])} == {"head.weight", "head.bias"}
+    assert all(after[k].any() for k in adapter), "every B has left zero"
+    assert {name for name, p in model.named_parameters() if p.requires_grad} == set(adapter_state(model))
+    layer = model.backbone.encoder.layer[0].attention.self.query
+    assert layer.lora_A["default"].weight.shape == (2, 32) and layer.scaling["default"] == 3.0
+    # query 32→32; dense 32→32, 32→64 and 64→32; two blocks; head of three classes
+    assert outcome.about["trainable_parameters"] == 2 * 2 * (64 + 64 + 96 + 96) + 3 * 32 + 3
+    assert outcome.about["ft"]["head_change"] > 0 and "lp" not in outcome.about
+    start = outcome.history.set_index("step").loc[0]
+    assert start["head_norm"] == pytest.approx(fresh["head.weight"].norm().item(), rel=1e-6)
+    assert start["test_Diff"] == pytest.approx(0, abs=1e-5), "B = 0: the adapter changes nothing yet"
+
+
+def test_lora_draws_a_from_the_seed(task, tmp_path, monkeypatch):
+    drawn = {}
+    monkeypatch.setattr(methods, "fine_tune", lambda model, *a, **k: untrained(drawn.update(model.state_dict())))
+    lora(setup_for(task, tmp_path, method="lora", seed=4))
+    name = "backbone.encoder.layer.1.attention.self.value.lora_A.default.weight"
+    A = {seed: add_lora(load_classifier("tiny", 3), seed=seed).state_dict()[name] for seed in (4, 5)}
+    assert torch.equal(drawn[name], A[4]) and not torch.equal(drawn[name], A[5])
+
+
+@pytest.mark.parametrize("norm", [None, 0.5, 40.0])
+@pytest.mark.parametrize("name", ["lp_ft", "lp_lora"])
+def test_tuning_after_lp_starts_at_lps_head_with_the_norm_asked_for(name, norm, task, tmp_path, monkeypatch):
+    probed = setup_for(task, tmp_path / "a", method="lp")
+    lp(probed)
+    V, b = probed.model.head.weight.detach().clone(), probed.model.head.bias.detach().clone()
+    seen = {}
+
+    def spy(model, *args, **kwargs):
+        seen.update(V=model.head.weight.detach().clone(), b=model.head.bias.detach().clone())
+        seen["trained"] = trainable_parameters(model)
+        return untrained()
+
+    monkeypatch.setattr(methods, "fine_tune", spy)
+    setup = setup_for(task, tmp_path / "b", method=name, head_norm=norm)
+    about = METHODS[name](setup).about
+    factor = 1.0 if norm is None else norm / V.norm().item()
+    torch.testing.assert_close(seen["V"], factor * V, rtol=1e-5, atol=0)
+    torch.testing.assert_close(seen["b"], factor * b, rtol=1e-5, atol=0)
+    assert ("head_scale" in about) == (norm is not None)
+    if norm is not None:
+        assert seen["V"].norm().item() == pytest.approx(norm, rel=1e-5)
+        assert about["head_scale"] == pytest.approx(factor, rel=1e-5)
+    everything = sum(p.numel() for p in load_classifier("tiny", 3).parameters())
+    assert (seen["trained"] < everything) == (name == "lp_lora")
+    assert about["lp"]["kind"] == "C"
+
+
+def test_settings_of_tuning_reach_the_training(task, tmp_path, monkeypatch):
+    seen = {}
+
+    def spy(model, *args, **kwargs):
+        seen.update(kwargs)
+        return untrained()
+
+    monkeypatch.setattr(methods, "fine_tune", spy)
+    wanted = {
+        "epochs": 3, "batch_size": 4, "learning_rate": 0.1, "weight_decay": 0.2, "head_weight_decay": 0.3,
+        "label_smoothing": 0.4, "seed": 5,
+    }  # fmt: skip
+    lp_lora(setup_for(task, tmp_path, method="lp_lora", **wanted))
+    assert {k: seen[k] for k in wanted} == wanted
 
 
 def test_prepare_watches_train_and_test_and_remembers_the_start(task, tmp_path):

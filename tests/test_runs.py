@@ -15,7 +15,9 @@ from sklearn.linear_model import LogisticRegression
 from tiny import save_backbone
 
 from lpft_utils import runs
-from lpft_utils.classifier import load_classifier, load_tokenizer, weights_fingerprint
+from lpft_utils.adapters import merge_lora
+from lpft_utils.backbones import load_tokenizer, weights_fingerprint
+from lpft_utils.classifier import load_classifier
 from lpft_utils.errors import RunError, TaskError
 from lpft_utils.features import feature_change
 from lpft_utils.runs import load_data, load_model, run, run_seeds
@@ -25,7 +27,7 @@ from lpft_utils.store import MAX_FEATURES, Run, list_runs
 SPEC = RunSpec(
     backbone="tiny", method="ft", n_train=24, n_eval=15, epochs=3, batch_size=8, learning_rate=5e-3, lp=1.0
 )  # fmt: skip
-METHODS = ("lp", "ft", "lp_ft")
+METHODS = ("lp", "ft", "lp_ft", "lora", "lp_lora")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -50,7 +52,7 @@ def stored(store) -> dict[str, Run]:
 
 def assert_equal(a: Run, b: Run) -> None:
     """All numbers of two runs agree to the last bit."""
-    times = ("seconds", "environment")
+    times = ("seconds", "train_seconds", "environment")
     assert {k: v for k, v in a.metrics.items() if k not in times} == {
         k: v for k, v in b.metrics.items() if k not in times
     }
@@ -137,7 +139,7 @@ def test_lp_head_is_scikit_learns(stored):
 
 
 def test_lp_ft_starts_at_lps_head_and_ft_at_the_random_one(stored):
-    lp, ft, lp_ft = (stored[m] for m in METHODS)
+    lp, ft, lp_ft = (stored[m] for m in ("lp", "ft", "lp_ft"))
     start = {m: stored[m].history.set_index("step").loc[0] for m in ("ft", "lp_ft")}
     assert start["lp_ft"]["head_norm"] == pytest.approx(lp.metrics["head_norm"], rel=1e-6)
     assert start["lp_ft"]["train_accuracy"] == pytest.approx(lp.accuracy("train"))
@@ -152,8 +154,33 @@ def test_lp_ft_starts_at_lps_head_and_ft_at_the_random_one(stored):
 
 
 def test_tuned_features_differ_from_the_pre_trained_ones(stored):
-    for method in ("ft", "lp_ft"):
+    for method in ("ft", "lp_ft", "lora", "lp_lora"):
         assert stored[method].metrics["change"]["test"]["Diff"] > 1e-3
+
+
+@pytest.mark.parametrize("method", ["lora", "lp_lora"])
+def test_adapter_runs_store_adapter_and_head_alone(method, stored):
+    r = stored[method]
+    assert {"head.weight", "head.bias"} < set(r.weights)
+    assert all(".lora_A." in k or ".lora_B." in k or k.startswith("head.") for k in r.weights)
+    assert r.metrics["trainable_parameters"] == sum(v.numel() for v in r.weights.values())
+    full = stored["ft"]
+    assert full.metrics["trainable_parameters"] > 20 * r.metrics["trainable_parameters"]
+    sizes = [(x.folder / "model.safetensors").stat().st_size for x in (r, full)]
+    assert sizes[0] < sizes[1] / 10
+    merged = merge_lora(load_model(r))
+    plain = load_classifier("tiny", 3).state_dict()
+    moved = {k for k, v in merged.state_dict().items() if not torch.equal(v, plain[k])}
+    assert moved == {"head.weight", "head.bias"} | {
+        f"backbone.encoder.layer.{i}.attention.self.{m}.weight" for i in (0, 1) for m in ("query", "value")
+    }
+
+
+def test_lp_lora_starts_at_lps_head(stored):
+    start = stored["lp_lora"].history.set_index("step").loc[0]
+    assert start["head_norm"] == pytest.approx(stored["lp"].metrics["head_norm"], rel=1e-6)
+    assert start["train_accuracy"] == pytest.approx(stored["lp"].accuracy("train"))
+    assert stored["lp_lora"].metrics["lp"] == stored["lp"].metrics["lp"]
 
 
 # ---- the same numbers ----
@@ -166,7 +193,7 @@ def test_second_call_reads_what_the_first_stored(stored, store, monkeypatch):
     run(SPEC.replace(method="lp", learning_rate=0.5), store=store)  # LP has no learning rate: the same run
 
 
-@pytest.mark.parametrize("method", ["lp", "lp_ft"])
+@pytest.mark.parametrize("method", ["lp", "lp_ft", "lp_lora"])
 def test_same_spec_in_another_store_gives_identical_numbers(method, stored, tmp_path):
     torch.manual_seed(123)
     assert_equal(run(SPEC.replace(method=method), store=tmp_path), stored[method])
@@ -258,9 +285,10 @@ def test_damaged_run_is_named_and_not_silently_trained_again(stored, store, tmp_
         run(stored["lp"].spec, store=tmp_path)
 
 
-def test_run_from_other_backbone_weights_is_refused(tmp_path):
+@pytest.mark.parametrize("method", ["lp", "lora"])
+def test_run_from_other_backbone_weights_is_refused(method, tmp_path):
     folder = save_backbone("bert", tmp_path / "backbone", seed=0)
-    r = run(SPEC.replace(method="lp", backbone=str(folder)), store=tmp_path / "store")
+    r = run(SPEC.replace(method=method, epochs=1, backbone=str(folder)), store=tmp_path / "store")
     load_model(r)
     save_backbone("bert", folder, seed=1)
     with pytest.raises(RunError, match="trained on other weights"):

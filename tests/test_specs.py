@@ -11,19 +11,30 @@ from lpft_utils.specs import METHOD_NAMES, RunSpec
 OTHER_VALUES = {
     "task": "rte", "method": "ft", "backbone": "tiny", "seed": 1, "ood": ("sst5",), "n_train": 7, "n_eval": 7,
     "label_noise": 0.1, "max_length": 64, "pooling": "mean", "lp": "gd", "lp_steps": 5, "epochs": 3, "batch_size": 8,
-    "learning_rate": 1e-3, "weight_decay": 0.1,
+    "learning_rate": 1e-3, "weight_decay": 0.1, "head_norm": 3.0, "head_weight_decay": 0.2, "label_smoothing": 0.1,
+    "lora_r": 4, "lora_alpha": 16, "lora_dropout": 0.1, "lora_targets": ("query",),
 }  # fmt: skip
+TUNING = {"epochs", "batch_size", "learning_rate", "weight_decay", "head_weight_decay", "label_smoothing"}
+LORA = {"lora_r", "lora_alpha", "lora_dropout", "lora_targets"}
 IGNORED = {
-    "lp": {"epochs", "batch_size", "learning_rate", "weight_decay", "lp_steps"},
-    "ft": {"lp", "lp_steps"},
-    "lp_ft": {"lp_steps"},
+    "lp": {*TUNING, *LORA, "lp_steps", "head_norm"},
+    "ft": {"lp", "lp_steps", "head_norm", *LORA},
+    "lp_ft": {"lp_steps", *LORA},
+    "lora": {"lp", "lp_steps", "head_norm"},
+    "lp_lora": {"lp_steps"},
+}
+# Names of runs that were stored before head norm, label smoothing, the head's weight decay and LoRA existed.
+FROZEN = {
+    "lp": ("builtin-lp-s0-0584b41dbd", "builtin-lp-s2-4b4e85d818"),
+    "ft": ("builtin-ft-s0-fe20555e2a", "builtin-ft-s2-f66122c27c"),
+    "lp_ft": ("builtin-lp_ft-s0-3a783d7070", "builtin-lp_ft-s2-29a33e00cc"),
 }
 
 
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"method": "lp-ft"}, r"method: expected one of lp, ft, lp_ft, got 'lp-ft'. Did you mean 'lp_ft'\?"),
+        ({"method": "lp-ft"}, r"expected one of lp, ft, lp_ft, lora, lp_lora, got 'lp-ft'. Did you mean 'lp_ft'\?"),
         ({"method": "nothing like it"}, r"got 'nothing like it'.$"),
         ({"method": None}, "method: expected one of"),
         ({"lp": "cross-validation"}, "lp: expected 'cv', 'gd' or a positive value of C"),
@@ -49,6 +60,22 @@ IGNORED = {
         ({"seed": True}, "seed: .* got True"),
         ({"pooling": "max"}, "pooling: expected one of auto, first, mean, last, got 'max'"),
         ({"label_noise": 1.0}, r"label_noise: expected a share in \[0, 1\), got 1.0"),
+        ({"label_noise": "0.1"}, "label_noise: expected a share"),
+        ({"label_smoothing": 1.0}, r"label_smoothing: expected a share in \[0, 1\), got 1.0"),
+        ({"label_smoothing": -0.1}, "label_smoothing: .* got -0.1"),
+        ({"head_weight_decay": -1.0}, "head_weight_decay: expected a number ≥ 0, got -1.0"),
+        ({"weight_decay": None}, "^weight_decay: .* got None"),
+        ({"head_norm": 0.0}, "head_norm: expected a positive number, got 0.0"),
+        ({"head_norm": float("inf")}, "head_norm: "),
+        ({"lora_r": 0}, "lora_r: expected a positive integer, got 0"),
+        ({"lora_r": 1.5}, "lora_r: .* got 1.5"),
+        ({"lora_alpha": -8}, "lora_alpha: expected a positive number, got -8"),
+        ({"lora_alpha": None}, "lora_alpha: .* got None"),
+        ({"lora_dropout": 1}, "lora_dropout: expected a share"),
+        ({"lora_targets": "query"}, r"lora_targets: expected names of layers, such as .*, got 'query'"),
+        ({"lora_targets": ()}, "lora_targets: "),
+        ({"lora_targets": [""]}, "lora_targets: "),
+        ({"lora_targets": [1]}, "lora_targets: "),
         ({"label_noise": 0.1, "task": "rte"}, "only the built-in task can have it, not 'rte'"),
     ],
 )  # fmt: skip
@@ -89,6 +116,28 @@ def test_key_depends_on_exactly_what_the_method_uses(method):
     assert ignored == IGNORED[method]
 
 
+@pytest.mark.parametrize("method", FROZEN)
+def test_runs_stored_before_later_fields_keep_their_names(method):
+    assert RunSpec(method=method).key("data") == FROZEN[method][0]
+    changed = RunSpec(
+        method=method, lp="gd", n_train=700, n_eval=400, epochs=4, learning_rate=1e-4, weight_decay=0.1, seed=2,
+        ood=("sst5",),
+    )  # fmt: skip
+    assert changed.key("x") == FROZEN[method][1]
+
+
+def test_spec_stored_before_later_fields_is_read():
+    old = {k: v for k, v in RunSpec().to_dict().items() if k not in {*LORA, "head_norm", "head_weight_decay"}}
+    assert RunSpec.from_dict(old) == RunSpec()
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+def test_heads_weight_decay_equal_to_the_others_is_the_same_run(weight_decay):
+    spec = RunSpec(weight_decay=weight_decay)
+    assert spec.key("x") == spec.replace(head_weight_decay=weight_decay).key("x")
+    assert spec.key("x") != spec.replace(head_weight_decay=0.5).key("x")
+
+
 def test_steps_count_for_gradient_descent_alone():
     gd = RunSpec(method="lp", lp="gd")
     assert gd.key("x") != gd.replace(lp_steps=5).key("x")
@@ -96,12 +145,14 @@ def test_steps_count_for_gradient_descent_alone():
 
 def test_key_tells_methods_and_data_apart():
     keys = {RunSpec(method=m).key(d) for m in METHOD_NAMES for d in ("one", "two")}
-    assert len(keys) == 6
+    assert len(keys) == 2 * len(METHOD_NAMES)
 
 
 def test_equal_numbers_of_another_type_are_the_same_run():
     assert RunSpec(epochs=3, lp=1).key("x") == RunSpec(epochs=3.0, lp=1.0).key("x")
     assert RunSpec(ood=["a"]) == RunSpec(ood=("a",))
+    assert RunSpec(lora_targets=["a"]) == RunSpec(lora_targets=("a",))
+    assert RunSpec(head_norm=3).key("x") == RunSpec(head_norm=3.0).key("x")
 
 
 @pytest.mark.parametrize("task", ["builtin", "/data/My folder/réviews", "../..", "a" * 300, "aps/super_glue"])

@@ -11,7 +11,9 @@ import torch
 from transformers import Trainer
 
 from lpft_utils import training
-from lpft_utils.classifier import load_classifier, load_tokenizer
+from lpft_utils.adapters import add_lora
+from lpft_utils.backbones import load_tokenizer
+from lpft_utils.classifier import load_classifier
 from lpft_utils.encoding import Collator, encode
 from lpft_utils.examples import Split
 from lpft_utils.features import extract_features
@@ -41,8 +43,10 @@ def probes_of(model, data) -> dict[str, Probe]:
     return {"test": Probe(encoded, extract_features(model, encoded, data[2]), torch.tensor(encoded["labels"][:]))}
 
 
-def train(data, work, *, seed=0, epochs=3, probed=True, learning_rate=1e-2, **options):
+def train(data, work, *, seed=0, epochs=3, probed=True, learning_rate=1e-2, adapted=False, **options):
     model = load_classifier("tiny", 2, seed=0)
+    if adapted:
+        add_lora(model, dropout=0.1)
     probes = probes_of(model, data) if probed else None
     history = fine_tune(
         model, data[0], data[1], data[2], work, epochs=epochs, batch_size=BATCH, learning_rate=learning_rate,
@@ -210,6 +214,37 @@ def test_interrupted_training_ends_with_the_same_numbers(where, resumes_at, trai
     assert history.attrs == trained[1].attrs
 
 
+def test_interrupted_training_of_an_adapter_ends_with_the_same_numbers(data, tmp_path):
+    expected, history = train(data, tmp_path / "a", adapted=True)
+    with pytest.MonkeyPatch.context() as patch:
+        interrupt(patch, "on_step_end", lambda self, a, state, c: state.global_step == 2 * STEPS + 1)
+        with pytest.raises(Killed):
+            train(data, tmp_path / "b", adapted=True)
+    torch.manual_seed(99)
+    model, again = train(data, tmp_path / "b", adapted=True)
+    assert same(model, expected)
+    pd.testing.assert_frame_equal(again, history, check_exact=True)
+    fresh = add_lora(load_classifier("tiny", 2, seed=0)).state_dict()
+    moved = {name for name, value in model.state_dict().items() if not torch.equal(value, fresh[name])}
+    assert moved == {name for name in fresh if ".lora_" in name or name.startswith("head.")}
+
+
+def test_best_epoch_of_an_adapter_is_kept(data, tmp_path, monkeypatch):
+    seen = []
+    dictated = iter([0.5, 0.9, 0.7])
+
+    class Watching(Recorder):
+        def on_epoch_end(self, args, state, control, **kwargs):
+            seen.append({k: v.detach().clone() for k, v in self.model.state_dict().items()})
+
+    monkeypatch.setattr(training, "Recorder", Watching)
+    monkeypatch.setattr(training, "_accuracy", lambda prediction: {"accuracy": next(dictated)})
+    model, history = train(data, tmp_path / "work", adapted=True)
+    assert history.attrs["best_step"] == 2 * STEPS
+    assert all(torch.equal(v, seen[1][k]) for k, v in model.state_dict().items())
+    assert not all(torch.equal(v, seen[2][k]) for k, v in model.state_dict().items())
+
+
 def test_newest_whole_checkpoint_is_found_and_cut_off_ones_are_removed(tmp_path, caplog):
     assert last_complete_checkpoint(tmp_path / "absent") is None
     for step in (6, 12, 100, 200, 300):
@@ -235,8 +270,12 @@ def test_checkpoint_whose_best_one_is_gone_is_not_used(tmp_path):
 # ---- the optimiser ----
 
 
-@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
-def test_training_equals_a_plain_loop_of_adamw_with_linear_decay(weight_decay, data, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("weight_decay", "head_weight_decay", "smoothing"), [(0.0, None, 0.0), (0.1, None, 0.0), (0.1, 0.5, 0.2)]
+)
+def test_training_equals_a_plain_loop_of_adamw_with_linear_decay(
+    weight_decay, head_weight_decay, smoothing, data, tmp_path, monkeypatch
+):
     """Three steps in float64 without dropout; the batches are those that the collator saw."""
     monkeypatch.setenv("TQDM_DISABLE", "1")
     batches = []
@@ -256,7 +295,8 @@ def test_training_equals_a_plain_loop_of_adamw_with_linear_decay(weight_decay, d
     lr, model, plain = 1e-2, start(), start().train()
     fine_tune(
         model, data[0].select(range(12)), data[1], spy, tmp_path / "work", epochs=1, batch_size=4, learning_rate=lr,
-        weight_decay=weight_decay, group_by_length=False,
+        weight_decay=weight_decay, head_weight_decay=head_weight_decay, label_smoothing=smoothing,
+        group_by_length=False,
     )  # fmt: skip
 
     # Adam by hand. As in the Trainer, gradients are clipped to norm 1; biases and layer norms are not decayed.
@@ -265,7 +305,9 @@ def test_training_equals_a_plain_loop_of_adamw_with_linear_decay(weight_decay, d
         plain.zero_grad()
         labels = batch.pop("labels")
         assert len(labels) == 4
-        (-plain.head(plain.features(**batch)).log_softmax(1)[range(4), labels].mean()).backward()
+        log_p = plain.head(plain.features(**batch)).log_softmax(1)
+        target = (1 - smoothing) * torch.nn.functional.one_hot(labels, 2) + smoothing / 2
+        (-(target * log_p).sum(1).mean()).backward()
         rate = lr * (1 - (t - 1) / 3)
         clip = min(1.0, 1.0 / sum((p.grad**2).sum() for p in plain.parameters()) ** 0.5)
         with torch.no_grad():
@@ -276,11 +318,36 @@ def test_training_equals_a_plain_loop_of_adamw_with_linear_decay(weight_decay, d
                 v.mul_(0.999).add_(0.001 * g**2)
                 step = (m / (1 - 0.9**t)) / ((v / (1 - 0.999**t)).sqrt() + 1e-8)
                 decay = 0.0 if name.endswith("bias") or "LayerNorm" in name else weight_decay
+                if name == "head.weight" and head_weight_decay is not None:
+                    decay = head_weight_decay
                 p.copy_(p * (1 - rate * decay) - rate * step)
     for (name, p), q in zip(model.named_parameters(), plain.parameters(), strict=True):
         if "key.bias" not in name:  # softmax ignores it: its gradient is rounding alone, which Adam blows up
             torch.testing.assert_close(p, q, atol=1e-7, rtol=1e-7, msg=lambda text, name=name: f"{name}: {text}")
     assert (model.head.weight - start().head.weight).abs().max() > lr
+
+
+def test_validation_loss_of_smoothed_training_is_the_plain_cross_entropy(data, tmp_path):
+    model, history = train(data, tmp_path / "a", epochs=1, probed=False, label_smoothing=0.3)
+    plain, _ = train(data, tmp_path / "b", epochs=1, probed=False)
+    assert not same(model, plain)
+    losses = []
+    with torch.no_grad():
+        for example in data[1]:
+            z = model(input_ids=torch.tensor([example["input_ids"]])).logits[0].double()
+            losses.append((z.logsumexp(0) - z[example["labels"]]).item())
+    assert history["validation_loss"].dropna().item() == pytest.approx(np.mean(losses), rel=1e-5)
+
+
+def test_interrupted_training_with_a_weight_decay_of_the_head_ends_with_the_same_numbers(data, tmp_path):
+    options = {"head_weight_decay": 0.5, "weight_decay": 0.1, "epochs": 2}
+    expected, _ = train(data, tmp_path / "a", **options)
+    with pytest.MonkeyPatch.context() as patch:
+        interrupt(patch, "on_step_end", lambda self, a, state, c: state.global_step == STEPS + 1)
+        with pytest.raises(Killed):
+            train(data, tmp_path / "b", **options)
+    model, _ = train(data, tmp_path / "b", **options)
+    assert same(model, expected)
 
 
 def test_batches_of_like_length_need_less_padding(tmp_path):

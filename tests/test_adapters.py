@@ -1,0 +1,217 @@
+"""LoRA on every family: what trains, what it computes, and that a folder, a merge and peft itself agree."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file, save_file
+from tiny import FAMILIES, save_backbone
+
+from lpft_utils.adapters import (
+    adapter_state,
+    add_lora,
+    default_targets,
+    load_adapter,
+    merge_lora,
+    save_adapter,
+    trainable_parameters,
+)
+from lpft_utils.backbones import load_tokenizer
+from lpft_utils.classifier import Classifier, load_classifier
+from lpft_utils.errors import ModelError
+
+TEXTS = ["the cat sat on the mat", "good film", "this was a very bad film and the dog ran under the house"]
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("backbones")
+    return {family: save_backbone(family, root / family) for family in FAMILIES}
+
+
+@pytest.fixture(params=FAMILIES)
+def backbone(request: pytest.FixtureRequest, folders: dict[str, Path]) -> str:
+    return str(folders[request.param])
+
+
+def batch_of(backbone: str) -> dict[str, torch.Tensor]:
+    return dict(load_tokenizer(backbone)(TEXTS, padding=True, return_tensors="pt"))
+
+
+def trained(model: Classifier) -> Classifier:
+    """As after some training: B is no longer zero, the head another."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if ".lora_B." in name or name.startswith("head."):
+                p.normal_(0, 0.5, generator=generator)
+    return model
+
+
+# ---- what it is ----
+
+
+def test_fresh_adapter_changes_nothing_and_leaves_adapter_and_head_to_train(backbone):
+    model = load_classifier(backbone, 3)
+    before, batch = {k: v.clone() for k, v in model.state_dict().items()}, batch_of(backbone)
+    expected = model.features(**batch)
+    assert add_lora(model, r=4) is model and not model.training
+    torch.testing.assert_close(model.features(**batch), expected, atol=1e-6, rtol=1e-6)
+    trains = {name for name, p in model.named_parameters() if p.requires_grad}
+    assert trains == {name for name, _ in model.named_parameters() if ".lora_" in name or name.startswith("head.")}
+    assert trains == set(adapter_state(model))
+    after = {k.replace(".base_layer.", "."): v for k, v in model.state_dict().items() if ".lora_" not in k}
+    assert after.keys() == before.keys() and all(torch.equal(v, before[k]) for k, v in after.items())
+    model(**batch, labels=torch.tensor([0, 1, 2])).loss.backward()
+    moved = {name for name, p in model.named_parameters() if p.grad is not None and p.grad.any()}
+    assert moved == {name for name in trains if ".lora_A." not in name}, "at B = 0 no derivative by A"
+
+
+@pytest.mark.parametrize(
+    ("family", "endings", "shapes"),
+    [
+        ("bert", {"query", "value"}, (16, 16)),
+        ("roberta", {"query", "value"}, (16, 16)),
+        ("distilbert", {"q_lin", "v_lin"}, (16, 16)),
+        ("gpt2", {"c_attn"}, (16, 48)),
+        ("llama", {"q_proj", "v_proj"}, None),
+    ],
+)
+def test_query_and_value_are_adapted_by_default(family, endings, shapes, folders):
+    model = add_lora(load_classifier(str(folders[family]), 2), r=3)
+    names = [k for k in adapter_state(model) if ".lora_A." in k]
+    assert {k.split(".lora_A.")[0].rpartition(".")[2] for k in names} == endings == set(default_targets(family))
+    assert len(names) == 2 * len(endings)  # two blocks
+    if shapes is not None:
+        assert trainable_parameters(model) == len(names) * 3 * sum(shapes) + 2 * 16 + 2
+
+
+def test_adapted_layer_is_the_formula(folders):
+    model = trained(add_lora(load_classifier(str(folders["bert"]), 2), r=2, alpha=6))
+    layer = model.backbone.encoder.layer[1].attention.self.value
+    x = torch.randn(5, 16)
+    W, c = layer.base_layer.weight, layer.base_layer.bias
+    A, B = layer.lora_A["default"].weight, layer.lora_B["default"].weight
+    with torch.no_grad():
+        torch.testing.assert_close(layer(x), x @ (W + 6 / 2 * B @ A).T + c)
+
+
+def test_a_depends_on_its_seed_and_kind_alone(folders):
+    def first(**options) -> torch.Tensor:
+        model = load_classifier(str(folders["bert"]), 2)
+        torch.manual_seed(5)
+        state = torch.get_rng_state()
+        add_lora(model, r=64, **options)
+        assert torch.equal(torch.get_rng_state(), state), "the global generator was moved"
+        return model.backbone.encoder.layer[0].attention.self.query.lora_A["default"].weight.detach()
+
+    A = first(seed=3)
+    assert torch.equal(first(seed=3), A) and not torch.equal(first(seed=4), A)
+    assert A.abs().max() <= 16**-0.5 and A.abs().max() > 0.9 * 16**-0.5  # uniform on ±1/√in
+    gaussian = first(init="gaussian")
+    n = gaussian.numel()
+    assert abs(gaussian.std().item() * 64 - 1) < 4 / (2 * n) ** 0.5
+
+
+def test_dropout_acts_in_training_alone(folders):
+    backbone = str(folders["bert"])
+    model = trained(add_lora(load_classifier(backbone, 2), dropout=0.5))
+    layer, x = model.backbone.encoder.layer[0].attention.self.query, torch.ones(4, 16)
+    assert torch.equal(layer(x), layer(x))
+    layer.train()
+    assert not torch.equal(layer(x), layer(x))
+
+
+# ---- kept in a folder, merged ----
+
+
+def test_saved_adapter_gives_the_same_logits_here_and_in_peft(backbone, tmp_path):
+    model, batch = trained(add_lora(load_classifier(backbone, 3), r=4, alpha=12)), batch_of(backbone)
+    with torch.no_grad():
+        expected = model(**batch).logits
+        save_adapter(model, tmp_path / "adapter")
+        assert {p.name for p in (tmp_path / "adapter").iterdir()} == {
+            "adapter_config.json", "adapter_model.safetensors",
+        }  # fmt: skip
+        again = load_adapter(load_classifier(backbone, 3, seed=8), tmp_path / "adapter")
+        by_peft = PeftModel.from_pretrained(load_classifier(backbone, 3, seed=9), tmp_path / "adapter").eval()
+        assert torch.equal(again(**batch).logits, expected)
+        assert torch.equal(by_peft(**batch).logits, expected)
+        fresh = add_lora(load_classifier(backbone, 3))(**batch).logits
+    assert (fresh - expected).abs().max() > 1e-2  # the comparison can fail
+    assert {n for n, p in again.named_parameters() if p.requires_grad} == set(adapter_state(again))
+
+
+def test_merged_equals_unmerged_to_rounding(backbone):
+    model, batch = trained(add_lora(load_classifier(backbone, 3), r=4, alpha=12)), batch_of(backbone)
+    plain = load_classifier(backbone, 3)
+    with torch.no_grad():
+        expected = model.features(**batch)
+        assert merge_lora(model) is model
+        torch.testing.assert_close(model.features(**batch), expected, atol=1e-5, rtol=1e-5)
+        assert (plain.features(**batch) - expected).abs().max() > 1e-2
+    assert model.state_dict().keys() == plain.state_dict().keys()
+    assert trainable_parameters(model) == trainable_parameters(plain)
+    add_lora(model)  # a merged model can be adapted again
+
+
+def test_merged_classifier_is_saved_as_any_other(folders, tmp_path):
+    backbone = str(folders["bert"])
+    model, batch = merge_lora(trained(add_lora(load_classifier(backbone, 3)))), batch_of(backbone)
+    model.save_pretrained(tmp_path)
+    with torch.no_grad():
+        assert torch.equal(Classifier.from_pretrained(tmp_path).eval()(**batch).logits, model(**batch).logits)
+
+
+def test_number_of_trainable_parameters():
+    model = load_classifier("tiny", 3)
+    assert trainable_parameters(model) == sum(np.prod(p.shape) for p in model.parameters())
+    model.backbone.requires_grad_(False)
+    assert trainable_parameters(model) == 3 * 32 + 3
+
+
+# ---- refused ----
+
+
+def test_second_adapter_is_refused():
+    model = add_lora(load_classifier("tiny", 2))
+    with pytest.raises(ModelError, match="has an adapter already"):
+        add_lora(model)
+
+
+def test_unknown_layer_names_those_that_exist():
+    model = load_classifier("tiny", 2)
+    with pytest.raises(ModelError, match=r"no layer of the backbone is named \['q_proj'\].*'query', 'value'"):
+        add_lora(model, targets=["q_proj"])
+    add_lora(model, targets=["query"])  # a refused call left no trace
+
+
+def test_family_without_known_projections_asks_for_them():
+    with pytest.raises(ModelError, match="'resnet' are not known here .*lora_targets"):
+        default_targets("resnet")
+
+
+def test_nothing_to_save_or_merge_is_refused(tmp_path):
+    model = load_classifier("tiny", 2)
+    with pytest.raises(ModelError, match="has no adapter"):
+        save_adapter(model, tmp_path)
+    with pytest.raises(ModelError, match="has no adapter"):
+        merge_lora(model)
+
+
+def test_folder_that_is_no_adapter_is_refused(tmp_path):
+    with pytest.raises(ModelError, match="expected an adapter written by save_adapter"):
+        load_adapter(load_classifier("tiny", 2), tmp_path)
+
+
+@pytest.mark.parametrize("damage", ["other classes", "missing tensor"])
+def test_adapter_of_another_shape_is_refused(damage, tmp_path):
+    save_adapter(add_lora(load_classifier("tiny", 3)), tmp_path)
+    if damage == "missing tensor":
+        state = load_file(tmp_path / "adapter_model.safetensors")
+        state.pop(min(state))
+        save_file(state, tmp_path / "adapter_model.safetensors")
+    with pytest.raises(ModelError, match="does not fit this classifier"):
+        load_adapter(load_classifier("tiny", 2 if damage == "other classes" else 3), tmp_path)
