@@ -1,7 +1,7 @@
 """One forward pass with hooks and C reverse passes: the factors of every per-example gradient of a batch.
 
-The cotangents of the reverse passes are the rows of V, so f_c = ⟨V_c, φ⟩ is differentiated for the whole batch at once: no
-Jacobian of φ is formed, and no gradient by a weight. Only inputs and output gradients of layers are kept.
+The cotangents of the reverse passes are the rows of V, so f_c = ⟨V_c, φ⟩ is differentiated for the whole batch at
+once: no Jacobian of φ is formed, and no gradient by a weight. Only inputs and output gradients of layers are kept.
 """
 
 from __future__ import annotations
@@ -186,7 +186,8 @@ def factors(model: nn.Module, features: Features, inputs: Inputs, V: Tensor, wan
             a, output = a.expand(B, *a.shape[1:]), output.expand(B, *output.shape[1:])
         if len(a) != B:
             raise KernelError(
-                f"The layer of {label[module]!r} got an input of shape {tuple(a.shape)} for a batch of {B} examples. Expected "
+                f"The layer of {label[module]!r} got an input of shape {tuple(a.shape)} for a batch of {B} examples. "
+                f"Expected "
                 "the examples as its first dimension: per-example gradients cannot be told apart otherwise. Leave its "
                 "parameters out (`parameters=`), or rewrite the layer."
             )
@@ -296,9 +297,10 @@ def verify(model: nn.Module, features: Features, inputs: Inputs, V: Tensor, want
             bad.append(name)
     if bad:
         kinds = sorted({type(m).__name__ for m, local in wanted.homes.items() if set(local.values()) & set(bad)})
+        shown = ", ".join(bad[:5]) + (", …" if len(bad) > 5 else "")
         raise KernelError(
-            f"The engine has no exact rule for {len(bad)} of the {len(wanted.names)} parameters asked for: {', '.join(bad[:5])}"
-            f"{', …' if len(bad) > 5 else ''} (in modules {', '.join(kinds)}). It handles weights and biases of Linear, Conv1D, "
-            "Embedding, LayerNorm and RMSNorm that are used through their module's forward. Ask for others with "
-            "`parameters=`, for example parameters=lambda name: name not in (…)."
+            f"The engine has no exact rule for {len(bad)} of the {len(wanted.names)} parameters asked for: {shown} "
+            f"(in modules {', '.join(kinds)}). It handles weights and biases of Linear, Conv1D, Embedding, LayerNorm "
+            "and RMSNorm that are used through their module's forward. Ask for others with `parameters=`, for example "
+            "parameters=lambda name: name not in (…)."
         )

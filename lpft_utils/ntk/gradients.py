@@ -4,9 +4,10 @@ For one example x and class c the gradient of f_c(x) by a weight matrix is a sum
 
     ∂f_c/∂W = Σ_t g_{c,t} a_tᵀ,    a_t: input of the layer, g_{c,t}: derivative of f_c by its output,
 
-so the pair (g, a) is all that has to be kept: T (C p + q) numbers in place of C p q. Three shapes of gradient occur: `Outer`
-(weights of linear layers), `Rows` (embeddings, where a_t is one-hot) and `Dense` (vectors). Each knows its inner products
-with the gradients of other examples: `gram`. An orientation (W or Wᵀ) does not change inner products, so none is kept.
+so the pair (g, a) is all that has to be kept: T (C p + q) numbers in place of C p q. Three shapes of gradient occur:
+`Outer` (weights of linear layers), `Rows` (embeddings, where a_t is one-hot) and `Dense` (vectors). Each knows its
+inner products with the gradients of other examples: `gram`. An orientation (W or Wᵀ) does not change inner products,
+so none is kept.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -93,7 +93,6 @@ class Dense:
 
 
 Gradient = Outer | Rows | Dense
-G = TypeVar("G", Outer, Rows, Dense)
 
 
 def merge(uses: Sequence[Gradient], shape: torch.Size, transposed: Sequence[bool]) -> Gradient:
@@ -142,8 +141,8 @@ def products(precision: str) -> Product:
     """X Yᵀ in a precision, accumulated and returned in at least float32.
 
     Args:
-        precision: "full" (that of X), "tf32" or "bf16". On a CPU "bf16" rounds the factors and multiplies in float32: it
-            shows the error, without the speed.
+        precision: "full" (that of X), "tf32" or "bf16". On a CPU "bf16" rounds the factors and multiplies in float32:
+            it shows the error, without the speed.
 
     Returns:
         The product.
@@ -158,14 +157,15 @@ def products(precision: str) -> Product:
     return multiply
 
 
-def gram(x: Sequence[G], y: Sequence[G] | None, product: Product, chunk_bytes: int) -> Tensor:
+def gram(x: Sequence[Gradient], y: Sequence[Gradient] | None, product: Product, workspace: Tensor) -> Tensor:
     """Inner products of per-example gradients by one parameter.
 
     Args:
         x: Batches of gradients, N examples together.
         y: Batches of gradients of M other examples, or None for those of `x` again, at half the work.
         product: Multiplies.
-        chunk_bytes: Bytes that the gradients formed at one time may take.
+        workspace: Flat; gradients are formed in it, so its size bounds how many at one time. It is written over and
+            over, because fresh pages cost as much as the products themselves.
 
     Returns:
         Shape (N C, M C).
@@ -185,7 +185,7 @@ def gram(x: Sequence[G], y: Sequence[G] | None, product: Product, chunk_bytes: i
     ys = None if y is None else [b for b in y if isinstance(b, Outer)]
     if _few_tokens(xs, xs if ys is None else ys):
         return _gram_tokens(xs, xs if ys is None else ys)
-    return _gram_outer(xs, ys, product, chunk_bytes)
+    return _gram_outer(xs, ys, product, workspace)
 
 
 def _symmetric(X: Tensor, product: Product) -> Tensor:
@@ -207,30 +207,33 @@ def _symmetric(X: Tensor, product: Product) -> Tensor:
     return K
 
 
-def _gram_outer(x: Sequence[Outer], y: Sequence[Outer] | None, product: Product, chunk_bytes: int) -> Tensor:
+def _gram_outer(x: Sequence[Outer], y: Sequence[Outer] | None, product: Product, workspace: Tensor) -> Tensor:
     """Form gradients, some columns of a at a time, and multiply."""
     C, p, q = x[0].g.shape[2], x[0].g.shape[3], x[0].a.shape[2]
-    rows = sum(len(b.g) for b in x) + sum(len(b.g) for b in y or ())
-    width = max(1, min(q, chunk_bytes // (rows * C * p * x[0].g.element_size())))
+    per_column = [sum(len(b.g) for b in z) * C * p for z in (x, y or ())]
+    if len(workspace) < sum(per_column):
+        workspace = workspace.new_empty(sum(per_column))  # one column at least
+    width = min(q, len(workspace) // sum(per_column))
     K: Tensor | None = None
     for start in range(0, q, width):
-        X, Y = (None if z is None else _form(z, start, min(start + width, q)) for z in (x, y))
-        assert X is not None
-        part = _symmetric(X, product) if Y is None else product(X, Y)
+        stop = min(start + width, q)
+        X = _form(x, start, stop, workspace)
+        part = _symmetric(X, product) if y is None else product(X, _form(y, start, stop, workspace[X.numel() :]))
         K = part if K is None else K.add_(part)
     assert K is not None
     return K
 
 
-def _form(batches: Sequence[Outer], start: int, stop: int) -> Tensor:
-    """Columns `start` to `stop` of the gradients, shape (N C, p (stop - start))."""
+def _form(batches: Sequence[Outer], start: int, stop: int, workspace: Tensor) -> Tensor:
+    """Columns `start` to `stop` of the gradients, shape (N C, p (stop - start)), at the beginning of the workspace."""
     _, _, C, p = batches[0].g.shape
-    X = batches[0].g.new_empty(sum(len(b.g) for b in batches), C * p, stop - start)
+    n = sum(len(b.g) for b in batches)
+    X = workspace[: n * C * p * (stop - start)].view(n, C * p, stop - start)
     done = 0
     for b in batches:
         torch.bmm(b.g.flatten(2).mT, b.a[:, :, start:stop], out=X[done : done + len(b.g)])
         done += len(b.g)
-    return X.view(len(X) * C, p * (stop - start))
+    return X.view(n * C, p * (stop - start))
 
 
 def _few_tokens(x: Sequence[Outer], y: Sequence[Outer]) -> bool:

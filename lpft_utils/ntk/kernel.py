@@ -72,6 +72,12 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: dict[str, s
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors and header of a safetensors file.
 
+    Args:
+        path: The file.
+
+    Returns:
+        Tensors by name, and the header.
+
     Raises:
         KernelError: If it cannot be read.
     """

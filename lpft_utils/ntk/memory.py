@@ -13,7 +13,7 @@ from lpft_utils.ntk.factors import Features, Inputs, Plan, factors
 
 # Share of the bound that is planned for; the rest is for what is not counted: fragments, buffers of the libraries.
 PLANNED = 0.7
-CHUNK = {"cpu": 128 << 20, "cuda": 4 << 30}  # bytes of gradients formed at one time
+CHUNK = {"cpu": 256 << 20, "cuda": 4 << 30}  # bytes of gradients formed at one time
 TOKENS = {"cpu": 1024, "cuda": 16384}  # in one forward pass; more does not make products faster
 
 
@@ -116,7 +116,8 @@ def sizes(
     if left < 2 * one.factors and total * one.factors > left:
         need = int((result + 4 * per_pass + 2 * one.factors) / PLANNED) + 1
         raise KernelError(
-            f"memory: expected at least {need / 2**20:.0f} MiB for blocks of one example, got {bound / 2**20:.0f} MiB. Give "
+            f"memory: expected at least {need / 2**20:.0f} MiB for blocks of one example, got {bound / 2**20:.0f} "
+            f"MiB. Give "
             "more, fewer or shorter examples, or fewer parameters."
         )
     hold_all = total * one.factors <= left
