@@ -17,6 +17,7 @@ from torch import Tensor
 
 from lpft_utils.errors import KernelError
 from lpft_utils.ntk.checks import contrast_kernel, contrasts, one_hot
+from lpft_utils.threads import one_thread_if_small
 
 TOLERANCE = 1e-12  # of the objective, relative
 MAX_STEPS = 200
@@ -39,9 +40,10 @@ def fit_penalties(K: Tensor, labels: Tensor, penalties: Tensor) -> Tensor:
     Y = one_hot(labels, C)
     beta = torch.zeros(N * (C - 1), dtype=K.dtype, device=K.device)
     alphas = K.new_zeros(len(penalties), N, C)
-    for index in penalties.argsort(descending=True).tolist():
-        beta = _newton(reduced, Y, B, float(penalties[index]), beta)
-        alphas[index] = beta.view(N, C - 1) @ B.T
+    with one_thread_if_small(reduced):
+        for index in penalties.argsort(descending=True).tolist():
+            beta = _newton(reduced, Y, B, float(penalties[index]), beta)
+            alphas[index] = beta.view(N, C - 1) @ B.T
     return alphas
 
 
