@@ -44,7 +44,7 @@ def dense_ridge(K, y, penalty, K_test):
     """(K + λI)⁻¹ by a plain solve; predictions for the rows of K_test."""
     N, C = K.shape[:2]
     Y = torch.nn.functional.one_hot(y, C).double() - 1 / C
-    alpha = torch.linalg.solve(K.reshape(N * C, N * C) + penalty * torch.eye(N * C), Y.flatten())
+    alpha = torch.linalg.solve(K.reshape(N * C, N * C) + penalty * torch.eye(N * C, dtype=torch.float64), Y.flatten())
     return (K_test.reshape(-1, N * C) @ alpha).view(-1, C) + 1 / C
 
 
