@@ -301,6 +301,6 @@ def verify(model: nn.Module, features: Features, inputs: Inputs, V: Tensor, want
         raise KernelError(
             f"The engine has no exact rule for {len(bad)} of the {len(wanted.names)} parameters asked for: {shown} "
             f"(in modules {', '.join(kinds)}). It handles weights and biases of Linear, Conv1D, Embedding, LayerNorm "
-            "and RMSNorm that are used through their module's forward. Ask for others with `parameters=`, for example "
-            "parameters=lambda name: name not in (…)."
+            "and RMSNorm that are used through their module's forward and whose output no in-place operation changes. "
+            "Ask for others with `parameters=`, for example parameters=lambda name: name not in (…)."
         )

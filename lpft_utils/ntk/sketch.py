@@ -1,0 +1,226 @@
+"""Kernels of large sets: gradients projected to few numbers each, in time linear in N.
+
+The gradient of a weight matrix is G = Σ_t g_t a_tᵀ. With projections R (k_g, p) and S (k_a, q) on its two sides,
+
+    z = R G Sᵀ = Σ_t (R g_t)(S a_t)ᵀ,    E⟨z, z'⟩ = ⟨G, G'⟩    if E[RᵀR] = I, E[SᵀS] = I, independent,
+
+so tokens are projected before anything is multiplied, and G is never formed. The Gram of all z approximates F without
+bias.
+
+Activations and output gradients of Transformers have few strong directions. Each projection therefore keeps the leading
+directions of a pilot sample exactly and spends the rest of its k on random orthogonal directions of the complement:
+
+    R = [Uᵀ; √((p − u)/(k − u)) Qᵀ],    U: u leading directions,    Q: random orthonormal in the complement of U.
+
+E[RᵀR] = I for every fixed U, and at k = p the sketch is exact.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from lpft_utils.errors import KernelError
+from lpft_utils.ntk.engine import kernel
+from lpft_utils.ntk.factors import Inputs, verify
+from lpft_utils.ntk.gradients import Dense, Gradient, Outer, Rows
+from lpft_utils.ntk.inputs import by_length, count, longest, named_inputs, take
+from lpft_utils.ntk.kernel import Kernel, write_tensors
+from lpft_utils.ntk.problem import Problem, prepared
+
+N_PILOT = 32  # examples from which leading directions are taken
+TOKENS = 1024  # in one forward pass
+
+
+@dataclass
+class Sketch:
+    """Projected gradients of N examples.
+
+    Attributes:
+        Z: Shape (N, C, D); F ≈ Z Zᵀ.
+        phi: Features, shape (N, H).
+        bias: Whether the head has a bias.
+        spec: k, D, the parameters, and under "error" the relative Frobenius error of F measured against the exact
+            kernel of `spec["checked"]` examples.
+    """
+
+    Z: Tensor
+    phi: Tensor
+    bias: bool
+    spec: dict[str, Any] = field(default_factory=dict)
+
+    def kernel(self, rows: Sequence[int] | None = None, columns: Sequence[int] | None = None) -> Kernel:
+        """The kernel that the sketch approximates.
+
+        Args:
+            rows: Examples, None for all.
+            columns: Examples, None for all.
+
+        Returns:
+            Kernel with F ≈ Z Zᵀ and exact P.
+        """
+        every = range(len(self.Z))
+        (Z, phi), (Y, psi) = (
+            (self.Z[list(index)], self.phi[list(index)]) if index is not None else (self.Z, self.phi)
+            for index in (rows, columns)
+        )
+        C = self.Z.shape[1]
+        F = (Z.flatten(0, 1) @ Y.flatten(0, 1).T).view(len(Z), C, len(Y), C)
+        spec = {**self.spec, "N": len(rows or every), "M": len(columns or every)}
+        return Kernel(phi @ psi.T + float(self.bias), F, {}, spec)
+
+    def save(self, path: Path) -> None:
+        """Write one safetensors file; whole or not at all."""
+        write_tensors(path, {"Z": self.Z, "phi": self.phi}, {"spec": json.dumps(self.spec)})
+
+
+def sketch(
+    model: nn.Module,
+    inputs: Inputs | Tensor,
+    k: int = 1024,
+    *,
+    V: Tensor | None = None,
+    features: Callable[[nn.Module, Any], Tensor] | None = None,
+    head: str = "head",
+    parameters: Callable[[str], bool] | Iterable[str] | None = None,
+    seed: int = 0,
+    pilot: int = N_PILOT,
+    check: int = 16,
+    progress: bool = False,
+) -> Sketch:
+    """Project the gradients of every example.
+
+    Args:
+        model: As in `kernel`.
+        inputs: As in `kernel`.
+        k: Numbers kept of the gradient of a weight matrix (√k on each of its sides); of a vector, k / 4.
+        V: As in `kernel`.
+        features: As in `kernel`.
+        head: As in `kernel`.
+        parameters: As in `kernel`.
+        seed: Seed of the projections and of the examples that are checked.
+        pilot: Examples from which leading directions are taken; 0 for purely random projections.
+        check: Examples whose exact kernel is computed to state the error; 0 leaves it out.
+        progress: Whether to show a progress bar.
+
+    Returns:
+        The sketch, on the CPU.
+
+    Raises:
+        KernelError: As `kernel`, or if k is too small.
+    """
+    if k < 4:
+        raise KernelError(f"k: expected at least 4, got {k}.")
+    rows, compute = named_inputs(inputs, features)
+    generator = torch.Generator().manual_seed(seed)
+    N = count(rows)
+    with prepared(model, compute, V, head, parameters, None) as problem:
+        one = {name: t.to(problem.device) for name, t in longest(rows).items()}
+        verify(problem.model, problem.features, one, problem.V, problem.wanted)
+        first = torch.randperm(N, generator=generator)[: max(pilot, 1)]
+        projections = _projections(problem, take(rows, first), k, generator, leading=pilot > 0)
+        order = by_length(rows)
+        Z: Tensor | None = None
+        phi = torch.empty(N, problem.V.shape[1], dtype=problem.V.dtype)
+        for part in tqdm(list(_batches(rows, order)), desc="sketch", disable=not progress, leave=False):
+            batch = problem.factors(take(rows, part))
+            z = torch.cat([_project(batch.gradients[name], p) for name, p in projections.items()], 2).cpu()
+            Z = z.new_empty(N, *z.shape[1:]) if Z is None else Z
+            Z[part], phi[part] = z, batch.phi.cpu()
+        assert Z is not None
+        bias, n_parameters = problem.bias, sum(shape.numel() for shape in problem.wanted.shapes.values())
+    spec = {"k": k, "D": Z.shape[2], "seed": seed, "pilot": pilot, "parameters": n_parameters, "N": N, "checked": 0}
+    made = Sketch(Z, phi, bias, spec)
+    if check:
+        some = torch.randperm(N, generator=generator)[:check]
+        subset = inputs[some] if isinstance(inputs, Tensor) else take(rows, some)
+        exact = kernel(model, subset, V=V, features=features, head=head, parameters=parameters)
+        near = made.kernel(some.tolist(), some.tolist()).F
+        made.spec |= {"checked": len(some), "error": ((near - exact.F).norm() / exact.F.norm()).item()}
+    return made
+
+
+@dataclass
+class _Projection:
+    """Projections of the class side g: (p, k_g), and of the shared side a: (q, k_a) or, by token id, (ids, k_a)."""
+
+    g: Tensor
+    a: Tensor | None
+
+
+def _batches(rows: Inputs, order: Tensor) -> list[Tensor]:
+    """Examples of one forward pass each, from short to long."""
+    longest_tokens = next((t.shape[1] for t in rows.values() if t.ndim > 1), 1)
+    return list(order.split(max(1, TOKENS // longest_tokens)))
+
+
+def _project(gradient: Gradient, projection: _Projection) -> Tensor:
+    """Projected gradients, shape (B, C, D)."""
+    if isinstance(gradient, Dense):
+        return gradient.rows @ projection.g
+    assert projection.a is not None
+    a = projection.a[gradient.ids] if isinstance(gradient, Rows) else gradient.a @ projection.a
+    g = gradient.g @ projection.g  # (B, T, C, k_g)
+    B, _, C, k = g.shape
+    return torch.bmm(g.flatten(2).mT, a).view(B, C, k * a.shape[2])
+
+
+def _projections(
+    problem: Problem, pilot: Inputs, k: int, generator: torch.Generator, *, leading: bool
+) -> dict[str, _Projection]:
+    """One projection for every parameter that φ depends on."""
+    order = by_length(pilot)
+    batches = [problem.factors(take(pilot, part)) for part in _batches(pilot, order)]
+    side = math.isqrt(k)
+    made = {}
+    for name in batches[0].gradients:
+        uses = [batch.gradients[name] for batch in batches]
+        if isinstance(uses[0], Dense):
+            samples = torch.cat([use.rows.flatten(0, 1) for use in uses if isinstance(use, Dense)])
+            made[name] = _Projection(_orthogonal(samples, k // 4, generator, leading), None)
+            continue
+        g = torch.cat([use.g.flatten(0, 2) for use in uses if not isinstance(use, Dense)])
+        if isinstance(uses[0], Rows):
+            ids = torch.cat([use.ids.flatten() for use in uses if isinstance(use, Rows)])
+            a = _table(ids, problem.wanted.shapes[name][0], side, generator, g.dtype, leading)
+        else:
+            a = _orthogonal(
+                torch.cat([use.a.flatten(0, 1) for use in uses if isinstance(use, Outer)]), side, generator, leading
+            )
+        made[name] = _Projection(_orthogonal(g, side, generator, leading), a)
+    return made
+
+
+def _orthogonal(samples: Tensor, k: int, generator: torch.Generator, leading: bool) -> Tensor:
+    """Leading directions of samples (n, p), random ones of the complement: (p, k); the identity where k ≥ p."""
+    p = samples.shape[1]
+    if k >= p:
+        return torch.eye(p, dtype=samples.dtype, device=samples.device)
+    x = samples.double().cpu()
+    u = k // 2 if leading else 0
+    U = torch.linalg.eigh(x.T @ x)[1][:, p - u :]  # (p, u)
+    noise = torch.randn(p, k - u, generator=generator, dtype=torch.float64)
+    Q = torch.linalg.qr(noise - U @ (U.T @ noise))[0]
+    return torch.cat([U, Q * math.sqrt((p - u) / (k - u))], 1).to(samples)
+
+
+def _table(ids: Tensor, n_ids: int, k: int, generator: torch.Generator, dtype: torch.dtype, leading: bool) -> Tensor:
+    """Projection of one-hot vectors (n_ids, k): frequent ids keep a coordinate each, others share random signs."""
+    if k >= n_ids:
+        return torch.eye(n_ids, dtype=dtype, device=ids.device)
+    values, counts = ids.cpu().unique(return_counts=True)
+    own = values[counts.argsort(descending=True)[: k // 2 if leading else 0]]
+    free = k - len(own)
+    table = torch.zeros(n_ids, k, dtype=dtype)
+    signs = torch.randint(0, 2, (n_ids, free), generator=generator) * 2 - 1
+    table[:, len(own) :] = signs.to(dtype) / math.sqrt(free)
+    table[own] = torch.eye(len(own), k, dtype=dtype)
+    return table.to(ids.device)
