@@ -209,10 +209,10 @@ def merge_lora(model: Classifier) -> Classifier:
 
 
 def _inject(model: Classifier, config: LoraConfig, seed: int) -> Classifier:
-    with torch.random.fork_rng(), warnings.catch_warnings():
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         # peft reads every attribute of the backbone, deprecated ones of transformers too.
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
-        torch.manual_seed(seed)
+        torch.random.default_generator.manual_seed(seed)  # peft draws A on the CPU, then moves it
         inject_adapter_in_model(config, model.backbone, ADAPTER)  # freezes all else in the backbone
     model.backbone.train(model.backbone.training)  # the adapter's own dropout too
     return model

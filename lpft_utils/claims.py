@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 from scipy import stats
@@ -195,7 +196,10 @@ def ledger(verdicts: Sequence[Verdict]) -> Table:
 
 def _rank_correlation(x: Sequence[float], y: Sequence[float]) -> float:
     """Spearman's ρ, and 0 where y is constant and so has no order."""
-    return 0.0 if len(set(y)) == 1 else float(stats.spearmanr(x, y)[0])
+    if len(set(y)) == 1:
+        return 0.0
+    result: Any = stats.spearmanr(x, y)
+    return float(result.statistic)
 
 
 def _log_ratios(runs: Sequence[Run]) -> list[float]:

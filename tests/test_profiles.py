@@ -72,10 +72,17 @@ def test_profiles_are_what_the_book_says():
     assert len(PROFILES["laptop"].seeds) >= 3
 
 
+@pytest.mark.parametrize("name", list(PROFILES))
+def test_every_profile_has_a_learning_rate_for_every_tuned_method(name):
+    assert set(PROFILES[name].learning_rates) == set(METHOD_NAMES) - {"lp"}
+
+
 def test_gpu_profile_uses_the_published_settings_of_its_task():
     profile = get_profile("gpu", task="cb")
     assert (profile.spec("ft").batch_size, profile.spec("ft").learning_rate) == (16, 5e-5)
     assert (profile.spec("lp_ft").batch_size, profile.spec("lp_ft").learning_rate) == (8, 5e-6)
+    assert (profile.spec("lora").batch_size, profile.spec("lora").learning_rate) == (16, 1e-3)
+    assert (profile.spec("lp_lora").batch_size, profile.spec("lp_lora").learning_rate) == (8, 1e-4)
     unknown = get_profile("gpu", task="sst5_3way").spec("ft")
     assert unknown.learning_rate == PROFILES["gpu"].learning_rates["ft"]
 
