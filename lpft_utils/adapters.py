@@ -212,7 +212,7 @@ def _inject(model: Classifier, config: LoraConfig, seed: int) -> Classifier:
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         # peft reads every attribute of the backbone, deprecated ones of transformers too.
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
-        torch.random.default_generator.manual_seed(seed)  # peft draws A on the CPU, then moves it
+        torch.default_generator.manual_seed(seed)  # peft draws A on the CPU, then moves it
         inject_adapter_in_model(config, model.backbone, ADAPTER)  # freezes all else in the backbone
     model.backbone.train(model.backbone.training)  # the adapter's own dropout too
     return model
