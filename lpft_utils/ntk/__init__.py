@@ -3,7 +3,7 @@
 from lpft_utils.ntk.dense import dense_kernel, jacobian
 from lpft_utils.ntk.engine import kernel
 from lpft_utils.ntk.inputs import stack
-from lpft_utils.ntk.kernel import Kernel, load_kernel
+from lpft_utils.ntk.result import Kernel, load_kernel
 from lpft_utils.ntk.sketch import Sketch, sketch
 
 __all__ = ["Kernel", "Sketch", "dense_kernel", "jacobian", "kernel", "load_kernel", "sketch", "stack"]

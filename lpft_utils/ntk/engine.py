@@ -23,9 +23,9 @@ from lpft_utils.errors import KernelError
 from lpft_utils.ntk.factors import Batch, Inputs, factors, plan, verify
 from lpft_utils.ntk.gradients import gram, products
 from lpft_utils.ntk.inputs import by_length, count, longest, named_inputs, take
-from lpft_utils.ntk.kernel import Kernel, read_tensors, write_tensors
 from lpft_utils.ntk.memory import Sizes, cost, sizes
 from lpft_utils.ntk.problem import Problem, prepared
+from lpft_utils.ntk.result import Kernel, read_tensors, write_tensors
 from lpft_utils.ntk.resume import begin, describe, stored
 
 PRECISIONS = ("full", "tf32", "bf16")

@@ -76,8 +76,10 @@ def _newton(K: Tensor, Y: Tensor, B: Tensor, lam: float, beta: Tensor) -> Tensor
         K_step, slope, t = K @ step, (Kr @ step).item(), 1.0
         while True:
             trial, log_p = objective(beta + t * step, f + t * K_step)
-            # the slack lets Newton's last steps through, which lie below the rounding of the objective
-            if trial <= value + 1e-4 * t * slope + 1e-14 * value or t < 1e-10:
+            # The slack lets Newton's last steps through: they lie below the rounding of the objective, a difference of
+            # logits.
+            slack = 4 * torch.finfo(f.dtype).eps * (value + f.abs().max().item())
+            if trial <= value + 1e-4 * t * slope + slack or t < 1e-10:
                 break
             t /= 2
         beta, f, value = beta + t * step, f + t * K_step, trial

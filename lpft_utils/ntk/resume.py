@@ -12,8 +12,8 @@ from lpft_utils.backbones import weights_fingerprint
 from lpft_utils.errors import KernelError
 from lpft_utils.ntk.factors import Inputs
 from lpft_utils.ntk.inputs import count
-from lpft_utils.ntk.kernel import Kernel, load_kernel
 from lpft_utils.ntk.problem import Problem
+from lpft_utils.ntk.result import Kernel, load_kernel
 
 ENGINE_VERSION = 1  # part of every spec; raise it when the numbers change
 

@@ -33,8 +33,8 @@ from lpft_utils.ntk.engine import kernel
 from lpft_utils.ntk.factors import Inputs, verify
 from lpft_utils.ntk.gradients import Dense, Gradient, Outer, Rows
 from lpft_utils.ntk.inputs import by_length, count, longest, named_inputs, take
-from lpft_utils.ntk.kernel import Kernel, write_tensors
 from lpft_utils.ntk.problem import Problem, prepared
+from lpft_utils.ntk.result import Kernel, write_tensors
 
 N_PILOT = 32  # examples from which leading directions are taken
 TOKENS = 1024  # in one forward pass

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 from sklearn.kernel_ridge import KernelRidge
@@ -152,6 +152,7 @@ def test_logistic_on_a_full_kernel_finds_the_minimum_over_parameters(C):
 
 
 @settings(max_examples=10, deadline=None)
+@example(3, 24, -6.0, 83)  # needed steps below the rounding of the objective
 @given(st.integers(2, 4), st.integers(2, 40), st.floats(-6, 1), st.integers(0, 1000))
 def test_logistic_meets_its_optimality_condition(C, rank, exponent, seed):
     K, y, _, _ = problem(16, C, 1, rank, seed)
