@@ -38,7 +38,7 @@ from lpft_utils.training import Probe
 
 log = logging.getLogger(__name__)
 
-N_PROBE = 48  # examples a split on which training is watched
+N_PROBE = 24  # examples a split on which training is watched
 
 
 def load_data(spec: RunSpec) -> Task:
