@@ -299,12 +299,12 @@ def _diagram(shown: Any, across: core.Axis, up: core.Axis, data: Mapping[str, An
     parts = [core.y_axis(across, up, "accuracy")]
     for b, n in enumerate(shown.counts):
         left = across.start + b * width
-        box = f'x="{left + 1:.2f}" width="{width - 2:.2f}" fill="{blue}"'
+        box = f'x="{left + 1:.2f}" width="{width - 2:.2f}"'
         accuracy, confidence = (float(np.nan_to_num(v[b])) for v in (shown.accuracy, shown.confidence))
         tall = n / shown.counts.max() * data["below"]
         parts += [
-            f'<rect data-bar="" {box} y="{up(accuracy)}" height="{accuracy * data["height"]:.1f}"/>',
-            f'<rect data-share="" {box} fill-opacity="0.55" y="{data["y1"] - tall:.1f}" height="{tall:.1f}"/>',
+            f'<rect data-bar="" {box} fill="{blue}" y="{up(accuracy)}" height="{accuracy * data["height"]:.1f}"/>',
+            f'<rect data-share="" {box} fill="currentColor" fill-opacity="0.6" y="{data["y1"] - tall:.1f}" height="{tall:.1f}"/>',
             f'<text class="count" x="{left + width / 2:.2f}" y="{data["y1"] - tall - 3:.1f}" text-anchor="middle">'
             f"{n or ''}</text>",
         ]
