@@ -304,7 +304,8 @@ def _diagram(shown: Any, across: core.Axis, up: core.Axis, data: Mapping[str, An
         tall = n / shown.counts.max() * data["below"]
         parts += [
             f'<rect data-bar="" {box} fill="{blue}" y="{up(accuracy)}" height="{accuracy * data["height"]:.1f}"/>',
-            f'<rect data-share="" {box} fill="currentColor" fill-opacity="0.6" y="{data["y1"] - tall:.1f}" height="{tall:.1f}"/>',
+            f'<rect data-share="" {box} fill="currentColor" fill-opacity="0.6" y="{data["y1"] - tall:.1f}" '
+            f'height="{tall:.1f}"/>',
             f'<text class="count" x="{left + width / 2:.2f}" y="{data["y1"] - tall - 3:.1f}" text-anchor="middle">'
             f"{n or ''}</text>",
         ]
