@@ -17,7 +17,9 @@ import pandas as pd
 from scipy import stats
 
 from lpft_utils.errors import ParameterError
-from lpft_utils.plots import split_label
+from lpft_utils.kernels import Start
+from lpft_utils.ntk.statistics import ft_ratio
+from lpft_utils.plots import LABELS, split_label
 from lpft_utils.statistics import Interval, interval, paired_difference
 from lpft_utils.store import Run
 from lpft_utils.tables import Table
@@ -147,6 +149,57 @@ def claim_3(sweep: Mapping[float, Sequence[Run]], split: str = "train") -> list[
     return [
         Verdict(3, "the larger ‖V0‖, the smaller Diff(F) (−ρ of Spearman over the norms)", interval(order), 2),
         Verdict(3, f"Diff(F) is larger at ‖V0‖ = {span}", paired_difference(diffs[0], diffs[-1]), 2),
+    ]
+
+
+def claim_4(by_seed: Sequence[Mapping[str, Start]]) -> list[Verdict]:
+    """Claim 4: after LP the share of F in the kernel (the FT ratio) rises.
+
+    That P keeps its spectrum needs no test at the start: P depends on φ_0 alone, which all starts share.
+
+    Args:
+        by_seed: Results of `kernels.starts`, one a seed.
+
+    Returns:
+        One verdict for each pair of starts that is there: FT and LP-FT, LoRA and LP-LoRA.
+    """
+    verdicts = []
+    for plain, probed in (("ft", "lp_ft"), ("lora", "lp_lora")):
+        if plain in by_seed[0] and probed in by_seed[0]:
+            a, b = ([ft_ratio(s[m].train.P, s[m].train.F) for s in by_seed] for m in (plain, probed))
+            statement = f"‖F‖/‖P+F‖ is larger at the start of {LABELS[probed]} than of {LABELS[plain]}"
+            verdicts.append(Verdict(4, statement, paired_difference(b, a), 3))
+    return verdicts
+
+
+def claim_5(by_seed: Sequence[Mapping[str, Start]], method: str = "lp_ft") -> list[Verdict]:
+    """Claim 5: after LP, kernel regression with P + F fits better than with P alone.
+
+    Ridge regression, its penalty chosen for each kernel by leave-one-out.
+
+    Args:
+        by_seed: Results of `kernels.starts`, one a seed.
+        method: The start.
+
+    Returns:
+        Training accuracy, leave-one-out error and test accuracy, P + F against P.
+    """
+    fits = [(start.regression("K"), start.regression("P"), start) for start in (found[method] for found in by_seed)]
+    accuracy = {
+        part: paired_difference(
+            *(
+                [100 * f[i].accuracy(f[2].labels if part == "train" else f[2].test_labels, part) for f in fits]
+                for i in (0, 1)
+            )
+        )
+        for part in ("train", "test")
+    }
+    ratio = interval([math.log10(float(p.errors.min()) / float(k.errors.min())) for k, p, _ in fits])
+    where = f"at the start of {LABELS[method]}"
+    return [
+        Verdict(5, f"P+F fits the training labels better than P {where} (points)", accuracy["train"], 1),
+        Verdict(5, f"P+F has the smaller leave-one-out error {where} (log10 of the ratio)", ratio, 3),
+        Verdict(5, f"P+F is more accurate than P on test texts {where} (points)", accuracy["test"], 1),
     ]
 
 

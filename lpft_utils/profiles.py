@@ -76,7 +76,7 @@ PROFILES: dict[str, Profile] = {
         seeds=(0, 1),
         settings={"n_train": 96, "n_eval": 60, "epochs": 1, "batch_size": 16, "lp": 1.0},
         learning_rates={"ft": 1e-3, "lp_ft": 1e-3, "lora": 1e-2, "lp_lora": 1e-2},
-        n_kernel=10,
+        n_kernel=24,
         norms=(0.5, 5.0, 50.0),
     ),
     "laptop": Profile(

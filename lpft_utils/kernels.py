@@ -1,0 +1,254 @@
+"""The kernels at the points where fine-tuning starts: what the NTK chapters look at.
+
+A start is a pre-trained φ with a head: the random one (FT, LoRA) or LP's (LP-FT, LP-LoRA); for LoRA the parameters of
+φ are those of a fresh adapter. Kernels are computed once and kept in the run store.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from lpft_utils.adapters import add_lora
+from lpft_utils.backbones import load_tokenizer
+from lpft_utils.classifier import Classifier, load_classifier
+from lpft_utils.encoding import Collator, encode
+from lpft_utils.ntk import Kernel, kernel, stack
+from lpft_utils.ntk.regression import KernelFit, logistic, published, ridge
+from lpft_utils.ntk.resume import ENGINE_VERSION
+from lpft_utils.ntk.statistics import alignment, effective_rank, frobenius, ft_ratio
+from lpft_utils.paths import run_store
+from lpft_utils.plots import LABELS
+from lpft_utils.profiles import Profile
+from lpft_utils.runs import load_data, run
+from lpft_utils.specs import ADAPTED, PROBED
+from lpft_utils.tables import Table
+
+STARTS = ("ft", "lp_ft", "lora", "lp_lora")
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Tokenised examples of a task.
+
+    Attributes:
+        inputs: Arguments of φ by name, each of shape (N, T).
+        labels: Class indices, shape (N,).
+    """
+
+    inputs: dict[str, Tensor]
+    labels: Tensor
+
+
+@dataclass(frozen=True)
+class Start:
+    """A point where fine-tuning starts, and its kernels.
+
+    Attributes:
+        method: "ft", "lp_ft", "lora" or "lp_lora".
+        train: Kernel of N training examples.
+        test: Kernel of M test examples (rows) with the training examples (columns).
+        labels: Classes of the training examples, shape (N,).
+        test_labels: Classes of the test examples, shape (M,).
+    """
+
+    method: str
+    train: Kernel
+    test: Kernel
+    labels: Tensor
+    test_labels: Tensor
+
+    def regression(self, part: str, kind: str = "ridge") -> KernelFit:
+        """Kernel regression with "P" or "K" = P + F, by "ridge" or "logistic" regression."""
+        fit = {"ridge": ridge, "logistic": logistic}[kind]
+        return fit(getattr(self.train, part).double(), self.labels, getattr(self.test, part).double())
+
+
+def part_of_model(name: str) -> str:
+    """Where in a Transformer a parameter is.
+
+    Args:
+        name: Its name, in any of the families that the book uses.
+
+    Returns:
+        "embeddings", "layer 1, attention", "layer 1, feed-forward", "layer 1, norm", … or "final norm".
+    """
+    layer = re.search(r"\.(?:layers?|h)\.(\d+)\.", name)
+    lower = name.lower()
+    norm = "norm" in lower or re.search(r"\bln_", lower) is not None
+    if layer is None:
+        return "final norm" if norm and "embed" not in lower else "embeddings"
+    kind = "norm" if norm else "attention" if "att" in lower[layer.end() :] else "feed-forward"
+    return f"layer {int(layer.group(1)) + 1}, {kind}"
+
+
+def examples(setting: Profile, seed: int, n: int | None = None) -> tuple[Examples, Examples]:
+    """Training and test examples of a kernel, drawn from the splits of the LP run of this seed.
+
+    Args:
+        setting: The profile.
+        seed: The run's seed; it draws the training examples. The test examples are the same for all seeds.
+        n: Number of each; default: the profile's.
+
+    Returns:
+        Training and test examples.
+    """
+    spec = setting.spec("lp", seed=seed)
+    task, tokenizer = load_data(spec), load_tokenizer(setting.backbone)
+    drawn = []
+    for name, draw in (("train", seed), ("test", 0)):
+        split = task.split(name)
+        order = torch.randperm(len(split), generator=torch.Generator().manual_seed(draw))
+        index = order[: n or setting.n_kernel].sort().values.tolist()
+        encoded = encode(split, tokenizer, spec.max_length)
+        labels = torch.tensor(split.labels)[index]
+        drawn.append(Examples(stack(encoded, Collator(tokenizer), index), labels))
+    return drawn[0], drawn[1]
+
+
+def start_model(setting: Profile, method: str, seed: int) -> Classifier:
+    """The classifier as it is when fine-tuning starts.
+
+    Args:
+        setting: The profile.
+        method: "ft", "lp_ft", "lora" or "lp_lora".
+        seed: The run's seed.
+
+    Returns:
+        The classifier; what requires gradients is what the method trains.
+    """
+    spec = setting.spec(method, seed=seed)
+    probed = run(setting.spec("lp", seed=seed))
+    V = probed.V
+    model = load_classifier(setting.backbone, len(V), pooling=spec.pooling, seed=seed)
+    if method in PROBED:
+        model.set_head(V, probed.weights["head.bias"])
+    if method in ADAPTED:
+        add_lora(model, r=spec.lora_r, alpha=spec.lora_alpha, targets=spec.lora_targets, seed=seed)
+    return model
+
+
+def starts(setting: Profile, seed: int, methods: Iterable[str] = STARTS, store: Path | None = None) -> dict[str, Start]:
+    """Kernels at the starting points, computed or read from the run store.
+
+    Args:
+        setting: The profile.
+        seed: The run's seed.
+        methods: Starting points.
+        store: The run store; default: `paths.run_store()`.
+
+    Returns:
+        Starts by method.
+    """
+    train, test = examples(setting, seed)
+    found = {}
+    for method in methods:
+        model = start_model(setting, method, seed)
+        name = f"{setting.task}-{method}-s{seed}-{identity(setting, method, seed)}"
+        folder = (store or run_store()) / ".kernels" / re.sub(r"[^A-Za-z0-9_.-]+", "_", name)
+        square = kernel(model, train.inputs, groups=part_of_model, folder=folder / "train")
+        block = kernel(model, test.inputs, train.inputs, folder=folder / "test")
+        found[method] = Start(method, square, block, train.labels, test.labels)
+    return found
+
+
+def identity(setting: Profile, method: str, seed: int, *more: object) -> str:
+    """Hash of everything that a stored kernel of a start depends on."""
+    probed = run(setting.spec("lp", seed=seed))
+    spec = setting.spec(method, seed=seed)
+    adapter = [spec.lora_r, spec.lora_alpha, spec.lora_targets] if method in ADAPTED else []
+    parts = [
+        ENGINE_VERSION,
+        probed.folder.name,
+        probed.metrics["backbone_fingerprint"],
+        setting.n_kernel,
+        adapter,
+        *more,
+    ]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:10]
+
+
+def statistics_table(by_seed: Sequence[Mapping[str, Start]]) -> Table:
+    """Means over seeds of what characterises the kernels.
+
+    Args:
+        by_seed: Results of `starts`, one a seed.
+
+    Returns:
+        Indexed by start: norms of P and F, the FT ratio, effective ranks, and the alignment of F with FT's.
+    """
+    rows = []
+    for method in by_seed[0]:
+        here = [found[method] for found in by_seed]
+        mean = pd.DataFrame(
+            [
+                {
+                    "‖P‖": frobenius(s.train.P),
+                    "‖F‖": frobenius(s.train.F),
+                    "‖F‖/‖P+F‖": ft_ratio(s.train.P, s.train.F),
+                    "rank of P": effective_rank(s.train.P),
+                    "rank of F": effective_rank(s.train.F),
+                    "alignment with F of FT": alignment(s.train.F, found["ft"].train.F),
+                }
+                for s, found in zip(here, by_seed, strict=True)
+            ]
+        ).mean()
+        rows.append({"start": LABELS[method], **mean.map("{:.3g}".format)})
+    return Table(pd.DataFrame(rows).set_index("start"))
+
+
+def regression_table(by_seed: Sequence[Mapping[str, Start]]) -> Table:
+    """Accuracy of kernel regression, in percent, means over seeds.
+
+    Args:
+        by_seed: Results of `starts`, one a seed.
+
+    Returns:
+        Indexed by start: train and test accuracy with P and with P + F for ridge and logistic regression, and the
+        published code's measure with P + F on the test examples.
+    """
+    rows = []
+    for method in by_seed[0]:
+        here = [found[method] for found in by_seed]
+        row: dict[str, str] = {"start": LABELS[method]}
+        for kind in ("ridge", "logistic"):
+            for part, label in (("P", "P"), ("K", "P+F")):
+                fits = [(s.regression(part, kind), s) for s in here]
+                inside = [f.accuracy(s.labels, "train") for f, s in fits]
+                outside = [f.accuracy(s.test_labels, "test") for f, s in fits]
+                row[f"{kind}, {label}"] = f"{100 * _mean(inside):.1f} / {100 * _mean(outside):.1f}"
+        theirs = [published(s.train.K.double(), s.labels, s.test.K.double(), s.test_labels) for s in here]
+        pair = [_mean([getattr(t, f"{part}_accuracy") for t in theirs]) for part in ("train", "test")]
+        row["as published, P+F"] = f"{100 * pair[0]:.1f} / {100 * pair[1]:.1f}"
+        rows.append(row)
+    return Table(pd.DataFrame(rows).set_index("start"))
+
+
+def shares(start: Start) -> pd.DataFrame:
+    """The share of each layer and kind of parameter in the trace of F.
+
+    Args:
+        start: A start with its kernel by `part_of_model`.
+
+    Returns:
+        Rows: layers; columns: kinds; values sum to 1.
+    """
+    traces = {name: torch.einsum("ncnc->", part.double()).item() for name, part in start.train.groups.items()}
+    total = sum(traces.values()) or 1.0
+    rows: dict[str, dict[str, float]] = {}
+    for name, value in traces.items():
+        layer, _, kind = name.partition(", ")
+        rows.setdefault(layer, {})[kind or layer] = value / total
+    return pd.DataFrame.from_dict(rows, orient="index").fillna(0.0)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
