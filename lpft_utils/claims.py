@@ -172,7 +172,7 @@ def claim_4(by_seed: Sequence[Mapping[str, Start]]) -> list[Verdict]:
     return verdicts
 
 
-def claim_5(by_seed: Sequence[Mapping[str, Start]], method: str = "lp_ft") -> list[Verdict]:
+def claim_5(by_seed: Sequence[Mapping[str, Start]], method: str = "lp_ft", note: str = "") -> list[Verdict]:
     """Claim 5: after LP, kernel regression with P + F fits better than with P alone.
 
     Ridge regression, its penalty chosen for each kernel by leave-one-out.
@@ -180,6 +180,7 @@ def claim_5(by_seed: Sequence[Mapping[str, Start]], method: str = "lp_ft") -> li
     Args:
         by_seed: Results of `kernels.starts`, one a seed.
         method: The start.
+        note: Added to the statements, to tell kernels of different heads apart.
 
     Returns:
         Training accuracy, leave-one-out error and test accuracy, P + F against P.
@@ -195,7 +196,7 @@ def claim_5(by_seed: Sequence[Mapping[str, Start]], method: str = "lp_ft") -> li
         for part in ("train", "test")
     }
     ratio = interval([math.log10(float(p.errors.min()) / float(k.errors.min())) for k, p, _ in fits])
-    where = f"at the start of {LABELS[method]}"
+    where = f"at the start of {LABELS[method]}{note}"
     return [
         Verdict(5, f"P+F fits the training labels better than P {where} (points)", accuracy["train"], 1),
         Verdict(5, f"P+F has the smaller leave-one-out error {where} (log10 of the ratio)", ratio, 3),

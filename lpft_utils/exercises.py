@@ -93,3 +93,54 @@ def check_one_direction(limit: Callable[[Array, Array, float], tuple[Array, Arra
             error = np.abs(np.asarray(got) - expected).max()
             problems.append(f"y = {y}: {name} is off by {error:.2g}." if error > 1e-6 else None)
     return _report(problems)
+
+
+def check_kernel_step(dynamics_step: Callable[[Tensor, Tensor, Tensor, float], Tensor]) -> str:
+    """Check one step of linearised gradient descent against a linear model that takes the step in its parameters.
+
+    Args:
+        dynamics_step: Function of a kernel (N, C, N, C), logits (N, C), labels (N,) and a learning rate that returns
+            the logits after one step, (N, C).
+
+    Returns:
+        The verdict, which is printed as well.
+    """
+    problems = []
+    for case, C in (("two classes", 2), ("four classes", 4)):
+        generator = torch.Generator().manual_seed(C)
+        J = torch.randn(6, C, 9, dtype=torch.float64, generator=generator)
+        theta = torch.randn(9, dtype=torch.float64, generator=generator).requires_grad_()
+        y = torch.randint(C, (6,), generator=generator)
+        f = J @ theta
+        (gradient,) = torch.autograd.grad(torch.nn.functional.cross_entropy(f, y), theta)
+        expected = J @ (theta.detach() - 0.3 * gradient)
+        K = torch.einsum("ncp,mdp->ncmd", J, J)
+        problems.append(_compare(case, expected, dynamics_step(K, f.detach(), y, 0.3)))
+    return _report(problems)
+
+
+def check_scaled_kernel(scaled: Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor]]) -> str:
+    """Check how the two parts of the kernel change when the head is multiplied by a number.
+
+    Args:
+        scaled: Function of P and F (N, C, N, C) of a head V and a factor s that returns P and F of the head s V.
+
+    Returns:
+        The verdict, which is printed as well.
+    """
+    generator = torch.Generator().manual_seed(5)
+    N, C, H, D = 3, 2, 4, 6
+    phi = torch.randn(N, H, dtype=torch.float64, generator=generator)
+    J = torch.randn(N, H, D, dtype=torch.float64, generator=generator)
+    V = torch.randn(C, H, dtype=torch.float64, generator=generator)
+
+    def parts(V: Tensor) -> tuple[Tensor, Tensor]:
+        VJ = torch.einsum("ch,nhd->ncd", V, J)
+        P = torch.einsum("nm,cd->ncmd", phi @ phi.T + 1, torch.eye(C, dtype=torch.float64))
+        return P, torch.einsum("nci,mdi->ncmd", VJ, VJ)
+
+    problems = []
+    for s in (3.0, 0.5):
+        for name, expected, got in zip("PF", parts(s * V), scaled(*parts(V), s), strict=True):
+            problems.append(_compare(f"{name} at s = {s}", expected, got))
+    return _report(problems)

@@ -27,6 +27,7 @@ from lpft_utils.ntk.resume import ENGINE_VERSION
 from lpft_utils.ntk.statistics import alignment, effective_rank, frobenius, ft_ratio
 from lpft_utils.paths import run_store
 from lpft_utils.plots import LABELS
+from lpft_utils.probing import fit_head
 from lpft_utils.profiles import Profile
 from lpft_utils.runs import load_data, run
 from lpft_utils.specs import ADAPTED, PROBED
@@ -136,13 +137,17 @@ def start_model(setting: Profile, method: str, seed: int) -> Classifier:
     return model
 
 
-def starts(setting: Profile, seed: int, methods: Iterable[str] = STARTS, store: Path | None = None) -> dict[str, Start]:
+def starts(
+    setting: Profile, seed: int, methods: Iterable[str] = STARTS, *, own_head: bool = False, store: Path | None = None
+) -> dict[str, Start]:
     """Kernels at the starting points, computed or read from the run store.
 
     Args:
         setting: The profile.
         seed: The run's seed.
         methods: Starting points.
+        own_head: Fit LP's head on the kernel's own training examples, so that F knows no labels that P does not know.
+            By default it is that of the LP run, which has seen all training examples.
         store: The run store; default: `paths.run_store()`.
 
     Returns:
@@ -152,7 +157,12 @@ def starts(setting: Profile, seed: int, methods: Iterable[str] = STARTS, store: 
     found = {}
     for method in methods:
         model = start_model(setting, method, seed)
-        name = f"{setting.task}-{method}-s{seed}-{identity(setting, method, seed)}"
+        if own_head and method in PROBED:
+            with torch.no_grad():
+                phi = model.features(**train.inputs)
+            head = fit_head(phi, train.labels, len(model.head.weight), "cv")
+            model.set_head(head.V.to(phi), head.b.to(phi))
+        name = f"{setting.task}-{method}-s{seed}-{identity(setting, method, seed, own_head)}"
         folder = (store or run_store()) / ".kernels" / re.sub(r"[^A-Za-z0-9_.-]+", "_", name)
         square = kernel(model, train.inputs, groups=part_of_model, folder=folder / "train")
         block = kernel(model, test.inputs, train.inputs, folder=folder / "test")

@@ -9,11 +9,24 @@ from typing import Any
 
 import pandas as pd
 
-from lpft_utils.claims import Verdict, claim_2, claim_8, lp_raises_norm, tuning_keeps_norm
+from lpft_utils.claims import (
+    Verdict,
+    claim_2,
+    claim_3,
+    claim_4,
+    claim_5,
+    claim_8,
+    lp_raises_norm,
+    tuning_keeps_norm,
+)
+from lpft_utils.kernels import Start
 from lpft_utils.plots import LABELS, split_label
 from lpft_utils.statistics import text
 from lpft_utils.store import Run
 from lpft_utils.tables import Table, change
+
+# What tells claim 5 with a head that has seen no more labels than P apart.
+OWN_HEAD = ", head fitted on the same texts"
 
 
 def summarise(runs: Mapping[str, Sequence[Run]]) -> dict[str, Any]:
@@ -46,6 +59,39 @@ def summarise(runs: Mapping[str, Sequence[Run]]) -> dict[str, Any]:
         "Diff": {m: change(group, "Diff", "test") for m, group in groups},
         "CS": {m: change(group, "CS", "test") for m, group in groups},
         "head_norm": {m: [run.metrics["head_norm"] for run in group] for m, group in groups},
+        "claims": [_verdict(v) for v in verdicts],
+    }
+
+
+def summarise_kernels(
+    sweep: Mapping[float, Sequence[Run]],
+    by_seed: Sequence[Mapping[str, Start]],
+    own: Sequence[Mapping[str, Start]],
+    seconds: float,
+) -> dict[str, Any]:
+    """What is kept of the kernel chapters on one task.
+
+    Args:
+        sweep: Runs by head norm, one a seed.
+        by_seed: Results of `kernels.starts`, one a seed.
+        own: The same with heads fitted on the kernels' own examples.
+        seconds: Time that all of it took.
+
+    Returns:
+        Task, settings and environment, feature change and accuracy by norm, and the outcomes of claims 3, 4 and 5.
+    """
+    first = next(iter(sweep.values()))[0]
+    verdicts = [*claim_3(sweep, split="test"), *claim_4(by_seed), *claim_5(by_seed), *claim_5(own, note=OWN_HEAD)]
+    return {
+        "task": first.metrics["task"],
+        "name": first.spec.task,
+        "spec": {"ft": first.spec.to_dict()},
+        "n_kernel": len(by_seed[0]["lp_ft"].labels),
+        "seeds": [run.spec.seed for run in next(iter(sweep.values()))],
+        "environment": first.metrics["environment"],
+        "seconds": seconds,
+        "Diff": {str(norm): change(group, "Diff", "test") for norm, group in sweep.items()},
+        "accuracy": {str(norm): [run.accuracy("test") for run in group] for norm, group in sweep.items()},
         "claims": [_verdict(v) for v in verdicts],
     }
 

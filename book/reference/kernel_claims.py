@@ -1,0 +1,46 @@
+"""Makes `kernel-claims.json`: claims 3, 4, 5 on real tasks (chapters 5, 6).
+
+    LPFT_DATA=/folder/with/the/tasks python book/reference/kernel_claims.py
+
+Runs and kernels are stored, so an interrupted call goes on where it was.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import replace
+from pathlib import Path
+
+from lpft_utils.kernels import starts
+from lpft_utils.profiles import get_profile
+from lpft_utils.reference import summarise_kernels
+from lpft_utils.sweeps import head_norm_sweep
+
+TASKS = ("cb", "rte")
+# Texts are four times as long as those of the built-in task.
+N_KERNEL = 24
+STARTS = ("ft", "lp_ft", "lora", "lp_lora")
+OUT = Path(__file__).with_name("kernel-claims.json")
+
+
+def main() -> None:
+    """Run every task and write the summary."""
+    results = []
+    for task in TASKS:
+        began = time.perf_counter()
+        setting = replace(get_profile("laptop", task=task), n_kernel=N_KERNEL)
+        seeds = setting.seeds
+        found = [starts(setting, seed, STARTS) for seed in seeds]
+        own = [starts(setting, s, ("lp_ft",), own_head=True) for s in seeds]
+        sweep = head_norm_sweep(setting.sweep_spec(), setting.norms, seeds)
+        seconds = time.perf_counter() - began
+        results.append(summarise_kernels(sweep, found, own, seconds))
+        for verdict in results[-1]["claims"]:
+            print(task, verdict, flush=True)
+        OUT.write_text(json.dumps(results, indent=1) + "\n")
+    print(f"written: {OUT}")
+
+
+if __name__ == "__main__":
+    main()
