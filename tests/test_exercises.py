@@ -40,3 +40,19 @@ def test_wrong_type_shape_and_overflow_are_named():
 def test_a_wrong_limit_is_named():
     assert "is off by" in exercises.check_one_direction(lambda v_0, w_0, y: (v_0, w_0))
     assert "not finite" in exercises.check_feature_gradient(lambda phi, V, y: np.nan * feature_gradient(phi, V, y))
+
+
+def test_the_checker_of_the_kernel_step_knows_right_from_wrong(capsys):
+    def right(K, f, labels, eta):
+        residual = torch.softmax(f, 1) - torch.nn.functional.one_hot(labels, f.shape[1])
+        return f - eta / len(f) * torch.einsum("ncmd,md->nc", K, residual)
+
+    assert exercises.check_kernel_step(right) == "Correct on every case."
+    verdict = exercises.check_kernel_step(lambda K, f, labels, eta: right(K, f, labels, len(f) * eta))
+    assert verdict.startswith("Not yet. two classes")
+
+
+def test_the_checker_of_the_scaled_kernel_knows_right_from_wrong(capsys):
+    assert exercises.check_scaled_kernel(lambda P, F, s: (P, s**2 * F)) == "Correct on every case."
+    assert "F at s = 3.0" in exercises.check_scaled_kernel(lambda P, F, s: (P, s * F))
+    assert "P at s = 3.0" in exercises.check_scaled_kernel(lambda P, F, s: (s * P, s**2 * F))
