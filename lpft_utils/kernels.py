@@ -160,7 +160,9 @@ def starts(
         if own_head and method in PROBED:
             with torch.no_grad():
                 phi = model.features(**train.inputs)
-            head = fit_head(phi, train.labels, len(model.head.weight), "cv")
+            # With the penalty that LP chose: so few examples leave too little for a cross-validation of their own.
+            C = run(setting.spec("lp", seed=seed)).metrics["lp"]["C"]
+            head = fit_head(phi, train.labels, len(model.head.weight), float(C))
             model.set_head(head.V.to(phi), head.b.to(phi))
         name = f"{setting.task}-{method}-s{seed}-{identity(setting, method, seed, own_head)}"
         folder = (store or run_store()) / ".kernels" / re.sub(r"[^A-Za-z0-9_.-]+", "_", name)

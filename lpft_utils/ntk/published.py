@@ -1,0 +1,137 @@
+"""What the published code computes, restated plainly from its description, to be compared with what the formulas say.
+
+Nothing here is used for results. Each function is one departure of the code that came with the paper from the paper's
+own formulas, or the published way to get the same number; the appendix of the book shows the size of each effect.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from sklearn.linear_model import LogisticRegression
+from torch import Tensor, nn
+
+from lpft_utils.ntk.factors import Inputs
+from lpft_utils.ntk.inputs import count, take
+
+SHARE = 0.1  # of parameters and of features that the published code keeps of the word embeddings
+STRIDE = 8  # of the rows that it writes, for a loader that yields one example at a time
+
+
+def published_groups(names: Sequence[str]) -> list[list[str]]:
+    """Groups of parameters, two a layer (attention, the rest) and one for everything else, as published.
+
+    Args:
+        names: Parameter names.
+
+    Returns:
+        The groups; 25 for the 12 layers of RoBERTa-base.
+    """
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        layer = re.search(r"\.(?:layers?|h)\.(\d+)\.", name)
+        part = "" if layer is None else layer.group(0) + ("attention" if "att" in name[layer.end() :] else "rest")
+        groups.setdefault(part, []).append(name)
+    return list(groups.values())
+
+
+def published_kernel(model: nn.Module, inputs: Inputs, exclude: Callable[[str], bool] = lambda name: False) -> Tensor:
+    """F by the published algorithm: the Jacobian of all H features, group by group, one example at a time, then V.
+
+    H reverse passes for every example and group, where the rows of V as cotangents need C for all groups together.
+
+    Args:
+        model: The classifier.
+        inputs: Padded inputs, first dimension N.
+        exclude: Parameters to leave out, by name.
+
+    Returns:
+        F, shape (N, C, N, C); the same as that of `kernel`.
+    """
+    V: Tensor = model.head.weight.detach()  # pyright: ignore[reportAttributeAccessIssue, reportAssignmentType]
+    wanted = {k: p for k, p in model.named_parameters() if not k.startswith("head.") and not exclude(k)}
+    N, (C, H) = count(inputs), V.shape
+    F = V.new_zeros(N, C, N, C)
+    for group in published_groups(list(wanted)):
+        parameters = [wanted[name] for name in group]
+        rows = []
+        for n in range(N):
+            phi = model.features(**take(inputs, torch.tensor([n])))[0]  # pyright: ignore[reportCallIssue]
+            J = V.new_zeros(H, sum(p.numel() for p in parameters))
+            for h in range(H):
+                found = torch.autograd.grad(phi[h], parameters, retain_graph=h + 1 < H, allow_unused=True)
+                J[h] = torch.cat(
+                    [
+                        (torch.zeros_like(p) if g is None else g).flatten()
+                        for g, p in zip(found, parameters, strict=True)
+                    ]
+                )
+            rows.append(V @ J)
+        J_f = torch.stack(rows)  # (N, C, parameters of the group)
+        F += torch.einsum("ncp,mdp->ncmd", J_f, J_f)
+    return F
+
+
+def subsampled(J: Tensor, V: Tensor, seed: int, share: float = SHARE, both_sides: bool = True) -> Tensor:
+    """The word-embedding part from a random share of parameters and features, each draw scaled by what it leaves out.
+
+    Args:
+        J: Jacobian of φ by the word embeddings, shape (N, H, D).
+        V: Head, shape (C, H).
+        seed: Seed of the draw.
+        share: Share that is kept.
+        both_sides: Whether both factors share one draw, as published; else each has its own.
+
+    Returns:
+        Estimate of V J Jᵀ Vᵀ, shape (N, C, N, C), each draw scaled by 1 / share for the parameters it keeps and 1 /
+        share for the features of each factor.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    H, D = J.shape[1:]
+    columns = torch.randperm(D, generator=generator)[: max(1, round(share * D))]
+    left = torch.randperm(H, generator=generator)[: max(1, round(share * H))]
+    right = left if both_sides else torch.randperm(H, generator=generator)[: max(1, round(share * H))]
+    x, y = (
+        torch.einsum("ch,nhd->ncd", V[:, rows], J[:, rows][:, :, columns]) * (H / len(rows)) for rows in (left, right)
+    )
+    return torch.einsum("ncd,mkd->ncmk", x, y) * (D / len(columns))
+
+
+def rows_at_stride(K: Tensor, stride: int = STRIDE) -> Tensor:
+    """What is left of a kernel if example n is written to row n · stride and rows past the end are lost.
+
+    Args:
+        K: Kernel, shape (N, C, M, C).
+        stride: Distance between rows.
+
+    Returns:
+        The same shape; rows that are never written stay zero.
+    """
+    out = torch.zeros_like(K)
+    written = range(0, len(K), stride)
+    out[list(written)] = K[: len(written)]
+    return out
+
+
+def installed_binary_head(phi: np.ndarray, y: np.ndarray, C: float) -> tuple[np.ndarray, np.ndarray]:
+    """The published two-class head: scikit-learn's binary fit w, b installed as rows ∓w/2 and biases ∓b/2.
+
+    With the multinomial fit that the published code asked for, p = σ(2 d) for the decision value d = wᵀφ + b, so the
+    head that fits has rows ∓w: what was installed is half as long.
+
+    Args:
+        phi: Features, shape (N, H).
+        y: Classes 0 and 1, shape (N,).
+        C: Inverse penalty, in the multinomial convention.
+
+    Returns:
+        Logits of the fitted and of the installed head on phi, each of shape (N, 2).
+    """
+    # Rows ∓u with the penalty ½(‖u‖² + ‖u‖²) have p = σ(2 uᵀφ): with z = 2u it is a binary fit of penalty ½‖z‖²/2.
+    fit = LogisticRegression(C=2 * C, solver="newton-cholesky", tol=1e-12).fit(phi, y)
+    half = fit.decision_function(phi) / 2
+    fitted = np.stack([-half, half], 1)
+    return fitted, fitted / 2
