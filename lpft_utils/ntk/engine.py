@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from threadpoolctl import threadpool_limits
 from torch import Tensor, distributed, nn
 from tqdm.auto import tqdm
 
 from lpft_utils.errors import KernelError
 from lpft_utils.ntk.factors import Batch, Inputs, factors, plan, verify
-from lpft_utils.ntk.gradients import gram, products
+from lpft_utils.ntk.gradients import Product, gram
 from lpft_utils.ntk.inputs import by_length, count, longest, named_inputs, take
 from lpft_utils.ntk.memory import Sizes, cost, sizes
 from lpft_utils.ntk.problem import Problem, prepared
@@ -97,7 +98,8 @@ def kernel(
         plan_ = sizes(measured, count(rows), n_columns, result, problem.device, memory, found or block_size)
         if folder and _rank()[0] == 0:
             begin(folder, spec, plan_.block)
-        with _tf32(precision == "tf32"):
+        # BLAS as called from SciPy has threads of its own; it must not take more than torch was given.
+        with _tf32(precision == "tf32"), threadpool_limits(torch.get_num_threads(), user_api="blas"):
             parts = _blocks(problem, rows, columns, plan_, labels, precision, folder, progress)
         error = None if precision == "full" else _rounding(problem, rows, precision, parts)
     spec |= {"block_size": plan_.block, "memory": plan_.memory, "error": error}
@@ -159,7 +161,7 @@ def _blocks(
             held[key] = [problem.factors(take(source, part)) for part in examples.split(plan_.batch)]
         return held[key]
 
-    product = products(precision)
+    product = Product(precision)
     workspace = torch.empty(plan_.chunk_bytes // problem.V.element_size(), dtype=problem.V.dtype, device=problem.device)
     bar = tqdm(total=len(mine) * len(labels), desc="kernel", unit="parameter", disable=not progress, leave=False)
     for i, j in mine:
@@ -204,7 +206,7 @@ def _pair(
     x: list[Batch],
     y: list[Batch] | None,
     labels: Mapping[str, str],
-    product: Callable[[Tensor, Tensor], Tensor],
+    product: Product,
     workspace: Tensor,
     bar: Any,
 ) -> dict[str, Tensor]:
@@ -233,8 +235,8 @@ def _rounding(problem: Problem, rows: Inputs, precision: str, parts: Mapping[str
     wanted = plan(model, {name: dict(model.named_parameters())[name] for name in problem.wanted.names})
     totals = []
     for m, V, product, w in (
-        (problem.model, problem.V, products(precision), problem.wanted),
-        (model, problem.V.double(), products("full"), wanted),
+        (problem.model, problem.V, Product(precision), problem.wanted),
+        (model, problem.V.double(), Product(), wanted),
     ):
         with _tf32(precision == "tf32"):
             got = factors(m, problem.features, batch, V, w)

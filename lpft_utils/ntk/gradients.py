@@ -12,16 +12,16 @@ so none is kept.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import torch
+from scipy.linalg.blas import dsyrk, ssyrk  # pyright: ignore[reportAttributeAccessIssue]
 from torch import Tensor
 
-# Products X Yᵀ: rows of gradients times rows of gradients. Chosen by precision in `products`.
-Product = Callable[[Tensor, Tensor], Tensor]
 TILE = 96  # rows; below, half a symmetric product costs more in small calls than it saves
+SYRK = {torch.float32: ssyrk, torch.float64: dsyrk}  # BLAS computes half of X Xᵀ; torch has no call for it
 
 
 @dataclass
@@ -137,24 +137,44 @@ def as_parameter(use: Gradient, shape: torch.Size, transposed: bool) -> Tensor:
     return matrix.view(*matrix.shape[:2], *shape)
 
 
-def products(precision: str) -> Product:
-    """X Yᵀ in a precision, accumulated and returned in at least float32.
+@dataclass(frozen=True)
+class Product:
+    """X Yᵀ of rows of gradients, accumulated and returned in at least float32.
 
-    Args:
-        precision: "full" (that of X), "tf32" or "bf16". On a CPU "bf16" rounds the factors and multiplies in float32:
-            it shows the error, without the speed.
-
-    Returns:
-        The product.
+    Attributes:
+        precision: "full" (that of X), "tf32" (set by the caller for all of CUDA) or "bf16". On a CPU "bf16" rounds the
+            factors and multiplies in float32: it shows the error, without the speed.
     """
 
-    def multiply(X: Tensor, Y: Tensor) -> Tensor:
-        if precision != "bf16":
+    precision: str = "full"
+
+    def __call__(self, X: Tensor, Y: Tensor) -> Tensor:
+        """X Yᵀ, shape (n, m), of X (n, p) and Y (m, p)."""
+        if self.precision != "bf16":
             return X @ Y.T
         X, Y = X.bfloat16(), Y.bfloat16()
         return torch.mm(X, Y.T, out_dtype=torch.float32) if X.is_cuda else X.float() @ Y.float().T
 
-    return multiply
+    def symmetric(self, X: Tensor) -> Tensor:
+        """X Xᵀ at half the work, shape (n, n)."""
+        n = len(X)
+        if X.device.type == "cpu" and self.precision == "full" and X.is_contiguous() and n:
+            upper = torch.from_numpy(SYRK[X.dtype](1.0, X.numpy().T, trans=1))
+            return upper.triu() + upper.triu(1).T
+        K = X.new_empty(n, n, dtype=torch.promote_types(X.dtype, torch.float32))
+
+        def fill(start: int, stop: int) -> None:
+            if stop - start <= TILE:
+                K[start:stop, start:stop] = self(X[start:stop], X[start:stop])
+                return
+            middle = (start + stop) // 2
+            fill(start, middle)
+            fill(middle, stop)
+            K[middle:stop, start:middle] = self(X[middle:stop], X[start:middle])
+            K[start:middle, middle:stop] = K[middle:stop, start:middle].T
+
+        fill(0, n)
+        return K
 
 
 def gram(x: Sequence[Gradient], y: Sequence[Gradient] | None, product: Product, workspace: Tensor) -> Tensor:
@@ -176,7 +196,7 @@ def gram(x: Sequence[Gradient], y: Sequence[Gradient] | None, product: Product, 
             None if z is None else torch.cat([b.rows for b in z if isinstance(b, Dense)]).flatten(0, 1) for z in (x, y)
         )
         assert X is not None
-        return _symmetric(X, product) if Y is None else product(X, Y)
+        return product.symmetric(X) if Y is None else product(X, Y)
     if isinstance(first, Rows):
         return _gram_rows(
             [b for b in x if isinstance(b, Rows)], None if y is None else [b for b in y if isinstance(b, Rows)]
@@ -186,25 +206,6 @@ def gram(x: Sequence[Gradient], y: Sequence[Gradient] | None, product: Product, 
     if _few_tokens(xs, xs if ys is None else ys):
         return _gram_tokens(xs, xs if ys is None else ys)
     return _gram_outer(xs, ys, product, workspace)
-
-
-def _symmetric(X: Tensor, product: Product) -> Tensor:
-    """X Xᵀ from its lower half, by halves."""
-    n = len(X)
-    K = X.new_empty(n, n, dtype=torch.promote_types(X.dtype, torch.float32))
-
-    def fill(start: int, stop: int) -> None:
-        if stop - start <= TILE:
-            K[start:stop, start:stop] = product(X[start:stop], X[start:stop])
-            return
-        middle = (start + stop) // 2
-        fill(start, middle)
-        fill(middle, stop)
-        K[middle:stop, start:middle] = product(X[middle:stop], X[start:middle])
-        K[start:middle, middle:stop] = K[middle:stop, start:middle].T
-
-    fill(0, n)
-    return K
 
 
 def _gram_outer(x: Sequence[Outer], y: Sequence[Outer] | None, product: Product, workspace: Tensor) -> Tensor:
@@ -218,7 +219,7 @@ def _gram_outer(x: Sequence[Outer], y: Sequence[Outer] | None, product: Product,
     for start in range(0, q, width):
         stop = min(start + width, q)
         X = _form(x, start, stop, workspace)
-        part = _symmetric(X, product) if y is None else product(X, _form(y, start, stop, workspace[X.numel() :]))
+        part = product.symmetric(X) if y is None else product(X, _form(y, start, stop, workspace[X.numel() :]))
         K = part if K is None else K.add_(part)
     assert K is not None
     return K

@@ -14,7 +14,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
-from lpft_utils.ntk.factors import Inputs
+from lpft_utils.ntk.factors import Inputs, model_features
 from lpft_utils.ntk.inputs import count, take
 
 SHARE = 0.1  # of parameters and of features that the published code keeps of the word embeddings
@@ -59,7 +59,7 @@ def published_kernel(model: nn.Module, inputs: Inputs, exclude: Callable[[str], 
         parameters = [wanted[name] for name in group]
         rows = []
         for n in range(N):
-            phi = model.features(**take(inputs, torch.tensor([n])))[0]  # pyright: ignore[reportCallIssue]
+            phi = model_features(model, take(inputs, torch.tensor([n])))[0]
             J = V.new_zeros(H, sum(p.numel() for p in parameters))
             for h in range(H):
                 found = torch.autograd.grad(phi[h], parameters, retain_graph=h + 1 < H, allow_unused=True)
