@@ -16,6 +16,7 @@ from typing import Any
 import pandas as pd
 from scipy import stats
 
+from lpft_utils.calibration_study import scaled
 from lpft_utils.errors import ParameterError
 from lpft_utils.kernels import Start
 from lpft_utils.ntk.statistics import ft_ratio
@@ -202,6 +203,36 @@ def claim_5(by_seed: Sequence[Mapping[str, Start]], method: str = "lp_ft", note:
         Verdict(5, f"P+F has the smaller leave-one-out error {where} (log10 of the ratio)", ratio, 3),
         Verdict(5, f"P+F is more accurate than P on test texts {where} (points)", accuracy["test"], 1),
     ]
+
+
+def claim_6(plain: Sequence[Run], probed: Sequence[Run], names: tuple[str, str], split: str = "test") -> list[Verdict]:
+    """Claim 6: after LP, tuned models are less calibrated, and temperature scaling closes most of the difference.
+
+    "Most" is more than half: |difference before| / 2 − |difference after|, seed by seed, is positive. Where there is no
+    difference before, there is nothing to close, and the second verdict of a measure says nothing.
+
+    Args:
+        plain: FT or LoRA runs, one a seed.
+        probed: LP-FT or LP-LoRA runs of the same seeds.
+        names: Names of the two methods for the statements, such as ("LoRA", "LP-LoRA").
+        split: Split on which calibration is measured; temperatures are fitted on validation.
+
+    Returns:
+        Two verdicts for ECE and two for MCE.
+    """
+    a, b = names
+    measured = [[scaled(run, split).measures for run in runs] for runs in (plain, probed)]
+    verdicts = []
+    for key in ("ECE", "MCE"):
+        before, after = (
+            [q[i][key] - p[i][key] for p, q in zip(*measured, strict=True)] for i in (0, 1)
+        )  # without and with temperature scaling, one value a seed
+        closed = [abs(x) / 2 - abs(y) for x, y in zip(before, after, strict=True)]
+        verdicts += [
+            Verdict(6, f"{key} of {b} is larger than of {a}, without temperature scaling", interval(before)),
+            Verdict(6, f"temperature scaling closes most of that difference in {key}", interval(closed)),
+        ]
+    return verdicts
 
 
 def claim_8(lp: Sequence[Run], ft: Sequence[Run], lp_ft: Sequence[Run]) -> list[Verdict]:

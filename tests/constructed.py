@@ -8,8 +8,10 @@ import pandas as pd
 class MadeUpRun:
     """Looks like `store.Run` to its readers."""
 
-    def __init__(self, *, history: pd.DataFrame | None = None, **metrics: Any) -> None:
-        self.metrics, self.history = metrics, history
+    def __init__(
+        self, *, history: pd.DataFrame | None = None, predictions: dict[str, Any] | None = None, **metrics: Any
+    ) -> None:
+        self.metrics, self.history, self.predictions = metrics, history, predictions or {}
 
     def accuracy(self, split: str = "test") -> float:
         return self.metrics["accuracy"][split]
