@@ -144,3 +144,30 @@ def check_scaled_kernel(scaled: Callable[[Tensor, Tensor, float], tuple[Tensor, 
         for name, expected, got in zip("PF", parts(s * V), scaled(*parts(V), s), strict=True):
             problems.append(_compare(f"{name} at s = {s}", expected, got))
     return _report(problems)
+
+
+def check_ece(error: Callable[[Array, Array, int], float]) -> str:
+    """Check an expected calibration error, also where bins are empty and where confidences lie on an edge.
+
+    Args:
+        error: Function of confidences (N,), 1.0 or 0.0 for right or wrong (N,), and the number of bins, that returns
+            the ECE over bins (lo, hi].
+
+    Returns:
+        The verdict, which is printed as well.
+    """
+    rng = np.random.default_rng(13)
+    spread = rng.uniform(0.34, 1.0, 200)
+    cases = (
+        ("well inside the bins", spread, (rng.random(200) < spread).astype(float), 15),
+        ("empty bins", np.array([0.55, 0.95, 0.97]), np.array([1.0, 0.0, 1.0]), 15),
+        ("on the edges", np.array([0.25, 0.5, 0.5, 0.75, 1.0, 1.0, 0.6]), np.array([1.0, 0, 1, 1, 1, 0, 1]), 4),
+    )
+    problems: list[str | None] = []
+    for case, confidence, correct, bins in cases:
+        index = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+        expected = np.abs(np.bincount(index, correct - confidence)).sum() / len(index)
+        got = float(error(confidence, correct, bins))
+        wrong = not abs(got - expected) < 1e-8
+        problems.append(f"{case}: expected {expected:.4f}, got {got:.4f}." if wrong else None)
+    return _report(problems)

@@ -56,3 +56,32 @@ def test_the_checker_of_the_scaled_kernel_knows_right_from_wrong(capsys):
     assert exercises.check_scaled_kernel(lambda P, F, s: (P, s**2 * F)) == "Correct on every case."
     assert "F at s = 3.0" in exercises.check_scaled_kernel(lambda P, F, s: (P, s * F))
     assert "P at s = 3.0" in exercises.check_scaled_kernel(lambda P, F, s: (s * P, s**2 * F))
+
+
+def test_the_checker_of_the_calibration_error_knows_right_from_wrong(capsys):
+    def right(confidence, correct, bins):
+        edges = np.arange(bins + 1) / bins
+        pairs = zip(edges[:-1], edges[1:], strict=True)
+        members = [(confidence > a) & (confidence <= b) for a, b in pairs]
+        return sum(abs((correct - confidence)[m].sum()) for m in members) / len(confidence)
+
+    assert exercises.check_ece(right) == "Correct on every case."
+
+    def left_closed(confidence, correct, bins):
+        index = np.minimum((confidence * bins).astype(int), bins - 1)
+        return np.abs(np.bincount(index, correct - confidence)).sum() / len(confidence)
+
+    def unweighted(confidence, correct, bins):
+        index = np.ceil(confidence * bins).astype(int)
+        return np.mean([abs((correct - confidence)[index == b].mean()) for b in np.unique(index)])
+
+    def with_empty_bins(confidence, correct, bins):
+        index = np.ceil(confidence * bins).astype(int)
+        with np.errstate(invalid="ignore"):
+            n = np.bincount(index, minlength=bins + 1)
+            gap = np.bincount(index, correct - confidence, bins + 1) / n
+        return (n * np.abs(gap)).sum() / len(confidence)
+
+    assert "on the edges" in exercises.check_ece(left_closed)
+    assert "well inside" in exercises.check_ece(unweighted)
+    assert "got nan" in exercises.check_ece(with_empty_bins)
