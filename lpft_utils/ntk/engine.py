@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from threadpoolctl import threadpool_limits
 from torch import Tensor, distributed, nn
 from tqdm.auto import tqdm
 
@@ -98,8 +97,7 @@ def kernel(
         plan_ = sizes(measured, count(rows), n_columns, result, problem.device, memory, found or block_size)
         if folder and _rank()[0] == 0:
             begin(folder, spec, plan_.block)
-        # BLAS as called from SciPy has threads of its own; it must not take more than torch was given.
-        with _tf32(precision == "tf32"), threadpool_limits(torch.get_num_threads(), user_api="blas"):
+        with _tf32(precision == "tf32"):
             parts = _blocks(problem, rows, columns, plan_, labels, precision, folder, progress)
         error = None if precision == "full" else _rounding(problem, rows, precision, parts)
     spec |= {"block_size": plan_.block, "memory": plan_.memory, "error": error}

@@ -12,16 +12,18 @@ so none is kept.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import torch
-from scipy.linalg.blas import dsyrk, ssyrk  # pyright: ignore[reportAttributeAccessIssue]
 from torch import Tensor
 
-TILE = 96  # rows; below, half a symmetric product costs more in small calls than it saves
-SYRK = {torch.float32: ssyrk, torch.float64: dsyrk}  # BLAS computes half of X Xᵀ; torch has no call for it
+# Torch has no call for half of X Xᵀ, and BLAS syrk, called through SciPy, brings a second pool of threads that takes
+# more from the products around it than it saves. Measured on two cores: rows in a tile, and length of a summand.
+TILE = 128
+LENGTH = 4096
 
 
 @dataclass
@@ -156,25 +158,25 @@ class Product:
         return torch.mm(X, Y.T, out_dtype=torch.float32) if X.is_cuda else X.float() @ Y.float().T
 
     def symmetric(self, X: Tensor) -> Tensor:
-        """X Xᵀ at half the work, shape (n, n)."""
+        """X Xᵀ at about half the work, shape (n, n), of a contiguous X (n, p)."""
         n = len(X)
-        if X.device.type == "cpu" and self.precision == "full" and X.is_contiguous() and n:
-            upper = torch.from_numpy(SYRK[X.dtype](1.0, X.numpy().T, trans=1))
-            return upper.triu() + upper.triu(1).T
         K = X.new_empty(n, n, dtype=torch.promote_types(X.dtype, torch.float32))
-
-        def fill(start: int, stop: int) -> None:
-            if stop - start <= TILE:
-                K[start:stop, start:stop] = self(X[start:stop], X[start:stop])
-                return
-            middle = (start + stop) // 2
-            fill(start, middle)
-            fill(middle, stop)
-            K[middle:stop, start:middle] = self(X[middle:stop], X[start:middle])
-            K[start:middle, middle:stop] = K[middle:stop, start:middle].T
-
-        fill(0, n)
+        tiles = torch.arange(n).chunk(math.ceil(n / TILE)) if n else ()
+        bounds = [(int(t[0]), int(t[-1]) + 1) for t in tiles]
+        multiply = self._long if X.device.type == "cpu" and self.precision == "full" else self
+        for i, (a, b) in enumerate(bounds):
+            for c, d in bounds[: i + 1]:
+                block = multiply(X[a:b], X[c:d])
+                K[a:b, c:d], K[c:d, a:b] = block, block.T
         return K
+
+    def _long(self, X: Tensor, Y: Tensor) -> Tensor:
+        """X Yᵀ of few long rows: a CPU's threads share out the sum, since there are too few rows to share out."""
+        whole = X.shape[1] // LENGTH * LENGTH
+        if not whole:
+            return X @ Y.T
+        x, y = (Z[:, :whole].unflatten(1, (-1, LENGTH)).transpose(0, 1) for Z in (X, Y))  # (summands, rows, LENGTH)
+        return torch.bmm(x, y.mT).sum(0) + X[:, whole:] @ Y[:, whole:].T
 
 
 def gram(x: Sequence[Gradient], y: Sequence[Gradient] | None, product: Product, workspace: Tensor) -> Tensor:

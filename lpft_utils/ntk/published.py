@@ -51,7 +51,9 @@ def published_kernel(model: nn.Module, inputs: Inputs, exclude: Callable[[str], 
     Returns:
         F, shape (N, C, N, C); the same as that of `kernel`.
     """
-    V: Tensor = model.head.weight.detach()  # pyright: ignore[reportAttributeAccessIssue, reportAssignmentType]
+    head = model.head
+    assert isinstance(head, nn.Linear)
+    V = head.weight.detach()
     wanted = {k: p for k, p in model.named_parameters() if not k.startswith("head.") and not exclude(k)}
     N, (C, H) = count(inputs), V.shape
     F = V.new_zeros(N, C, N, C)

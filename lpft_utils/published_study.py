@@ -1,0 +1,209 @@
+"""Sizes of the effects in the appendix "What the published code computes", on tiny models."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from transformers import GPT2Config
+
+from lpft_utils.calibration import brier, brier_over_classes, softmax
+from lpft_utils.classifier import Classifier, ClassifierConfig, load_classifier
+from lpft_utils.ntk import jacobian, kernel
+from lpft_utils.ntk.published import installed_binary_head, published_kernel, rows_at_stride, subsampled
+from lpft_utils.ntk.regression import published, ridge
+from lpft_utils.ntk.statistics import ft_ratio
+from lpft_utils.tables import Table
+
+
+def tiny_inputs(n: int, T: int = 8, vocabulary: int = 60, seed: int = 0) -> dict[str, Tensor]:
+    """Random token ids, shape (n, T), without padding."""
+    ids = torch.randint(3, vocabulary, (n, T), generator=torch.Generator().manual_seed(seed))
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+
+def cost_table(n: int = 2) -> Table:
+    """Departure 1: the same kernel with H reverse passes for each example and group, and with C.
+
+    Args:
+        n: Examples.
+
+    Returns:
+        One row an algorithm: reverse passes, seconds, and the relative difference of the kernels.
+    """
+    model, inputs = load_classifier("tiny", 3), tiny_inputs(n)
+    model.double()
+
+    def few(name: str) -> bool:
+        return "word_embeddings" in name
+
+    began = time.perf_counter()
+    theirs = published_kernel(model, inputs, exclude=few)
+    middle = time.perf_counter()
+    ours = kernel(model, inputs, parameters=lambda name: not few(name)).F
+    end = time.perf_counter()
+    H, layers = model.config.hidden_size, 2
+    difference = ((theirs - ours).norm() / ours.norm()).item()
+    rows = {
+        "published": {"reverse passes": f"{H * n * (2 * layers + 1)}", "seconds": f"{middle - began:.2f}"},
+        "rows of V as cotangents": {"reverse passes": "3", "seconds": f"{end - middle:.2f}"},
+    }
+    table = pd.DataFrame(rows).T
+    table["relative difference"] = ["", f"{difference:.0e}"]
+    return Table(table.rename_axis("algorithm"))
+
+
+def embedding_table(n: int = 6, draws: int = 200) -> Table:
+    """Departure 2: the word-embedding part from one shared draw, against separate draws for the two factors, and its rows.
+
+    Args:
+        n: Examples.
+        draws: Random draws over which the mean is taken.
+
+    Returns:
+        One row a variant: trace of the estimate divided by the true one (mean over draws), the relative error of one
+        draw in Frobenius norm (mean), and the share of rows that are zero.
+    """
+    torch.manual_seed(0)
+    inputs = tiny_inputs(n)
+    model = _tiny_gpt2(bias=True)  # its vocabulary is small
+    name = ["backbone.wte.weight"]
+    H = model.config.hidden_size
+    V = model.head.weight.detach()
+    J = jacobian(model, inputs, V=torch.eye(H, dtype=torch.float64), parameters=name)
+    exact = torch.einsum("ncd,mkd->ncmk", V @ J, V @ J)
+    variants = {
+        "one draw for both factors, as published": lambda s: subsampled(J, V, s),
+        "a draw for each factor": lambda s: subsampled(J, V, s, both_sides=False),
+        "one draw, rows at stride 8": lambda s: rows_at_stride(subsampled(J, V, s)),
+        "exact": lambda s: exact,
+    }
+    rows = {}
+    for title, estimate in variants.items():
+        found = [estimate(s) for s in range(draws if title != "exact" else 1)]
+        trace = np.mean([torch.einsum("ncnc->", K).item() for K in found]) / torch.einsum("ncnc->", exact).item()
+        error = np.mean([((K - exact).norm() / exact.norm()).item() for K in found])
+        empty = (found[0].flatten(1).abs().sum(1) == 0).double().mean().item()
+        rows[title] = {"trace / true trace": f"{trace:.2f}", "error": f"{error:.2f}", "zero rows": f"{100 * empty:.0f} %"}
+    return Table(pd.DataFrame(rows).T.rename_axis("word-embedding part"))
+
+
+def binary_head_table(n: int = 400, seed: int = 0) -> Table:
+    """Departure 3: the two-class head that fits, and the one that is installed.
+
+    Args:
+        n: Examples.
+        seed: Seed of the data.
+
+    Returns:
+        One row a head: norm relative to the fit, accuracy, cross-entropy and mean confidence.
+    """
+    rng = np.random.default_rng(seed)
+    phi = rng.normal(size=(n, 6))
+    y = (phi @ rng.normal(size=6) + 0.7 * rng.normal(size=n) > 0).astype(int)
+    fitted, installed = installed_binary_head(phi, y, C=1.0)
+    rows = {}
+    for title, logits, norm in (("fitted", fitted, 1.0), ("installed", installed, 0.5)):
+        p = softmax(logits)
+        rows[title] = {
+            "norm": f"{norm:.1f}",
+            "accuracy": f"{100 * (p.argmax(1) == y).mean():.1f} %",
+            "cross-entropy": f"{-np.log(p[np.arange(n), y]).mean():.3f}",
+            "mean confidence": f"{100 * p.max(1).mean():.1f} %",
+        }
+    return Table(pd.DataFrame(rows).T.rename_axis("head"))
+
+
+def regression_accuracies(n: int = 30, seed: int = 0) -> Table:
+    """Departure 4: "kernel regression accuracy" of a kernel that knows nothing, and of one that knows the labels.
+
+    Args:
+        n: Training examples, and as many test examples.
+        seed: Seed of the kernels.
+
+    Returns:
+        One row a kernel: test accuracy of ridge regression and of the published measure, and their chance levels.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(2 * n) % 3
+    identity = torch.eye(3, dtype=torch.float64)
+    rows = {}
+    for title, strength in (("without signal", 0.0), ("with signal", 1.5)):
+        signal = strength * torch.nn.functional.one_hot(labels, 3).double()
+        phi = signal + torch.randn(2 * n, 3, dtype=torch.float64, generator=generator)
+        K = torch.einsum("nm,cd->ncmd", phi @ phi.T, identity)
+        train, test = K[:n][:, :, :n], K[n:][:, :, :n]
+        ours = ridge(train, labels[:n], test).accuracy(labels[n:], "test")
+        theirs = published(train, labels[:n], test, labels[n:])
+        rows[title] = {
+            "argmax over classes": f"{100 * ours:.0f} %",
+            "its chance": "33 %",
+            "as published": f"{100 * theirs.test_accuracy:.0f} %",
+            "chance there": f"{100 * theirs.chance:.0f} %",
+        }
+    return Table(pd.DataFrame(rows).T.rename_axis("kernel"))
+
+
+def gpt2_table(n: int = 8) -> Table:
+    """Departure 5: GPT-2's final layer norm left out, and +1 added to P of a head without a bias.
+
+    Args:
+        n: Examples.
+
+    Returns:
+        One row a variant: FT ratio, the share of F that is missing, and the relative change of P.
+    """
+    model, inputs = _tiny_gpt2(bias=False), tiny_inputs(n)
+    right = kernel(model, inputs)
+    left_out = kernel(model, inputs, parameters=lambda name: ".ln_f." not in name)
+    rows = {}
+    for title, F, plus in (
+        ("by the formula", right.F, 0.0),
+        ("without the final layer norm", left_out.F, 0.0),
+        ("with +1 on P", right.F, 1.0),
+        ("both, as published", left_out.F, 1.0),
+    ):
+        P = right.P + plus * torch.einsum("nm,cd->ncmd", torch.ones(n, n), torch.eye(right.n_classes)).to(right.P)
+        rows[title] = {
+            "‖F‖/‖P+F‖": f"{ft_ratio(P, F):.4f}",
+            "missing from F": f"{100 * ((right.F - F).norm() / right.F.norm()).item():.1f} %",
+            "change of P": f"{100 * ((P - right.P).norm() / right.P.norm()).item():.1f} %",
+        }
+    return Table(pd.DataFrame(rows).T.rename_axis("kernel"))
+
+
+def brier_table(n: int = 200, seed: int = 0) -> Table:
+    """Departure 6: the Brier score averaged over examples, and over examples and classes.
+
+    Args:
+        n: Examples.
+        seed: Seed of the predictions.
+
+    Returns:
+        One row a number of classes.
+    """
+    rng = np.random.default_rng(seed)
+    rows = {}
+    for C in (2, 3, 5):
+        p, y = softmax(rng.normal(size=(n, C))), rng.integers(C, size=n)
+        rows[C] = {"over examples": f"{brier(p, y):.3f}", "over examples × classes": f"{brier_over_classes(p, y):.3f}"}
+    return Table(pd.DataFrame(rows).T.rename_axis("C"))
+
+
+def _tiny_gpt2(bias: bool) -> Classifier:
+    """A random GPT-2 of two layers in float64, with weights large enough that every gradient matters."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        config = GPT2Config(
+            vocab_size=60, n_embd=20, n_layer=2, n_head=2, n_positions=32, bos_token_id=0, eos_token_id=0
+        )
+        model = Classifier(ClassifierConfig(config, pooling="last", head_bias=bias, num_labels=3)).double().eval()
+        with torch.no_grad():
+            for module in model.modules():
+                if not isinstance(module, nn.LayerNorm):
+                    for parameter in module.parameters(recurse=False):
+                        parameter.add_(0.1 * torch.randn_like(parameter))
+    return model
