@@ -230,7 +230,9 @@ def claim_6(plain: Sequence[Run], probed: Sequence[Run], names: tuple[str, str],
         closed = [abs(x) / 2 - abs(y) for x, y in zip(before, after, strict=True)]
         verdicts += [
             Verdict(6, f"{key} of {b} is larger than of {a}, without temperature scaling", interval(before)),
-            Verdict(6, f"temperature scaling closes most of that difference in {key}", interval(closed)),
+            Verdict(
+                6, f"temperature scaling closes most of the difference in {key} between {a} and {b}", interval(closed)
+            ),
         ]
     return verdicts
 

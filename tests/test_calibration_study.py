@@ -187,12 +187,12 @@ def test_alternatives_change_one_thing_each(tmp_path, monkeypatch):
     setting = get_profile("smoke", seeds=0)
     sweep = head_norm_sweep(setting.sweep_spec(), (0.5, 5.0), (0,))
     found = study.alternatives(sweep)
-    as_it_is, smoothed, decayed, shorter = found.values()
-    assert (as_it_is, shorter) == (sweep[5.0][0], sweep[0.5][0])
+    as_it_is, smoothed, decayed = found.values()
+    assert as_it_is is sweep[5.0][0]
     assert smoothed.spec == as_it_is.spec.replace(label_smoothing=0.1)
     assert decayed.spec == as_it_is.spec.replace(head_weight_decay=decayed.spec.head_weight_decay)
     assert decayed.metrics["head_norm"] < 0.5 * as_it_is.metrics["head_norm"]
-    assert tables.comparison_table({k: [v] for k, v in found.items()}, "training").shape[0] == 4
+    assert tables.comparison_table({k: [v] for k, v in found.items()}, "training").shape[0] == 3
 
 
 def test_claim_6_holds_for_logits_that_are_only_too_sharp(runs):
