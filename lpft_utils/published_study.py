@@ -57,7 +57,7 @@ def cost_table(n: int = 2) -> Table:
 
 
 def embedding_table(n: int = 6, draws: int = 200) -> Table:
-    """Departure 2: the word-embedding part from one shared draw, against separate draws for the two factors, and its rows.
+    """Departure 2: the word-embedding part from one shared draw, from separate draws, and its missing rows.
 
     Args:
         n: Examples.
@@ -87,7 +87,11 @@ def embedding_table(n: int = 6, draws: int = 200) -> Table:
         trace = np.mean([torch.einsum("ncnc->", K).item() for K in found]) / torch.einsum("ncnc->", exact).item()
         error = np.mean([((K - exact).norm() / exact.norm()).item() for K in found])
         empty = (found[0].flatten(1).abs().sum(1) == 0).double().mean().item()
-        rows[title] = {"trace / true trace": f"{trace:.2f}", "error": f"{error:.2f}", "zero rows": f"{100 * empty:.0f} %"}
+        rows[title] = {
+            "trace / true trace": f"{trace:.2f}",
+            "error": f"{error:.2f}",
+            "zero rows": f"{100 * empty:.0f} %",
+        }
     return Table(pd.DataFrame(rows).T.rename_axis("word-embedding part"))
 
 

@@ -36,30 +36,31 @@ def stamp(profile: Profile, runs: Sequence[Run], started: float) -> Stamp:
 
     Args:
         profile: The chapter's profile, with its overrides.
-        runs: The runs that the chapter used.
+        runs: The runs that the chapter used; without any, what depends on them is left out.
         started: `time.perf_counter()` at the chapter's beginning.
 
     Returns:
         Profile, task, backbone, seeds, device, software, date, and times.
     """
     here = environment()
-    task = runs[0].metrics["task"]
-    kind = "synthetic" if task["synthetic"] else "real"
-    sizes = ", ".join(f"{name} {n}" for name, n in task["sizes"].items())
-    trained = {run.folder.name: run for run in runs}.values()
-    hardware = sorted({run.metrics["environment"]["device"] for run in trained})
-    return Stamp(
-        {
-            "profile": profile.name,
+    rows = {"profile": profile.name}
+    if runs:
+        task = runs[0].metrics["task"]
+        kind = "synthetic" if task["synthetic"] else "real"
+        trained = {run.folder.name: run for run in runs}.values()
+        hardware = sorted({run.metrics["environment"]["device"] for run in trained})
+        rows |= {
             "task": f"{profile.task} ({kind}): {task['source']}",
-            "examples": sizes,
+            "examples": ", ".join(f"{name} {n}" for name, n in task["sizes"].items()),
             "backbone": profile.backbone,
             "seeds": ", ".join(map(str, profile.seeds)),
-            "device": here["device"],
             "trained on": "; ".join(hardware),
-            "software": ", ".join(f"{n} {here[n]}" for n in ("python", "torch", "transformers", "lpft-utils")),
-            "date": here["date"],
-            "this chapter": f"{time.perf_counter() - started:.0f} s with {torch.get_num_threads()} threads",
             "training of its runs": f"{sum(run.metrics['seconds'] for run in trained):.0f} s in {len(trained)} runs",
         }
-    )
+    rows |= {
+        "device": here["device"],
+        "software": ", ".join(f"{n} {here[n]}" for n in ("python", "torch", "transformers", "lpft-utils")),
+        "date": here["date"],
+        "this chapter": f"{time.perf_counter() - started:.0f} s with {torch.get_num_threads()} threads",
+    }
+    return Stamp(rows)

@@ -70,7 +70,9 @@ def test_the_installed_binary_head_is_half_of_the_multinomial_one():
     # An independent multinomial fit: three classes with the third absent cannot be, so minimise it directly.
     W = torch.zeros(2, 5, dtype=torch.float64, requires_grad=True)
     x = torch.cat([torch.tensor(phi), torch.ones(80, 1, dtype=torch.float64)], 1)
-    optimizer = torch.optim.LBFGS([W], max_iter=500, tolerance_grad=1e-12, line_search_fn="strong_wolfe")
+    optimizer = torch.optim.LBFGS(
+        [W], max_iter=500, tolerance_grad=1e-12, tolerance_change=0, line_search_fn="strong_wolfe"
+    )
 
     def closure():
         optimizer.zero_grad()
