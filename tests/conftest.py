@@ -8,6 +8,19 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Each worker has a core of its own; two threads in each of them would only wait for each other. Set before torch is
+    # imported, and inherited by every process that a test starts.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A file's tests stay on one worker, as do all that need the executed book; those take longest and go first."""
+    for item in items:
+        book = {"executed_book", "built_book"} & set(getattr(item, "fixturenames", ()))
+        item.add_marker(pytest.mark.xdist_group("book" if book else item.path.name))
+    items.sort(key=lambda item: next(item.iter_markers("xdist_group")).args[0] != "book")
+
 
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
