@@ -21,7 +21,7 @@ from lpft_utils.adapters import add_lora
 from lpft_utils.backbones import load_tokenizer
 from lpft_utils.classifier import Classifier, load_classifier
 from lpft_utils.encoding import Collator, encode
-from lpft_utils.ntk import Kernel, kernel, stack
+from lpft_utils.ntk import Kernel, kernel, load_kernel, stack
 from lpft_utils.ntk.regression import KernelFit, logistic, published, ridge
 from lpft_utils.ntk.resume import ENGINE_VERSION
 from lpft_utils.ntk.statistics import alignment, effective_rank, frobenius, ft_ratio
@@ -156,20 +156,26 @@ def starts(
     train, test = examples(setting, seed)
     found = {}
     for method in methods:
-        model = start_model(setting, method, seed)
-        if own_head and method in PROBED:
-            with torch.no_grad():
-                phi = model.features(**train.inputs)
-            # With the penalty that LP chose: so few examples leave too little for a cross-validation of their own.
-            C = run(setting.spec("lp", seed=seed)).metrics["lp"]["C"]
-            head = fit_head(phi, train.labels, len(model.head.weight), float(C))
-            model.set_head(head.V.to(phi), head.b.to(phi))
         name = f"{setting.task}-{method}-s{seed}-{identity(setting, method, seed, own_head)}"
         folder = (store or run_store()) / ".kernels" / re.sub(r"[^A-Za-z0-9_.-]+", "_", name)
-        square = kernel(model, train.inputs, groups=part_of_model, folder=folder / "train")
-        block = kernel(model, test.inputs, train.inputs, folder=folder / "test")
+        paths = [folder / part / "kernel.safetensors" for part in ("train", "test")]
+        if not all(path.exists() for path in paths):
+            model = start_model(setting, method, seed)
+            if own_head and method in PROBED:
+                _fit_own_head(model, train, float(run(setting.spec("lp", seed=seed)).metrics["lp"]["C"]))
+            kernel(model, train.inputs, groups=part_of_model, folder=paths[0].parent)
+            kernel(model, test.inputs, train.inputs, folder=paths[1].parent)
+        square, block = (load_kernel(path) for path in paths)
         found[method] = Start(method, square, block, train.labels, test.labels)
     return found
+
+
+def _fit_own_head(model: Classifier, train: Examples, C: float) -> None:
+    """LP on the kernel's own examples, with the penalty that LP chose: they are too few for a cross-validation."""
+    with torch.no_grad():
+        phi = model.features(**train.inputs)
+    head = fit_head(phi, train.labels, len(model.head.weight), C)
+    model.set_head(head.V.to(phi), head.b.to(phi))
 
 
 def identity(setting: Profile, method: str, seed: int, *more: object) -> str:
@@ -225,7 +231,7 @@ def regression_table(by_seed: Sequence[Mapping[str, Start]]) -> Table:
 
     Returns:
         Indexed by start: train and test accuracy with P and with P + F for ridge and logistic regression, and the
-        published code's measure with P + F on the test examples.
+        published code's measure with P + F, first seed only.
     """
     rows = []
     for method in by_seed[0]:
@@ -237,9 +243,9 @@ def regression_table(by_seed: Sequence[Mapping[str, Start]]) -> Table:
                 inside = [f.accuracy(s.labels, "train") for f, s in fits]
                 outside = [f.accuracy(s.test_labels, "test") for f, s in fits]
                 row[f"{kind}, {label}"] = f"{100 * _mean(inside):.1f} / {100 * _mean(outside):.1f}"
-        theirs = [published(s.train.K.double(), s.labels, s.test.K.double(), s.test_labels) for s in here]
-        pair = [_mean([getattr(t, f"{part}_accuracy") for t in theirs]) for part in ("train", "test")]
-        row["as published, P+F"] = f"{100 * pair[0]:.1f} / {100 * pair[1]:.1f}"
+        first = here[0]  # the published regression is slow, and a look at it is enough
+        theirs = published(first.train.K.double(), first.labels, first.test.K.double(), first.test_labels)
+        row["as published"] = f"{100 * theirs.train_accuracy:.1f} / {100 * theirs.test_accuracy:.1f}"
         rows.append(row)
     return Table(pd.DataFrame(rows).set_index("start"))
 
