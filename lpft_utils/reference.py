@@ -15,6 +15,7 @@ from lpft_utils.claims import (
     claim_3,
     claim_4,
     claim_5,
+    claim_6,
     claim_8,
     lp_raises_norm,
     tuning_keeps_norm,
@@ -30,14 +31,14 @@ OWN_HEAD = ", head fitted on the same texts"
 
 
 def summarise(runs: Mapping[str, Sequence[Run]]) -> dict[str, Any]:
-    """What is kept of the runs of LP, FT and LP-FT on one task.
+    """What is kept of the runs of LP, FT and LP-FT, and of LoRA and LP-LoRA where they are there, on one task.
 
     Args:
-        runs: Runs by method ("lp", "ft", "lp_ft"), one a seed.
+        runs: Runs by method ("lp", "ft", "lp_ft", and "lora", "lp_lora" or neither), one a seed.
 
     Returns:
         Task, settings and environment; one value a seed of accuracy (by method and split), feature change on the test
-        set and norm; and the outcomes of claims 1, 2 and 8.
+        set and norm; and the outcomes of claims 1, 2 and 8, with LoRA also of claim 6.
     """
     first = runs["ft"][0]
     splits = [name for name in first.metrics["accuracy"] if name == "test" or name.startswith("ood_")]
@@ -48,6 +49,13 @@ def summarise(runs: Mapping[str, Sequence[Run]]) -> dict[str, Any]:
         *claim_2(runs["ft"], runs["lp_ft"], ("FT", "LP-FT"), split="test"),
         *claim_8(runs["lp"], runs["ft"], runs["lp_ft"]),
     ]
+    if "lora" in runs:
+        pairs = (("ft", "lp_ft"), ("lora", "lp_lora"))
+        named = [(runs[a], runs[b], (LABELS[a], LABELS[b])) for a, b in pairs]
+        verdicts += [tuning_keeps_norm(runs["lp"], runs["lora"], LABELS["lora"])]
+        verdicts += claim_2(*named[1], split="test")
+        verdicts += [v for plain, probed, names in named for v in claim_6(plain, probed, names)]
+        verdicts.sort(key=lambda v: v.claim)
     return {
         "task": first.metrics["task"],
         "name": first.spec.task,
