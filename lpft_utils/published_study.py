@@ -12,10 +12,19 @@ from transformers import GPT2Config
 
 from lpft_utils.calibration import brier, brier_over_classes, softmax
 from lpft_utils.classifier import Classifier, ClassifierConfig, load_classifier
+from lpft_utils.logistic import fit_logistic
 from lpft_utils.ntk import jacobian, kernel
-from lpft_utils.ntk.published import installed_binary_head, published_kernel, rows_at_stride, subsampled
+from lpft_utils.ntk.published import (
+    installed_binary_head,
+    published_groups,
+    published_kernel,
+    reverse_passes,
+    rows_at_stride,
+    subsampled,
+)
 from lpft_utils.ntk.regression import published, ridge
 from lpft_utils.ntk.statistics import ft_ratio
+from lpft_utils.statistics import text
 from lpft_utils.tables import Table
 
 
@@ -32,48 +41,51 @@ def cost_table(n: int = 2) -> Table:
         n: Examples.
 
     Returns:
-        One row an algorithm: reverse passes, seconds, and the relative difference of the kernels.
+        One row an algorithm: reverse passes, how many examples share one, seconds, and the relative difference of the
+        kernels.
     """
-    model, inputs = load_classifier("tiny", 3), tiny_inputs(n)
-    model.double()
+    model, inputs = load_classifier("tiny", 3).double(), tiny_inputs(n)
 
-    def few(name: str) -> bool:
+    def words(name: str) -> bool:
         return "word_embeddings" in name
 
     began = time.perf_counter()
-    theirs = published_kernel(model, inputs, exclude=few)
+    theirs = published_kernel(model, inputs, exclude=words)
     middle = time.perf_counter()
-    ours = kernel(model, inputs, parameters=lambda name: not few(name)).F
+    ours = kernel(model, inputs, parameters=lambda name: not words(name)).F
     end = time.perf_counter()
-    H, layers = model.config.hidden_size, 2
-    difference = ((theirs - ours).norm() / ours.norm()).item()
+    C, H = model.head.weight.shape
+    names = [k for k, _ in model.named_parameters() if not k.startswith("head.") and not words(k)]
+    passes = reverse_passes(H, len(published_groups(names)), n)
     rows = {
-        "published": {"reverse passes": f"{H * n * (2 * layers + 1)}", "seconds": f"{middle - began:.2f}"},
-        "rows of V as cotangents": {"reverse passes": "3", "seconds": f"{end - middle:.2f}"},
+        "published": {"reverse passes": f"{passes}", "examples in each": "1", "seconds": f"{middle - began:.2f}"},
+        "rows of V as cotangents": {
+            "reverse passes": f"{C}",
+            "examples in each": f"{n}",
+            "seconds": f"{end - middle:.2f}",
+        },
     }
     table = pd.DataFrame(rows).T
-    table["relative difference"] = ["", f"{difference:.0e}"]
+    table["relative difference"] = ["", f"{((theirs - ours).norm() / ours.norm()).item():.0e}"]
     return Table(table.rename_axis("algorithm"))
 
 
-def embedding_table(n: int = 6, draws: int = 200) -> Table:
+def embedding_table(n: int = 16, draws: int = 1000) -> Table:
     """Departure 2: the word-embedding part from one shared draw, from separate draws, and its missing rows.
 
     Args:
         n: Examples.
-        draws: Random draws over which the mean is taken.
+        draws: Random draws over which means are taken.
 
     Returns:
-        One row a variant: trace of the estimate divided by the true one (mean over draws), the relative error of one
-        draw in Frobenius norm (mean), and the share of rows that are zero.
+        One row a variant: mean trace of the C × C blocks of an example with itself and with another one, in units of
+        the former's true value, with the 95 % interval of the draws; the error of one draw relative to the exact part
+        (Frobenius norm, mean over draws); and the share of rows that are zero.
     """
-    torch.manual_seed(0)
-    inputs = tiny_inputs(n)
-    model = _tiny_gpt2(bias=True)  # its vocabulary is small
-    name = ["backbone.wte.weight"]
+    inputs, model = tiny_inputs(n), _tiny_gpt2(bias=True, width=60)
     H = model.config.hidden_size
     V = model.head.weight.detach()
-    J = jacobian(model, inputs, V=torch.eye(H, dtype=torch.float64), parameters=name)
+    J = jacobian(model, inputs, V=torch.eye(H, dtype=V.dtype), parameters=["backbone.wte.weight"])
     exact = torch.einsum("ncd,mkd->ncmk", V @ J, V @ J)
     variants = {
         "one draw for both factors, as published": lambda s: subsampled(J, V, s),
@@ -81,14 +93,20 @@ def embedding_table(n: int = 6, draws: int = 200) -> Table:
         "one draw, rows at stride 8": lambda s: rows_at_stride(subsampled(J, V, s)),
         "exact": lambda s: exact,
     }
+    itself = torch.eye(n, dtype=torch.bool)
+    unit = torch.einsum("ncmc->nm", exact)[itself].mean()
     rows = {}
     for title, estimate in variants.items():
         found = [estimate(s) for s in range(draws if title != "exact" else 1)]
-        trace = np.mean([torch.einsum("ncnc->", K).item() for K in found]) / torch.einsum("ncnc->", exact).item()
+        trace = torch.stack([torch.einsum("ncmc->nm", K) for K in found]) / unit  # (draws, n, n)
+        means = {"with itself": trace[:, itself].mean(1), "with another": trace[:, ~itself].mean(1)}
         error = np.mean([((K - exact).norm() / exact.norm()).item() for K in found])
         empty = (found[0].flatten(1).abs().sum(1) == 0).double().mean().item()
         rows[title] = {
-            "trace / true trace": f"{trace:.2f}",
+            **{
+                key: text(value.tolist(), 2) if len(value) > 1 else f"{value.item():.2f}"
+                for key, value in means.items()
+            },
             "error": f"{error:.2f}",
             "zero rows": f"{100 * empty:.0f} %",
         }
@@ -99,30 +117,37 @@ def binary_head_table(n: int = 400, seed: int = 0) -> Table:
     """Departure 3: the two-class head that fits, and the one that is installed.
 
     Args:
-        n: Examples.
+        n: Examples, half of them to fit and half to test.
         seed: Seed of the data.
 
     Returns:
-        One row a head: norm relative to the fit, accuracy, cross-entropy and mean confidence.
+        One row a head: ‖V‖, mean |f_1 − f_0|, and on the test half accuracy, cross-entropy and mean confidence.
     """
-    rng = np.random.default_rng(seed)
-    phi = rng.normal(size=(n, 6))
-    y = (phi @ rng.normal(size=6) + 0.7 * rng.normal(size=n) > 0).astype(int)
-    fitted, installed = installed_binary_head(phi, y, C=1.0)
+    generator = torch.Generator().manual_seed(seed)
+    phi = torch.randn(n, 6, dtype=torch.float64, generator=generator)
+    noise = torch.randn(n, dtype=torch.float64, generator=generator)
+    y = (phi @ torch.tensor([1.0, -1, 1, -1, 1, -1], dtype=torch.float64) + noise > 0).long()
+    fit_on, test = slice(0, n // 2), slice(n // 2, n)
+    fit = fit_logistic(phi[fit_on], y[fit_on], 2, 1.0, binary="softmax")
     rows = {}
-    for title, logits, norm in (("fitted", fitted, 1.0), ("installed", installed, 0.5)):
-        p = softmax(logits)
+    for title, (V, b) in {
+        "fitted": (fit.V, fit.b),
+        "installed": installed_binary_head(phi[fit_on], y[fit_on], 1.0),
+    }.items():
+        f = phi[test] @ V.T + b
+        p = f.softmax(1)
         rows[title] = {
-            "norm": f"{norm:.1f}",
-            "accuracy": f"{100 * (p.argmax(1) == y).mean():.1f} %",
-            "cross-entropy": f"{-np.log(p[np.arange(n), y]).mean():.3f}",
-            "mean confidence": f"{100 * p.max(1).mean():.1f} %",
+            "‖V‖": f"{V.norm().item():.2f}",
+            "logit difference": f"{(f[:, 1] - f[:, 0]).abs().mean().item():.2f}",
+            "accuracy": f"{100 * (p.argmax(1) == y[test]).double().mean().item():.1f} %",
+            "cross-entropy": f"{torch.nn.functional.cross_entropy(f, y[test]).item():.3f}",
+            "mean confidence": f"{100 * p.amax(1).mean().item():.1f} %",
         }
     return Table(pd.DataFrame(rows).T.rename_axis("head"))
 
 
-def regression_accuracies(n: int = 30, seed: int = 0) -> Table:
-    """Departure 4: "kernel regression accuracy" of a kernel that knows nothing, and of one that knows the labels.
+def regression_accuracies(n: int = 60, seed: int = 0) -> Table:
+    """Departure 4: "kernel regression accuracy" of kernels that know nothing, a little, and more of the labels.
 
     Args:
         n: Training examples, and as many test examples.
@@ -135,7 +160,7 @@ def regression_accuracies(n: int = 30, seed: int = 0) -> Table:
     labels = torch.arange(2 * n) % 3
     identity = torch.eye(3, dtype=torch.float64)
     rows = {}
-    for title, strength in (("without signal", 0.0), ("with signal", 1.5)):
+    for title, strength in (("without signal", 0.0), ("weak signal", 0.8), ("strong signal", 2.0)):
         signal = strength * torch.nn.functional.one_hot(labels, 3).double()
         phi = signal + torch.randn(2 * n, 3, dtype=torch.float64, generator=generator)
         K = torch.einsum("nm,cd->ncmd", phi @ phi.T, identity)
@@ -197,12 +222,12 @@ def brier_table(n: int = 200, seed: int = 0) -> Table:
     return Table(pd.DataFrame(rows).T.rename_axis("C"))
 
 
-def _tiny_gpt2(bias: bool) -> Classifier:
+def _tiny_gpt2(bias: bool, width: int = 20) -> Classifier:
     """A random GPT-2 of two layers in float64, with weights large enough that every gradient matters."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         config = GPT2Config(
-            vocab_size=60, n_embd=20, n_layer=2, n_head=2, n_positions=32, bos_token_id=0, eos_token_id=0
+            vocab_size=60, n_embd=width, n_layer=2, n_head=2, n_positions=32, bos_token_id=0, eos_token_id=0
         )
         model = Classifier(ClassifierConfig(config, pooling="last", head_bias=bias, num_labels=3)).double().eval()
         with torch.no_grad():

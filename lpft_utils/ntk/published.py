@@ -1,7 +1,8 @@
 """What the published code computes, restated plainly from its description, to be compared with what the formulas say.
 
 Nothing here is used for results. Each function is one departure of the code that came with the paper from the paper's
-own formulas, or the published way to get the same number; the appendix of the book shows the size of each effect.
+own formulas, or the published way to get the same number; the appendix of the book shows the size of each effect. Two
+more live where their right versions do: `regression.published` and `calibration.brier_over_classes`.
 """
 
 from __future__ import annotations
@@ -9,11 +10,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 
-import numpy as np
 import torch
-from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
+from lpft_utils.logistic import fit_logistic
 from lpft_utils.ntk.factors import Inputs, model_features
 from lpft_utils.ntk.inputs import count, take
 
@@ -38,15 +38,22 @@ def published_groups(names: Sequence[str]) -> list[list[str]]:
     return list(groups.values())
 
 
-def published_kernel(model: nn.Module, inputs: Inputs, exclude: Callable[[str], bool] = lambda name: False) -> Tensor:
+def published_kernel(
+    model: nn.Module,
+    inputs: Inputs,
+    exclude: Callable[[str], bool] = lambda name: False,
+    groups: Callable[[Sequence[str]], list[list[str]]] = published_groups,
+) -> Tensor:
     """F by the published algorithm: the Jacobian of all H features, group by group, one example at a time, then V.
 
-    H reverse passes for every example and group, where the rows of V as cotangents need C for all groups together.
+    H reverse passes for every example and group, `reverse_passes` in all, where the rows of V as cotangents need C for
+    all groups together, and for a whole batch of examples at once.
 
     Args:
         model: The classifier.
         inputs: Padded inputs, first dimension N.
         exclude: Parameters to leave out, by name.
+        groups: Divides the names of the parameters into groups; it changes the cost, not the result.
 
     Returns:
         F, shape (N, C, N, C); the same as that of `kernel`.
@@ -57,7 +64,7 @@ def published_kernel(model: nn.Module, inputs: Inputs, exclude: Callable[[str], 
     wanted = {k: p for k, p in model.named_parameters() if not k.startswith("head.") and not exclude(k)}
     N, (C, H) = count(inputs), V.shape
     F = V.new_zeros(N, C, N, C)
-    for group in published_groups(list(wanted)):
+    for group in groups(list(wanted)):
         parameters = [wanted[name] for name in group]
         rows = []
         for n in range(N):
@@ -77,8 +84,27 @@ def published_kernel(model: nn.Module, inputs: Inputs, exclude: Callable[[str], 
     return F
 
 
+def reverse_passes(H: int, n_groups: int, N: int) -> int:
+    """Reverse passes of the published algorithm.
+
+    Args:
+        H: Number of features.
+        n_groups: Number of groups of parameters.
+        N: Number of examples.
+
+    Returns:
+        H · n_groups · N; the rows of V as cotangents need C · N at most, and C for each batch.
+    """
+    return H * n_groups * N
+
+
 def subsampled(J: Tensor, V: Tensor, seed: int, share: float = SHARE, both_sides: bool = True) -> Tensor:
     """The word-embedding part from a random share of parameters and features, each draw scaled by what it leaves out.
+
+    The description says what is kept, not whether it is scaled afterwards. With scaling, the kinder reading, what
+    remains is the effect of the draw itself: for a draw of k of H features that both factors share, the mean is
+    a V Θ Vᵀ + (H/k − a) V diag(Θ) Vᵀ with a = H (k − 1) / (k (H − 1)) → 1, so every block has about 1/share − 1 times
+    its V diag(Θ) Vᵀ too much, most where an example meets itself.
 
     Args:
         J: Jacobian of φ by the word embeddings, shape (N, H, D).
@@ -118,11 +144,11 @@ def rows_at_stride(K: Tensor, stride: int = STRIDE) -> Tensor:
     return out
 
 
-def installed_binary_head(phi: np.ndarray, y: np.ndarray, C: float) -> tuple[np.ndarray, np.ndarray]:
-    """The published two-class head: scikit-learn's binary fit w, b installed as rows ∓w/2 and biases ∓b/2.
+def installed_binary_head(phi: Tensor, y: Tensor, C: float) -> tuple[Tensor, Tensor]:
+    """The published two-class head: scikit-learn's multinomial fit w, c of class 1, installed as ∓w/2 and ∓c/2.
 
-    With the multinomial fit that the published code asked for, p = σ(2 d) for the decision value d = wᵀφ + b, so the
-    head that fits has rows ∓w: what was installed is half as long.
+    The multinomial fit of two classes is the head with rows ∓w, with p = σ(2d) for d = wᵀφ + c. The half would be right
+    for the binary fit, p = σ(d), of scikit-learn today; here it makes the head half as long as the one that was fitted.
 
     Args:
         phi: Features, shape (N, H).
@@ -130,10 +156,8 @@ def installed_binary_head(phi: np.ndarray, y: np.ndarray, C: float) -> tuple[np.
         C: Inverse penalty, in the multinomial convention.
 
     Returns:
-        Logits of the fitted and of the installed head on phi, each of shape (N, 2).
+        V, shape (2, H), and b, shape (2,), as installed.
     """
-    # Rows ∓u with the penalty ½(‖u‖² + ‖u‖²) have p = σ(2 uᵀφ): with z = 2u it is a binary fit of penalty ½‖z‖²/2.
-    fit = LogisticRegression(C=2 * C, solver="newton-cholesky", tol=1e-12).fit(phi, y)
-    half = fit.decision_function(phi) / 2
-    fitted = np.stack([-half, half], 1)
-    return fitted, fitted / 2
+    fit = fit_logistic(phi, y, 2, C, binary="softmax")
+    w, c = fit.V[1], fit.b[1]
+    return torch.stack([-w / 2, w / 2]), torch.stack([-c / 2, c / 2])

@@ -1,14 +1,15 @@
 """Restatements of the published code against the formulas."""
 
-import numpy as np
 import pytest
 import torch
+from sklearn.linear_model import LogisticRegression
 
 from lpft_utils.ntk import dense_kernel, jacobian
 from lpft_utils.ntk.published import (
     installed_binary_head,
     published_groups,
     published_kernel,
+    reverse_passes,
     rows_at_stride,
     subsampled,
 )
@@ -25,6 +26,26 @@ def test_the_published_algorithm_gives_the_same_kernel(family):
     assert relative(only, dense_kernel(model, inputs, parameters=few)) < 1e-10
 
 
+def test_grouping_changes_the_cost_alone():
+    model, inputs = classifier("bert"), tokens((4, 2))
+    one_group = published_kernel(model, inputs, groups=lambda names: [list(names)])
+    assert relative(one_group, published_kernel(model, inputs)) < 1e-12
+
+
+def test_reverse_passes_are_those_that_run(monkeypatch):
+    model, inputs = classifier("bert"), tokens((4, 2))
+    calls, grad = [], torch.autograd.grad
+
+    def counted(*args, **options):
+        calls.append(1)
+        return grad(*args, **options)
+
+    monkeypatch.setattr(torch.autograd, "grad", counted)
+    published_kernel(model, inputs)
+    names = [k for k, _ in model.named_parameters() if not k.startswith("head.")]
+    assert len(calls) == reverse_passes(16, len(published_groups(names)), 2)
+
+
 def test_roberta_base_has_25_groups():
     names = [f"backbone.encoder.layer.{i}.{part}.weight" for i in range(12) for part in ("attention.q", "output.dense")]
     assert len(published_groups(["backbone.embeddings.word_embeddings.weight", *names])) == 25
@@ -37,16 +58,20 @@ def word_jacobian():
     return J, model.head.weight.detach()
 
 
-def test_a_shared_draw_of_features_is_biased_and_separate_draws_are_not():
-    J, V = word_jacobian()
-    exact = torch.einsum("ncd,mkd->ncmk", V @ J, V @ J)
-    mean = {
-        both: torch.stack([subsampled(J, V, s, share=0.25, both_sides=both) for s in range(4000)]).mean(0)
-        for both in (True, False)
-    }
-    trace = {both: torch.einsum("ncnc->", K) / torch.einsum("ncnc->", exact) for both, K in mean.items()}
-    assert trace[True] > 1.5  # the share of each feature with itself is counted 1 / share times too often
-    assert abs(trace[False] - 1) < 0.15
+def test_a_shared_draw_of_features_has_the_bias_of_the_closed_form_and_separate_draws_have_none():
+    generator = torch.Generator().manual_seed(0)
+    J = torch.randn(2, 8, 12, dtype=torch.float64, generator=generator)  # (N, H, D)
+    V = torch.randn(2, 8, dtype=torch.float64, generator=generator)
+    H, k = 8, 2  # a share of 0.25
+    theta = torch.einsum("nhd,mkd->nhmk", J, J)
+    exact = torch.einsum("ch,nhmk,dk->ncmd", V, theta, V)
+    diagonal = torch.einsum("ch,nhmh,dh->ncmd", V, theta, V)
+    a = H * (k - 1) / (k * (H - 1))
+    for both, expected in ((True, a * exact + (H / k - a) * diagonal), (False, exact)):
+        draws = torch.stack([subsampled(J, V, s, share=0.25, both_sides=both) for s in range(1000)])
+        far = 5 * draws.std(0) / 1000**0.5
+        assert ((draws.mean(0) - expected).abs() < far).all()
+        assert bool(((draws.mean(0) - exact).abs() > far).any()) == both  # 1,000 draws can tell the two apart
 
 
 def test_everything_kept_is_exact():
@@ -63,25 +88,13 @@ def test_rows_at_stride_leave_most_rows_zero():
 
 
 def test_the_installed_binary_head_is_half_of_the_multinomial_one():
-    rng = np.random.default_rng(0)
-    phi = rng.normal(size=(80, 4))
-    y = (phi @ rng.normal(size=4) + rng.normal(size=80) > 0).astype(int)
-    fitted, installed = installed_binary_head(phi, y, C=0.7)
-    # An independent multinomial fit: three classes with the third absent cannot be, so minimise it directly.
-    W = torch.zeros(2, 5, dtype=torch.float64, requires_grad=True)
-    x = torch.cat([torch.tensor(phi), torch.ones(80, 1, dtype=torch.float64)], 1)
-    optimizer = torch.optim.LBFGS(
-        [W], max_iter=500, tolerance_grad=1e-12, tolerance_change=0, line_search_fn="strong_wolfe"
-    )
-
-    def closure():
-        optimizer.zero_grad()
-        loss = torch.nn.functional.cross_entropy(x @ W.T, torch.tensor(y), reduction="sum")
-        (total := loss + W[:, :4].square().sum() / (2 * 0.7)).backward()
-        return total
-
-    for _ in range(5):
-        optimizer.step(closure)
-    logits = (x @ W.T).detach().numpy()
-    np.testing.assert_allclose(fitted[:, 1] - fitted[:, 0], logits[:, 1] - logits[:, 0], atol=1e-5)
-    np.testing.assert_allclose(installed, fitted / 2)
+    generator = torch.Generator().manual_seed(0)
+    phi = torch.randn(80, 4, dtype=torch.float64, generator=generator)
+    y = (phi.sum(1) + torch.randn(80, dtype=torch.float64, generator=generator) > 0).long()
+    # scikit-learn's binary fit has σ(zᵀφ + c) and the penalty ½‖z‖²; rows ∓w have σ(2wᵀφ) and ‖w‖² = ½‖z‖²/2: twice C.
+    z = LogisticRegression(C=2 * 0.7, solver="newton-cholesky", tol=1e-12).fit(phi.numpy(), y.numpy())
+    V, b = installed_binary_head(phi, y, C=0.7)
+    torch.testing.assert_close(V[1], torch.tensor(z.coef_[0]) / 4, rtol=1e-3, atol=0)
+    torch.testing.assert_close(b[1], torch.tensor(z.intercept_[0]) / 4, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(V[0], -V[1])
+    torch.testing.assert_close(b[0], -b[1])
