@@ -14,6 +14,7 @@ import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,14 @@ SOURCES = (None, "builtin", "hub", "files")
 def list_tasks() -> list[TaskInfo]:
     """Return what is known about every task that has a name here: the built-in one, then the paper's 13."""
     return list(TASKS.values())
+
+
+@lru_cache(maxsize=4)
+def _generate(**options: Any) -> Task:
+    """The built-in task; a chapter asks for the same texts once for every run that it reads."""
+    from lpft_utils.builtin_task import generate
+
+    return generate(**options)
 
 
 def load_task(
@@ -64,9 +73,7 @@ def load_task(
     if source == "builtin" or (name == "builtin" and source is None):
         if name != "builtin":
             raise TaskError(f"Only the task 'builtin' can be generated, not {name!r}.")
-        from lpft_utils.builtin_task import generate
-
-        task = generate(**options)
+        task = _generate(**options)
     else:
         if options:
             raise TaskError(f"Options {sorted(options)} belong to the built-in task; {name!r} takes none.")
