@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from peft import LoraConfig, inject_adapter_in_model
+from peft import IA3Config, LoraConfig, PeftConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
+from peft.utils import TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
@@ -108,6 +109,30 @@ def add_lora(
         fan_in_fan_out=any(isinstance(m, Conv1D) for m in found),  # GPT-2 stores its weights transposed
     )
     return _inject(model, config, seed)
+
+
+def add_ia3(model: Classifier) -> Classifier:
+    """Inject fresh IA³ vectors (Liu et al. 2022) where peft puts them by default, in place; no run trains with them.
+
+    Keys and values are multiplied entry by entry by a vector, and so are the inputs of the layers that peft lists as
+    feed-forward; in BERT "output.dense" means the attention's output layer too. All vectors start at 1.
+
+    Args:
+        model: The classifier, without an adapter.
+
+    Returns:
+        `model`; vectors and head require gradients, and nothing else.
+
+    Raises:
+        ModelError: If peft knows no default for the family, or the model has an adapter already.
+    """
+    if hasattr(model.backbone, "peft_config"):
+        raise ModelError("add_ia3: the model has an adapter already. Load it anew, or call merge_lora first.")
+    family = model.backbone.config.model_type
+    if family not in TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING:
+        known = ", ".join(TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING)
+        raise ModelError(f"add_ia3: peft knows no layers to scale in {family!r} (it knows {known}).")
+    return _inject(model, IA3Config(), seed=0)
 
 
 def trainable_parameters(model: nn.Module) -> int:
@@ -208,7 +233,7 @@ def merge_lora(model: Classifier) -> Classifier:
     return model.requires_grad_(True)  # pyright: ignore[reportReturnType]
 
 
-def _inject(model: Classifier, config: LoraConfig, seed: int) -> Classifier:
+def _inject(model: Classifier, config: PeftConfig, seed: int) -> Classifier:
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         # peft reads every attribute of the backbone, deprecated ones of transformers too.
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)

@@ -11,6 +11,7 @@ from tiny import FAMILIES, save_backbone
 
 from lpft_utils.adapters import (
     adapter_state,
+    add_ia3,
     add_lora,
     default_targets,
     load_adapter,
@@ -215,3 +216,24 @@ def test_adapter_of_another_shape_is_refused(damage, tmp_path):
         save_file(state, tmp_path / "adapter_model.safetensors")
     with pytest.raises(ModelError, match="does not fit this classifier"):
         load_adapter(load_classifier("tiny", 2 if damage == "other classes" else 3), tmp_path)
+
+
+# ---- IA³ ----
+
+
+def test_ia3_changes_nothing_until_trained_and_trains_vectors_and_head_only(folders):
+    backbone = str(folders["bert"])
+    model, batch = load_classifier(backbone, 3), batch_of(backbone)
+    with torch.no_grad():
+        before = model(**batch).logits
+        after = add_ia3(model)(**batch).logits
+    torch.testing.assert_close(after, before)
+    trained = {name for name, p in model.named_parameters() if p.requires_grad}
+    assert any("ia3_l" in name for name in trained)
+    assert all("ia3_l" in name or name.startswith("head.") for name in trained)
+    with pytest.raises(ModelError, match="already"):
+        add_ia3(model)
+    model.backbone.config.model_type = "unheard of"
+    del model.backbone.peft_config
+    with pytest.raises(ModelError, match="unheard of"):
+        add_ia3(model)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from peft.tuners.ia3.layer import IA3Layer
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from transformers.pytorch_utils import Conv1D
@@ -56,6 +57,17 @@ def _rows(module: nn.Module, a: Tensor, g: Tensor) -> Gradient:
     return Rows(g, a)
 
 
+def _scaling(module: nn.Module, a: Tensor, g: Tensor) -> Gradient:
+    """IA³'s vector l: the layer computes W (l ∘ a), or l ∘ (W a)."""
+    assert isinstance(module, IA3Layer)
+    base = module.get_base_layer()
+    if module.is_feedforward:
+        g, unscaled = g @ (base.weight.T if isinstance(base, Conv1D) else base.weight), a
+    else:
+        unscaled = base(a)
+    return Dense(torch.einsum("btcp,btp->bcp", g, unscaled))
+
+
 def rules(module: nn.Module) -> dict[str, Rule]:
     """What the engine knows about a module: parameter name → rule for its per-example gradient.
 
@@ -74,6 +86,10 @@ def rules(module: nn.Module) -> dict[str, Rule]:
         return {"weight": _times_normalised, "bias": _sum_tokens}
     if isinstance(module, nn.RMSNorm) or type(module).__name__.endswith("RMSNorm"):
         return {"weight": _times_normalised}
+    if isinstance(module, IA3Layer) and isinstance(module.get_base_layer(), (nn.Linear, Conv1D)):
+        active = [name for name in module.active_adapters if name in module.ia3_l]
+        in_use = len(active) == 1 and not module.disable_adapters and not module.merged
+        return {f"ia3_l.{active[0]}": _scaling} if in_use else {}
     return {}
 
 
@@ -138,7 +154,13 @@ def plan(model: nn.Module, wanted: Mapping[str, nn.Parameter]) -> Plan:
     names = {id(parameter): name for name, parameter in wanted.items()}
     homes: dict[nn.Module, dict[str, str]] = {}
     for module in model.modules():
-        local = {k: names[id(p)] for k, p in module.named_parameters(recurse=False) if id(p) in names}
+        own = dict(module.named_parameters(recurse=False))
+        for name, child in module.named_children():
+            if isinstance(child, nn.ParameterDict):  # has no forward of its own: its owner uses it
+                own |= {f"{name}.{k}": p for k, p in child.named_parameters(recurse=False)}
+        local = (
+            {} if isinstance(module, nn.ParameterDict) else {k: names[id(p)] for k, p in own.items() if id(p) in names}
+        )
         if local:
             homes[module] = local
     return Plan(tuple(wanted), homes, {name: p.shape for name, p in wanted.items()})
@@ -301,6 +323,6 @@ def verify(model: nn.Module, features: Features, inputs: Inputs, V: Tensor, want
         raise KernelError(
             f"The engine has no exact rule for {len(bad)} of the {len(wanted.names)} parameters asked for: {shown} "
             f"(in modules {', '.join(kinds)}). It handles weights and biases of Linear, Conv1D, Embedding, LayerNorm "
-            "and RMSNorm that are used through their module's forward and whose output no in-place operation changes. "
+            "and RMSNorm, and IA³'s vectors, that are used through their module's forward and whose output no in-place operation changes. "
             "Ask for others with `parameters=`, for example parameters=lambda name: name not in (…)."
         )
