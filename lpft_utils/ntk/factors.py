@@ -61,6 +61,7 @@ def _scaling(module: nn.Module, a: Tensor, g: Tensor) -> Gradient:
     """IA³'s vector l: the layer computes W (l ∘ a), or l ∘ (W a)."""
     assert isinstance(module, IA3Layer)
     base = module.get_base_layer()
+    assert isinstance(base, (nn.Linear, Conv1D))
     if module.is_feedforward:
         g, unscaled = g @ (base.weight.T if isinstance(base, Conv1D) else base.weight), a
     else:
@@ -154,13 +155,13 @@ def plan(model: nn.Module, wanted: Mapping[str, nn.Parameter]) -> Plan:
     names = {id(parameter): name for name, parameter in wanted.items()}
     homes: dict[nn.Module, dict[str, str]] = {}
     for module in model.modules():
+        if isinstance(module, nn.ParameterDict):  # has no forward of its own: its owner uses it
+            continue
         own = dict(module.named_parameters(recurse=False))
-        for name, child in module.named_children():
-            if isinstance(child, nn.ParameterDict):  # has no forward of its own: its owner uses it
-                own |= {f"{name}.{k}": p for k, p in child.named_parameters(recurse=False)}
-        local = (
-            {} if isinstance(module, nn.ParameterDict) else {k: names[id(p)] for k, p in own.items() if id(p) in names}
-        )
+        for prefix, child in module.named_children():
+            if isinstance(child, nn.ParameterDict):
+                own |= {f"{prefix}.{k}": p for k, p in child.named_parameters(recurse=False)}
+        local = {k: names[id(p)] for k, p in own.items() if id(p) in names}
         if local:
             homes[module] = local
     return Plan(tuple(wanted), homes, {name: p.shape for name, p in wanted.items()})
@@ -323,6 +324,7 @@ def verify(model: nn.Module, features: Features, inputs: Inputs, V: Tensor, want
         raise KernelError(
             f"The engine has no exact rule for {len(bad)} of the {len(wanted.names)} parameters asked for: {shown} "
             f"(in modules {', '.join(kinds)}). It handles weights and biases of Linear, Conv1D, Embedding, LayerNorm "
-            "and RMSNorm, and IA³'s vectors, that are used through their module's forward and whose output no in-place operation changes. "
+            "and RMSNorm, and IA³'s vectors, that are used through their module's forward and whose output no in-place "
+            "operation changes. "
             "Ask for others with `parameters=`, for example parameters=lambda name: name not in (…)."
         )
