@@ -186,17 +186,14 @@ def claim_5(by_seed: Sequence[Mapping[str, Start]], method: str = "lp_ft", note:
     Returns:
         Training accuracy, leave-one-out error and test accuracy, P + F against P.
     """
-    fits = [(start.regression("K"), start.regression("P"), start) for start in (found[method] for found in by_seed)]
-    accuracy = {
-        part: paired_difference(
-            *(
-                [100 * f[i].accuracy(f[2].labels if part == "train" else f[2].test_labels, part) for f in fits]
-                for i in (0, 1)
-            )
-        )
-        for part in ("train", "test")
-    }
-    ratio = interval([math.log10(float(p.errors.min()) / float(k.errors.min())) for k, p, _ in fits])
+    starts = [found[method] for found in by_seed]
+    fits = [(start.regression("K"), start.regression("P")) for start in starts]
+    accuracy = {}
+    for part in ("train", "test"):
+        labels = [start.labels if part == "train" else start.test_labels for start in starts]
+        whole, alone = ([100 * f[i].accuracy(y, part) for f, y in zip(fits, labels, strict=True)] for i in (0, 1))
+        accuracy[part] = paired_difference(whole, alone)
+    ratio = interval([math.log10(float(p.errors.min()) / float(k.errors.min())) for k, p in fits])
     where = f"at the start of {LABELS[method]}{note}"
     return [
         Verdict(5, f"P+F fits the training labels better than P {where} (points)", accuracy["train"], 1),

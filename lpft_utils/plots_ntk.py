@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from lpft_utils.linearised import Comparison
@@ -65,6 +66,9 @@ def linearisation(comparisons: Mapping[str, Comparison]) -> Figure:
                 lower.plot(c.times, c.moved(which), line, color=color, label=label)
             upper.set(title=title, ylim=(0, None))
             lower.set(xlabel="time t = η · step", ylim=(0, None))
+            for axes in (upper, lower):  # times differ by orders of magnitude between starts
+                axes.xaxis.set_major_locator(MaxNLocator(4))
+                axes.ticklabel_format(axis="x", scilimits=(-2, 3))
         panels[0][0].set(ylabel="cross-entropy, training")
         panels[1][0].set(ylabel="‖φ_t − φ_0‖, test")
         panels[0][0].legend()
