@@ -1,0 +1,249 @@
+r"""The NTK of a fresh LoRA adapter (Hu et al. 2022) from the factors of the weights that it adapts.
+
+A layer's weight W becomes W + s B A with s = α / r, A (r, q) drawn at random and B (p, r) zero. Let G_c(x) = Σ_t
+g_{c,t} a_tᵀ (p, q) be the gradient of output c at example x by W. Then only ∂f_c/∂B = s G_c(x) Aᵀ is not zero, so the
+adapter of this layer adds
+
+    s² ⟨G_c(x) Aᵀ, G_d(x') Aᵀ⟩ = s² Σ_{t,t'} ⟨A a_t, A a'_t'⟩ ⟨g_{c,t}, g'_{d,t'}⟩
+
+to the kernel: FT's term of the same weight with every ⟨a, a'⟩ replaced by ⟨A a, A a'⟩ (Malladi et al. 2023). One set of
+factors therefore gives the kernel for every rank and every draw of A.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from lpft_utils.adapters import default_targets
+from lpft_utils.classifier import Classifier
+from lpft_utils.errors import KernelError
+from lpft_utils.ntk.factors import Inputs, model_features, verify
+from lpft_utils.ntk.gradients import Outer
+from lpft_utils.ntk.problem import prepared
+from lpft_utils.ntk.statistics import alignment
+
+# Fourth moment of an entry of A divided by its squared variance.
+KURTOSIS = {"uniform": 9 / 5, "gaussian": 3.0}
+RANKS = (1, 2, 4, 8, 16, 32, 64)
+PAIRS = 2**22  # token pairs whose products are held at one time
+
+
+def adapted_weights(model: Classifier, targets: Sequence[str] | None = None) -> list[str]:
+    """Names of the weights that LoRA adapts.
+
+    Args:
+        model: A classifier, with or without an adapter.
+        targets: Endings of the names of the layers; None means query and value of the family.
+
+    Returns:
+        Parameter names.
+
+    Raises:
+        KernelError: If no layer has such a name.
+    """
+    chosen = default_targets(model.backbone.config.model_type) if targets is None else targets
+    bare = {name: name.replace(".base_layer.weight", ".weight") for name, _ in model.named_parameters()}
+    found = [name for name, b in bare.items() if any(f".{b}".endswith(f".{t}.weight") for t in chosen)]
+    if not found:
+        raise KernelError(f"targets: expected endings of names of layers with a weight, got {list(chosen)}.")
+    return found
+
+
+def layer_factors(model: Classifier, inputs: Inputs, names: Sequence[str]) -> dict[str, Outer]:
+    """Factors of the gradients of V φ by weight matrices, all examples in one batch.
+
+    Args:
+        model: The classifier.
+        inputs: Padded tensors by name, first dimension N.
+        names: Weights of linear layers.
+
+    Returns:
+        By name: g (N, T, C, p) and a (N, T, q).
+
+    Raises:
+        KernelError: If a parameter is no weight of a linear layer.
+    """
+    with prepared(model, model_features, None, "head", list(names), None) as problem:
+        one = {k: t[:1] for k, t in inputs.items()}
+        verify(problem.model, problem.features, one, problem.V, problem.wanted)
+        gradients = problem.factors(inputs).gradients
+    outer = {name: g for name, g in gradients.items() if isinstance(g, Outer)}
+    if len(outer) != len(gradients):
+        raise KernelError(f"names: expected weights of linear layers, got {min(gradients.keys() - outer.keys())!r}.")
+    return outer
+
+
+def ft_kernel(factors: Mapping[str, Outer]) -> Tensor:
+    """FT's kernel of these weights, Σ_layers ⟨G, G'⟩.
+
+    Args:
+        factors: Result of `layer_factors`.
+
+    Returns:
+        Shape (N, C, N, C).
+    """
+    return _sum([_gram(x.dense()) for x in factors.values()])
+
+
+def lora_kernel(factors: Mapping[str, Outer], A: Mapping[str, Tensor], s: float) -> Tensor:
+    """The kernel of fresh adapters of these weights, at B = 0.
+
+    Args:
+        factors: Result of `layer_factors`.
+        A: The drawn factor of each layer, shape (r, q), by the same names.
+        s: α / r.
+
+    Returns:
+        Shape (N, C, N, C).
+    """
+    return s**2 * _sum([_gram(Outer(x.g, x.a @ A[name].T).dense()) for name, x in factors.items()])
+
+
+def variance(init: str, r: int, q: int) -> float:
+    """Variance of an entry of A as peft draws it.
+
+    Args:
+        init: "uniform" (peft's default: Kaiming with a = √5, uniform on ±1/√q) or "gaussian" (standard deviation 1/r).
+        r: Rank.
+        q: Dimension of the layer's input.
+
+    Returns:
+        1 / (3 q), or 1 / r².
+
+    Raises:
+        KernelError: If the name is unknown.
+    """
+    _check(init)
+    return 1 / (3 * q) if init == "uniform" else 1 / r**2
+
+
+def expected_factor(alpha: float, r: int, init: str, q: int) -> float:
+    """The factor c in E[K_r] = c K: s² r σ² with s = α / r.
+
+    Args:
+        alpha: α.
+        r: Rank.
+        init: As in `variance`.
+        q: Dimension of the layer's input.
+
+    Returns:
+        The factor.
+    """
+    return (alpha / r) ** 2 * r * variance(init, r, q)
+
+
+def fluctuation(factors: Mapping[str, Outer], init: str = "gaussian") -> float:
+    r"""κ in E ‖K_r / c − K‖² = κ² ‖K‖² / r: how far one draw of rank 1 is from the FT kernel of the same weights.
+
+    For one layer and M = G_c(x)ᵀ G_d(x'), an entry of K_1 / c is zᵀ M z with iid z, whose variance is
+    ‖M‖² + tr(M²) + (k − 3) Σ_i M_ii², with k the kurtosis of z. Rows of A are independent, hence 1/r; layers are
+    independent, so their variances add. Σ ‖M‖² over all pairs is ‖Σ G Gᵀ‖²; M itself is never formed.
+
+    Args:
+        factors: Result of `layer_factors`.
+        init: "uniform" or "gaussian".
+
+    Returns:
+        κ.
+    """
+    _check(init)
+    total = 0.0
+    for x in factors.values():
+        G = x.dense().view(-1, x.g.shape[3], x.a.shape[2])  # (NC, p, q)
+        total += torch.einsum("npq,nkq->pk", G, G).double().square().sum().item() + _trace_of_squares(x)
+        if KURTOSIS[init] != 3:
+            columns = G.permute(2, 0, 1)  # (q, NC, p)
+            total += (KURTOSIS[init] - 3) * torch.bmm(columns, columns.mT).double().square().sum().item()
+    return max(total, 0.0) ** 0.5 / ft_kernel(factors).double().norm().item()
+
+
+def concentration(
+    factors: Mapping[str, Outer],
+    *,
+    ranks: Sequence[int] = RANKS,
+    n_draws: int = 8,
+    init: str = "gaussian",
+    seed: int = 0,
+) -> pd.DataFrame:
+    """How close LoRA's kernel is to FT's of the same weights, by rank and draw of A.
+
+    A is drawn with variance 1 and the kernel divided by r, so that its mean is FT's whatever the layers' sizes.
+
+    Args:
+        factors: Result of `layer_factors`.
+        ranks: Ranks r.
+        n_draws: Draws of A at each rank, all independent.
+        init: "uniform" or "gaussian".
+        seed: Seed of the draws.
+
+    Returns:
+        Columns "r", "draw", "error" (‖K_r / c − K‖ / ‖K‖) and "alignment".
+    """
+    _check(init)
+    K = ft_kernel(factors)
+    generator = torch.Generator().manual_seed(seed)
+    rows = []
+    for r in ranks:
+        for draw in range(n_draws):
+            A = {name: _draw(init, r, x.a, generator) for name, x in factors.items()}
+            K_r = lora_kernel(factors, A, r**-0.5)
+            error = ((K_r - K).norm() / K.norm()).item()
+            rows.append({"r": r, "draw": draw, "error": error, "alignment": alignment(K_r, K)})
+    return pd.DataFrame(rows)
+
+
+def fresh_factors(model: nn.Module) -> dict[str, Tensor]:
+    """A of every adapter in a model, by the name of the weight that it adapts.
+
+    Args:
+        model: A model with LoRA adapters of peft.
+
+    Returns:
+        Tensors (r, q); the name is that of the weight before the adapter was added.
+    """
+    end = ".lora_A.default.weight"
+    return {
+        name.removesuffix(end) + ".weight": p.detach() for name, p in model.named_parameters() if name.endswith(end)
+    }
+
+
+def _check(init: str) -> None:
+    if init not in KURTOSIS:
+        raise KernelError(f"init: expected one of {', '.join(KURTOSIS)}, got {init!r}.")
+
+
+def _draw(init: str, r: int, like: Tensor, generator: torch.Generator) -> Tensor:
+    """Entries with mean 0 and variance 1, shape (r, q)."""
+    shape = (r, like.shape[-1])
+    if init == "gaussian":
+        return torch.randn(shape, generator=generator, dtype=like.dtype)
+    return 3**0.5 * (2 * torch.rand(shape, generator=generator, dtype=like.dtype) - 1)
+
+
+def _gram(J: Tensor) -> Tensor:
+    """(N, C, D) → (N, C, N, C)."""
+    N, C, _ = J.shape
+    rows = J.flatten(0, 1)
+    return (rows @ rows.T).view(N, C, N, C)
+
+
+def _sum(parts: Sequence[Tensor]) -> Tensor:
+    return torch.stack(list(parts)).sum(0)
+
+
+def _trace_of_squares(x: Outer) -> float:
+    """Σ tr(M²) over all pairs of rows, M = G_c(x)ᵀ G_d(x'), by tokens: tr(U W U W), U = g g'ᵀ and W = a' aᵀ."""
+    N, T, C, _ = x.g.shape
+    rows = max(1, PAIRS // (N * C * C * T * T))
+    total = 0.0
+    for start in range(0, N, rows):
+        g, a = x.g[start : start + rows], x.a[start : start + rows]
+        U = torch.einsum("ntcp,mudp->ncmdtu", g, x.g)
+        W = torch.einsum("ntq,muq->nmut", a, x.a)[:, None, :, None]
+        UW = U @ W  # (n, C, N, C, T, T)
+        total += (UW * UW.mT).double().sum().item()
+    return total
