@@ -234,6 +234,35 @@ def claim_6(plain: Sequence[Run], probed: Sequence[Run], names: tuple[str, str],
     return verdicts
 
 
+def claim_7(by_seed: Sequence[pd.DataFrame], method: str = "ft") -> list[Verdict]:
+    """Claim 7: the kernel of LoRA is close in shape to the kernel of FT.
+
+    "Close" needs something to be closer than. Two references: LoRA's own kernel with its texts in random order, which
+    shares everything but what it says about single texts; and ⟨φ, φ'⟩ V Vᵀ, which knows features and head but no
+    gradient, and costs nothing. Alignments are of kernels centred among the texts.
+
+    Args:
+        by_seed: Results of `lora_study.closeness`, one a seed.
+        method: The start that they are of, "ft" or "lp_ft".
+
+    Returns:
+        Three verdicts on differences of alignment: with F of all weights against both references, and with F of the
+        adapted weights against the second.
+    """
+    name = {"ft": "LoRA", "lp_ft": "LP-LoRA"}[method]
+    cases = (
+        ("all", LABELS[method], "LoRA, texts shuffled", "its own with the texts shuffled"),
+        ("all", LABELS[method], "features and head", "⟨φ, φ'⟩ V Vᵀ"),
+        ("adapted", f"{LABELS[method]} by the adapted weights", "features and head", "⟨φ, φ'⟩ V Vᵀ"),
+    )
+    verdicts = []
+    for key, whole, reference, what in cases:
+        a, b = ([float(found.loc[row, f"{key}, centred"]) for found in by_seed] for row in ("LoRA", reference))
+        statement = f"F of {name} is closer in shape to F of {whole} than {what} is (alignment)"
+        verdicts.append(Verdict(7, statement, paired_difference(a, b), 3))
+    return verdicts
+
+
 def claim_8(lp: Sequence[Run], ft: Sequence[Run], lp_ft: Sequence[Run]) -> list[Verdict]:
     """Claim 8: LP-FT is at least as accurate as LP and FT in distribution, and better out of distribution.
 

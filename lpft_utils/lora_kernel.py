@@ -181,7 +181,8 @@ def concentration(
         seed: Seed of the draws.
 
     Returns:
-        Columns "r", "draw", "error" (‖K_r / c − K‖ / ‖K‖) and "alignment".
+        Columns "r", "draw", "error" (‖K_r / c − K‖ / ‖K‖), "alignment" and "centred", the alignment of the kernels
+        centred among the examples.
     """
     _check(init)
     K = ft_kernel(factors)
@@ -192,7 +193,8 @@ def concentration(
             A = {name: _draw(init, r, x.a, generator) for name, x in factors.items()}
             K_r = lora_kernel(factors, A, r**-0.5)
             error = ((K_r - K).norm() / K.norm()).item()
-            rows.append({"r": r, "draw": draw, "error": error, "alignment": alignment(K_r, K)})
+            plain, centred = (alignment(K_r, K, centered=centered) for centered in (False, True))
+            rows.append({"r": r, "draw": draw, "error": error, "alignment": plain, "centred": centred})
     return pd.DataFrame(rows)
 
 

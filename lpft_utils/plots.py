@@ -207,7 +207,7 @@ def feature_change(runs: Mapping[str, Sequence[Run]], key: str, label: str) -> F
 
 
 def feature_map(panels: Mapping[str, Mapping[str, Array]], label_names: Sequence[str]) -> Figure:
-    """t-SNE of features and head rows, before and after: one panel a method.
+    """t-SNE of features and head rows, before and after: one panel a method, at most three beside each other.
 
     Args:
         panels: Results of `embedding.joint_embedding` by title.
@@ -217,9 +217,11 @@ def feature_map(panels: Mapping[str, Mapping[str, Array]], label_names: Sequence
         The figure.
     """
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH, 4.6))
-        axes = figure.subplots(1, len(panels), squeeze=False)
-        for ax, (title, plane) in zip(axes[0], panels.items(), strict=True):
+        n_rows = (len(panels) + 2) // 3
+        n_columns = -(-len(panels) // n_rows)
+        figure = Figure(figsize=(WIDTH, 4.6 if n_rows == 1 else 1.2 + 2.6 * n_rows))
+        axes = [figure.add_subplot(n_rows, n_columns, i + 1) for i in range(len(panels))]
+        for ax, (title, plane) in zip(axes, panels.items(), strict=True):
             ax.scatter(*plane["before"].T, s=5, color="0.75", label="φ before")
             for c, name in enumerate(label_names):
                 style = {"color": CLASS_COLORS[c % 5], "marker": CLASS_MARKERS[c % 5]}
@@ -229,7 +231,7 @@ def feature_map(panels: Mapping[str, Mapping[str, Array]], label_names: Sequence
                 ax.scatter(*plane[key].T, s=size, marker="*", facecolor=face, edgecolor="black", zorder=3, label=label)
             ax.set(title=title, xticks=[], yticks=[])
             ax.grid(visible=False)
-        handles, names = axes[0][0].get_legend_handles_labels()
+        handles, names = axes[0].get_legend_handles_labels()
         figure.legend(handles, names, loc="outside lower center", ncols=3, fontsize=9)
         return figure
 

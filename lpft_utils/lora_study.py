@@ -1,0 +1,320 @@
+"""What the LoRA chapter computes on its task: concentration over ranks, kernels of other adapters, costs.
+
+Everything that takes more than a few seconds is kept in the run store.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from lpft_utils.adapters import add_ia3
+from lpft_utils.calibration_study import scaled
+from lpft_utils.classifier import initial_head
+from lpft_utils.kernels import examples, identity, start_model, starts
+from lpft_utils.lora_kernel import RANKS, adapted_weights, concentration, fluctuation, ft_kernel, layer_factors
+from lpft_utils.ntk import Kernel, kernel, load_kernel
+from lpft_utils.ntk.statistics import alignment, frobenius
+from lpft_utils.paths import run_store
+from lpft_utils.plots import LABELS
+from lpft_utils.profiles import Profile
+from lpft_utils.runs import load_model, run
+from lpft_utils.specs import PROBED
+from lpft_utils.statistics import text
+from lpft_utils.store import Run
+from lpft_utils.tables import Table
+
+ADAPTED_FROM = {"ft": "lora", "lp_ft": "lp_lora"}  # the same head, with an adapter in place of the weights
+N_SHUFFLES = 20
+
+
+@dataclass(frozen=True)
+class Concentration:
+    """How close LoRA's kernel comes to FT's of the same weights as r grows.
+
+    Attributes:
+        table: Result of `lora_kernel.concentration`.
+        kappa: Predicted root mean square of the relative error at r = 1; at r it is κ / √r.
+        reference: Centred alignment of `reference_kernel` with the same FT kernel.
+        init: How A is drawn.
+    """
+
+    table: pd.DataFrame
+    kappa: float
+    reference: float
+    init: str
+
+    def rms(self) -> dict[int, float]:
+        """Root mean square of the relative error over draws, by r."""
+        return {r: math.sqrt((e**2).mean()) for r, e in self.by_rank("error").items()}
+
+    def by_rank(self, column: str) -> dict[int, np.ndarray]:
+        """Values of a column, one a draw, by r."""
+        return {int(r): rows[column].to_numpy() for r, rows in self.table.groupby("r")}  # pyright: ignore
+
+
+def rank_sweep(
+    setting: Profile,
+    method: str,
+    seed: int,
+    *,
+    init: str = "gaussian",
+    n: int = 24,
+    n_draws: int = 16,
+    ranks: Sequence[int] = RANKS,
+    store: Path | None = None,
+) -> Concentration:
+    """LoRA's kernel against FT's of the same weights at a start, over ranks and draws of A.
+
+    Args:
+        setting: The profile.
+        method: "ft" (random head) or "lp_ft" (LP's head).
+        seed: The run's seed.
+        init: "gaussian" or "uniform".
+        n: Training examples of the kernel.
+        n_draws: Draws of A at each rank.
+        ranks: Ranks.
+        store: The run store; default: `paths.run_store()`.
+
+    Returns:
+        The sweep, from the store if it is there.
+    """
+    key = identity(setting, method, seed, "ranks", 2, n, n_draws, list(ranks), init)
+    path = _folder(setting, f"{method}-ranks", seed, key, store) / "concentration.json"
+    if not path.exists():
+        model = start_model(setting, method, seed)
+        few, _ = examples(setting, seed, n)
+        factors = layer_factors(model, few.inputs, adapted_weights(model))
+        table = concentration(factors, ranks=ranks, n_draws=n_draws, init=init, seed=seed)
+        with torch.no_grad():
+            phi = model.features(**few.inputs)
+        bare = reference_kernel(phi @ phi.T, model.head.weight.detach())
+        found = {
+            "kappa": fluctuation(factors, init),
+            "reference": alignment(bare, ft_kernel(factors), centered=True),
+            "rows": table.to_dict("records"),
+        }
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".partial")
+        partial.write_text(json.dumps(found))
+        partial.replace(path)
+    stored = json.loads(path.read_text())
+    return Concentration(pd.DataFrame(stored["rows"]), stored["kappa"], stored["reference"], init)
+
+
+def parts(setting: Profile, method: str, seed: int, *, store: Path | None = None) -> dict[str, Kernel]:
+    """Kernels of parts of the parameters at a start, and of other adapters with the same head.
+
+    Args:
+        setting: The profile.
+        method: "ft" (random head) or "lp_ft" (LP's head).
+        seed: The run's seed.
+        store: The run store; default: `paths.run_store()`.
+
+    Returns:
+        Train × train kernels: "FT" (all of the backbone), "FT, adapted weights" (those that LoRA adapts), "LoRA",
+        "IA³" and "biases".
+    """
+    lora = ADAPTED_FROM[method]
+    found = starts(setting, seed, (method, lora), store=store)
+    folder = _folder(setting, f"{method}-parts", seed, identity(setting, method, seed, "parts", 1), store)
+    train, _ = examples(setting, seed)
+    out = {"FT": found[method].train, "LoRA": found[lora].train}
+    for name in ("FT, adapted weights", "IA³", "biases"):
+        here = folder / re.sub(r"\W+", "_", name)
+        if not (here / "kernel.safetensors").exists():
+            model = start_model(setting, method, seed)
+            if name == "IA³":
+                kernel(add_ia3(model), train.inputs, folder=here)
+            else:
+                wanted = adapted_weights(model) if name.startswith("FT") else _biases(model)
+                kernel(model, train.inputs, parameters=wanted, folder=here)
+        out[name] = load_kernel(here / "kernel.safetensors")
+    return out
+
+
+def reference_kernel(gram: Tensor, V: Tensor) -> Tensor:
+    """The F that any features with Θ_φ(x, x') = ⟨φ(x), φ(x')⟩ I would have: it knows φ and the head, and no gradient.
+
+    Args:
+        gram: Inner products of the features, shape (N, N).
+        V: The head, shape (C, H).
+
+    Returns:
+        ⟨φ(x), φ(x')⟩ (V Vᵀ)_cd, shape (N, C, N, C).
+    """
+    V = V.to(gram.dtype)
+    return torch.einsum("nm,cd->ncmd", gram, V @ V.T)
+
+
+def closeness(setting: Profile, method: str, seed: int, *, store: Path | None = None) -> pd.DataFrame:
+    """How alike the kernels of adapters are to FT's, with two references that adapters must beat.
+
+    Args:
+        setting: The profile.
+        method: "ft" (random head) or "lp_ft" (LP's head).
+        seed: The run's seed.
+        store: The run store; default: `paths.run_store()`.
+
+    Returns:
+        Indexed by kernel: "parameters", alignment with F of FT ("all", "all, centred") and with FT's F of the weights
+        that LoRA adapts ("adapted", "adapted, centred"). Rows are those of `parts`, "features and head"
+        (`reference_kernel`), and "LoRA, texts shuffled": the mean over random orders of LoRA's texts.
+    """
+    found = parts(setting, method, seed, store=store)
+    probed = run(setting.spec("lp", seed=seed))
+    V = probed.V if method in PROBED else initial_head(*probed.V.shape, seed=seed)
+    targets = {"all": found["FT"].F, "adapted": found["FT, adapted weights"].F}
+
+    def likeness(K: Tensor) -> dict[str, float]:
+        return {
+            f"{name}{', centred' if centred else ''}": alignment(K, target, centered=centred)
+            for name, target in targets.items()
+            for centred in (False, True)
+        }
+
+    rows = {
+        name: {"parameters": float(k.spec["parameters"]), **likeness(k.F)} for name, k in found.items() if name != "FT"
+    }
+    rows["features and head"] = {"parameters": 0.0, **likeness(reference_kernel(found["FT"].gram, V))}
+    generator = torch.Generator().manual_seed(seed)
+    F = found["LoRA"].F
+    orders = [torch.randperm(len(F), generator=generator) for _ in range(N_SHUFFLES)]
+    shuffled = pd.DataFrame([likeness(F[order][:, :, order]) for order in orders]).mean()
+    rows["LoRA, texts shuffled"] = {"parameters": 0.0, **shuffled.to_dict()}
+    total = {"FT": {"parameters": float(found["FT"].spec["parameters"]), **likeness(found["FT"].F)}}
+    return pd.DataFrame.from_dict(total | rows, orient="index").rename_axis("kernel")
+
+
+def closeness_table(by_seed: Sequence[pd.DataFrame]) -> Table:
+    """Alignments as a table.
+
+    Args:
+        by_seed: Results of `closeness`, one a seed.
+
+    Returns:
+        Indexed by kernel: trained parameters of the backbone, and alignments "mean ± half width".
+    """
+    titles = {
+        "all": "with F of FT",
+        "all, centred": "the same, centred",
+        "adapted": "with F of the adapted weights",
+        "adapted, centred": "the same, centred ",  # column names must differ
+    }
+    rows = {}
+    for name in by_seed[0].index:
+        count = int(by_seed[0].loc[name, "parameters"])
+        rows[name] = {"parameters": f"{count:,}" if count else ""} | {
+            title: text([float(found.loc[name, key]) for found in by_seed], 3) for key, title in titles.items()
+        }
+    return Table(pd.DataFrame.from_dict(rows, orient="index").rename_axis("kernel"))
+
+
+def trained_table(setting: Profile, runs: Mapping[str, Sequence[Run]], *, n: int = 24) -> Table:
+    """LoRA's kernel at the end of training beside the one at its start, first seed.
+
+    Args:
+        setting: The profile.
+        runs: Runs of LoRA and LP-LoRA by method.
+        n: Training examples of the kernel.
+
+    Returns:
+        One row a method: ‖F‖ at start and end, the share of A in the trace at both, and the alignment of the two.
+    """
+    rows = {}
+    for method, group in runs.items():
+        stored = group[0]
+        few, _ = examples(setting, stored.spec.seed, n)
+        folder = _folder(setting, f"{method}-trained", stored.spec.seed, f"{stored.folder.name[-10:]}-{n}", None)
+        found = {}
+        for when in ("start", "end"):
+            path = folder / when / "kernel.safetensors"
+            if not path.exists():
+                model = load_model(stored) if when == "end" else start_model(setting, method, stored.spec.seed)
+                kernel(model, few.inputs, groups=lambda k: "A" if "lora_A" in k else "B", folder=path.parent)
+            found[when] = load_kernel(path)
+        rows[LABELS[method]] = {
+            "‖F‖, start": f"{frobenius(found['start'].F):.3g}",
+            "‖F‖, end": f"{frobenius(found['end'].F):.3g}",
+            "share of A, start": f"{_share(found['start'], 'A'):.1%}",
+            "share of A, end": f"{_share(found['end'], 'A'):.1%}",
+            "alignment of start and end": f"{alignment(found['start'].F, found['end'].F):.3f}",
+        }
+    return Table(pd.DataFrame.from_dict(rows, orient="index").rename_axis("method"))
+
+
+def cost_table(runs: Mapping[str, Sequence[Run]]) -> Table:
+    """What each method costs.
+
+    Args:
+        runs: Runs by method, one a seed; with "ft", whose trained parameters are all there are.
+
+    Returns:
+        One row a method: trained parameters and their share; MB of their gradients and Adam's two moments (float32);
+        MB of what a run stores of the weights; seconds of training; peak memory where a GPU measured it.
+    """
+    everything = runs["ft"][0].metrics["trainable_parameters"]
+    rows = {}
+    for method, group in runs.items():
+        count = group[0].metrics["trainable_parameters"]
+        seconds = [r.metrics["train_seconds"] for r in group if "train_seconds" in r.metrics]
+        peak = [r.metrics["peak_memory"] for r in group if r.metrics.get("peak_memory")]
+        rows[LABELS[method]] = {
+            "parameters": f"{count:,}" if method not in PROBED else f"{count:,} (after LP)",
+            "share": f"{count / everything:.3%}",
+            "gradients and Adam (MB)": f"{3 * 4 * count / 1e6:.3g}" if seconds else "none",
+            "stored weights (MB)": f"{(group[0].folder / 'model.safetensors').stat().st_size / 1e6:.3g}",
+            "seconds": text(seconds, 0) if seconds else "none",
+            "peak memory (MB)": f"{max(peak) / 1e6:.0f}" if peak else "not measured on a CPU",
+        }
+    return Table(pd.DataFrame.from_dict(rows, orient="index").rename_axis("method"))
+
+
+def results_table(runs: Mapping[str, Sequence[Run]], split: str = "test") -> Table:
+    """Accuracy, feature change and calibration on one split.
+
+    Args:
+        runs: Runs by method, one a seed.
+        split: Name of the split.
+
+    Returns:
+        One row a method, each cell "mean ± half width"; ECE without and with temperature scaling (TS).
+    """
+    rows = {}
+    for method, group in runs.items():
+        measured = [scaled(stored, split).measures for stored in group]
+        change = [stored.metrics["change"][split] for stored in group]
+        rows[LABELS[method]] = {
+            "accuracy (%)": text([stored.accuracy(split) for stored in group], 1, 100),
+            "CS(F)": text([c["CS"] for c in change], 3),
+            "Diff(F)": text([c["Diff"] for c in change], 2),
+            "FDR(F)": text([c["FDR"] for c in change], 2),
+            "‖V‖": ", ".join(f"{stored.metrics['head_norm']:.3g}" for stored in group),
+            "ECE": text([before["ECE"] for before, _ in measured], 3),
+            "ECE, TS": text([after["ECE"] for _, after in measured], 3),
+        }
+    return Table(pd.DataFrame.from_dict(rows, orient="index").rename_axis("method"))
+
+
+def _biases(model: torch.nn.Module) -> list[str]:
+    """What BitFit trains: every bias of the backbone."""
+    return [n for n, _ in model.named_parameters() if n.startswith("backbone.") and n.endswith(".bias")]
+
+
+def _share(found: Kernel, group: str) -> float:
+    traces = {name: torch.einsum("ncnc->", part.double()).item() for name, part in found.groups.items()}
+    return traces.get(group, 0.0) / (sum(traces.values()) or 1.0)
+
+
+def _folder(setting: Profile, name: str, seed: int, key: str, store: Path | None) -> Path:
+    folder = re.sub(r"[^A-Za-z0-9_.-]+", "_", f"{setting.task}-{name}-s{seed}-{key}")
+    return (store or run_store()) / ".kernels" / folder
