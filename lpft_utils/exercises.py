@@ -171,3 +171,27 @@ def check_ece(error: Callable[[Array, Array, int], float]) -> str:
         wrong = not abs(got - expected) < 1e-8
         problems.append(f"{case}: expected {expected:.4f}, got {got:.4f}." if wrong else None)
     return _report(problems)
+
+
+def check_lora_gram(lora_gram: Callable[[Tensor, Tensor, Tensor, float], Tensor]) -> str:
+    """Check the kernel of one fresh adapter, for one output, against autograd.
+
+    Args:
+        lora_gram: Function of output gradients g (N, T, p), inputs a (N, T, q), the drawn factor A (r, q) and s = α / r
+            that returns the kernel (N, N) at B = 0.
+
+    Returns:
+        The verdict, which is printed as well.
+    """
+    problems = []
+    for case, T, s in (("one token", 1, 1.0), ("several tokens", 4, 2.5)):
+        generator = torch.Generator().manual_seed(T)
+        g, a, A = (
+            torch.randn(*shape, dtype=torch.float64, generator=generator) for shape in ((5, T, 3), (5, T, 6), (2, 6))
+        )
+        B = torch.zeros(3, 2, dtype=torch.float64, requires_grad=True)
+        outputs = (g * (s * a @ A.T @ B.T)).sum((1, 2))  # its derivative by B is that of f
+        rows = [torch.autograd.grad(f, B, retain_graph=True)[0].flatten() for f in outputs]
+        expected = torch.stack(rows) @ torch.stack(rows).T
+        problems.append(_compare(case, expected, lora_gram(g, a, A, s)))
+    return _report(problems)

@@ -145,8 +145,8 @@ def spectra(values: Mapping[str, Mapping[str, Tensor]]) -> Figure:
                 )
             axes.set(title=part, xlabel="index")
         panels[0].set(ylabel="singular value / largest", ylim=(1e-6, 1.5))
-        handles, names = panels[0].get_legend_handles_labels()
-        figure.legend(handles, names, loc="outside lower center", ncols=4)
+        by_name = {n: h for axes in panels for h, n in zip(*axes.get_legend_handles_labels(), strict=True)}
+        figure.legend(list(by_name.values()), list(by_name), loc="outside lower center", ncols=4)
         return figure
 
 

@@ -85,3 +85,18 @@ def test_the_checker_of_the_calibration_error_knows_right_from_wrong(capsys):
     assert "on the edges" in exercises.check_ece(left_closed)
     assert "well inside" in exercises.check_ece(unweighted)
     assert "got nan" in exercises.check_ece(with_empty_bins)
+
+
+def test_the_checker_of_the_lora_kernel_knows_right_from_wrong(capsys):
+    def right(g, a, A, s):
+        G = torch.einsum("ntp,ntq->npq", g, a) @ A.T
+        return s**2 * torch.einsum("npr,mpr->nm", G, G)
+
+    assert exercises.check_lora_gram(right) == "Correct on every case."
+    assert "several tokens" in exercises.check_lora_gram(lambda g, a, A, s: right(g, a, A, s) / s)
+
+    def without_sums_over_pairs(g, a, A, s):
+        z = a @ A.T
+        return s**2 * torch.einsum("ntp,mtp,ntr,mtr->nm", g, g, z, z)
+
+    assert "several tokens" in exercises.check_lora_gram(without_sums_over_pairs)
