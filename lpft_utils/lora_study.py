@@ -34,7 +34,7 @@ from lpft_utils.store import Run
 from lpft_utils.tables import Table
 
 ADAPTED_FROM = {"ft": "lora", "lp_ft": "lp_lora"}  # the same head, with an adapter in place of the weights
-N_SHUFFLES = 20
+N_SHUFFLES = 10
 
 
 @dataclass(frozen=True)

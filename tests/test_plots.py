@@ -167,3 +167,13 @@ def test_figures_are_not_kept_open():
     before = plt.get_fignums()
     plots.accuracies(runs())
     assert plt.get_fignums() == before
+
+
+def test_feature_maps_of_five_methods_stand_in_two_rows():
+    rng = np.random.default_rng(0)
+    plane = {k: rng.random((n, 2)) for k, n in (("before", 6), ("after", 6), ("rows_0", 2), ("rows", 2))}
+    plane["labels"] = np.array([0, 1, 0, 1, 0, 1])
+    for n, rows in ((1, 1), (3, 1), (4, 2), (5, 2)):
+        panels = draw(plots.feature_map({f"m{i}": plane for i in range(n)}, ["a", "b"]))
+        assert [ax.get_title() for ax in panels] == [f"m{i}" for i in range(n)]
+        assert len({round(ax.get_position().y0, 3) for ax in panels}) == rows
