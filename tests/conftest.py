@@ -5,8 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler.loadfile import LoadFileScheduling
 
 ROOT = Path(__file__).resolve().parents[1]
+BOOK = ("tests/notebooks/", "tests/site/")
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Each worker has a core of its own; two threads in each of them would only wait for each other. Set before torch is
@@ -14,13 +17,23 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
+class ByFile(LoadFileScheduling):
+    """A file's tests stay on one worker, as do the two folders that need the executed book.
+
+    Not `--dist loadgroup`: xdist 3.8 writes a group into a node's `_nodeid`, which pytest 9.2 no longer reads.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "book" if nodeid.startswith(BOOK) else super()._split_scope(nodeid)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByFile:
+    return ByFile(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A file's tests stay on one worker, as do all that need the executed book; those take longest and go first."""
-    for item in items:
-        book = {"executed_book", "built_book"} & set(getattr(item, "fixturenames", ()))
-        item.add_marker(pytest.mark.xdist_group("book" if book else item.path.name))
-    items.sort(key=lambda item: next(item.iter_markers("xdist_group")).args[0] != "book")
+    """The tests of the book take longest, so they go first."""
+    items.sort(key=lambda item: not item.nodeid.startswith(BOOK))
 
 
 @pytest.fixture(scope="session")
