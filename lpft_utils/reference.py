@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from lpft_utils.calibration_study import scaled
 from lpft_utils.claims import (
     Verdict,
     claim_2,
@@ -20,12 +21,15 @@ from lpft_utils.claims import (
     lp_raises_norm,
     tuning_keeps_norm,
 )
+from lpft_utils.errors import ParameterError
 from lpft_utils.kernels import Start
 from lpft_utils.plots import LABELS, split_label
 from lpft_utils.statistics import text
 from lpft_utils.store import Run
 from lpft_utils.tables import Table, change
 
+# What `methods_table` can show beside the accuracy, with the decimals of each.
+DIGITS = {"Diff": 2, "CS": 3, "head_norm": 1, "confidence": 3, "ECE": 3, "ECE, TS": 3, "MCE": 3, "MCE, TS": 3}
 # What tells claim 5 with a head that has seen no more labels than P apart.
 OWN_HEAD = ", head fitted on the same texts"
 
@@ -37,10 +41,12 @@ def summarise(runs: Mapping[str, Sequence[Run]]) -> dict[str, Any]:
         runs: Runs by method ("lp", "ft", "lp_ft", and "lora", "lp_lora" or neither), one a seed.
 
     Returns:
-        Task, settings and environment; one value a seed of accuracy (by method and split), feature change on the test
-        set and norm; and the outcomes of claims 1, 2 and 8, with LoRA also of claim 6.
+        Task, settings and environment; one value a seed of accuracy (by method and split), and on the test set of
+        feature change, norm and calibration before and after temperature scaling (TS); and the outcomes of claims 1, 2
+        and 8, with LoRA also of claim 6.
     """
     first = runs["ft"][0]
+    measured = {method: [scaled(run).measures for run in group] for method, group in runs.items()}
     splits = [name for name in first.metrics["accuracy"] if name == "test" or name.startswith("ood_")]
     groups = runs.items()
     verdicts = [
@@ -67,6 +73,12 @@ def summarise(runs: Mapping[str, Sequence[Run]]) -> dict[str, Any]:
         "Diff": {m: change(group, "Diff", "test") for m, group in groups},
         "CS": {m: change(group, "CS", "test") for m, group in groups},
         "head_norm": {m: [run.metrics["head_norm"] for run in group] for m, group in groups},
+        "confidence": {m: [before["confidence"] for before, _ in pairs] for m, pairs in measured.items()},
+        **{
+            f"{key}{suffix}": {m: [pair[i][key] for pair in pairs] for m, pairs in measured.items()}
+            for key in ("ECE", "MCE")
+            for i, suffix in enumerate(("", ", TS"))
+        },
         "claims": [_verdict(v) for v in verdicts],
     }
 
@@ -75,7 +87,6 @@ def summarise_kernels(
     sweep: Mapping[float, Sequence[Run]],
     by_seed: Sequence[Mapping[str, Start]],
     own: Sequence[Mapping[str, Start]],
-    seconds: float,
 ) -> dict[str, Any]:
     """What is kept of the kernel chapters on one task.
 
@@ -83,7 +94,6 @@ def summarise_kernels(
         sweep: Runs by head norm, one a seed.
         by_seed: Results of `kernels.starts`, one a seed.
         own: The same with heads fitted on the kernels' own examples.
-        seconds: Time that all of it took.
 
     Returns:
         Task, settings and environment, feature change and accuracy by norm, and the outcomes of claims 3, 4 and 5.
@@ -97,7 +107,7 @@ def summarise_kernels(
         "n_kernel": len(by_seed[0]["lp_ft"].labels),
         "seeds": [run.spec.seed for run in next(iter(sweep.values()))],
         "environment": first.metrics["environment"],
-        "seconds": seconds,
+        "seconds": sum(run.metrics["seconds"] for group in sweep.values() for run in group),
         "Diff": {str(norm): change(group, "Diff", "test") for norm, group in sweep.items()},
         "accuracy": {str(norm): [run.accuracy("test") for run in group] for norm, group in sweep.items()},
         "claims": [_verdict(v) for v in verdicts],
@@ -136,16 +146,70 @@ def reference_table(results: Sequence[Mapping[str, Any]]) -> Table:
     return Table(pd.DataFrame(rows))
 
 
-def claims_table(results: Sequence[Mapping[str, Any]]) -> Table:
+def methods_table(results: Sequence[Mapping[str, Any]], *columns: str) -> Table:
+    """Methods side by side on the test sets, "mean ± half width".
+
+    Args:
+        results: What `load_reference` returned.
+        *columns: Keys of `DIGITS`, to be shown after the accuracy (in percent).
+
+    Returns:
+        One row a task and method.
+
+    Raises:
+        ParameterError: If a column is unknown.
+    """
+    if unknown := [name for name in columns if name not in DIGITS]:
+        raise ParameterError(f"expected columns among {', '.join(DIGITS)}, got {unknown[0]!r}")
+    rows = [
+        {
+            "task": result["name"],
+            "method": LABELS[method],
+            "accuracy": text(by["test"], 1, 100),
+            **{{"head_norm": "‖V‖"}.get(name, name): text(result[name][method], DIGITS[name]) for name in columns},
+        }
+        for result in results
+        for method, by in result["accuracy"].items()
+    ]
+    return Table(pd.DataFrame(rows))
+
+
+def norm_table(results: Sequence[Mapping[str, Any]]) -> Table:
+    """Feature change and accuracy of LP-FT by head norm on the test sets, "mean ± half width".
+
+    Args:
+        results: What `load_reference` returned, of a file made of `summarise_kernels` results.
+
+    Returns:
+        One row a task and norm.
+    """
+    rows = [
+        {
+            "task": result["name"],
+            "‖V0‖": norm,
+            "Diff": text(result["Diff"][norm], 2),
+            "accuracy": text(result["accuracy"][norm], 1, 100),
+        }
+        for result in results
+        for norm in result["Diff"]
+    ]
+    return Table(pd.DataFrame(rows))
+
+
+def claims_table(results: Sequence[Mapping[str, Any]], only: Collection[int] = ()) -> Table:
     """Outcomes of the claims by task.
 
     Args:
         results: What `load_reference` returned.
+        only: Numbers of the claims to show; all if empty.
 
     Returns:
         One row a statement, one column a task; "" where a task lacks the split.
     """
-    columns = {r["name"]: {(v["claim"], v["statement"]): v["outcome"] for v in r["claims"]} for r in results}
+    columns = {
+        r["name"]: {(v["claim"], v["statement"]): v["outcome"] for v in r["claims"] if not only or v["claim"] in only}
+        for r in results
+    }
     statements = list(dict.fromkeys(key for column in columns.values() for key in column))
     rows = [
         {"claim": claim, "statement": statement, **{t: c.get((claim, statement), "") for t, c in columns.items()}}
@@ -161,14 +225,15 @@ def provenance(results: Sequence[Mapping[str, Any]]) -> str:
         results: What `load_reference` returned.
 
     Returns:
-        Device, software, date, backbone, seeds and training examples.
+        Size of the kernels if there are any, backbone, training examples, seeds, device, software, date and time.
     """
     e, spec = results[0]["environment"], results[0]["spec"]["ft"]
     minutes = sum(r["seconds"] for r in results) / 60
+    kernels = f"kernels of {results[0]['n_kernel']} texts; LP-FT: " if "n_kernel" in results[0] else ""
     return (
-        f"backbone {spec['backbone']}, at most {spec['n_train']} training texts, {spec['epochs']:g} epochs, learning "
-        f"rate {spec['learning_rate']:g}, seeds {', '.join(map(str, results[0]['seeds']))}; {e['device']}, torch "
-        f"{e['torch']}, transformers {e['transformers']}, {e['date']}, {minutes:.0f} minutes"
+        f"{kernels}backbone {spec['backbone']}, at most {spec['n_train']} training texts, {spec['epochs']:g} epochs, "
+        f"learning rate {spec['learning_rate']:g}, seeds {', '.join(map(str, results[0]['seeds']))}; {e['device']}, "
+        f"torch {e['torch']}, transformers {e['transformers']}, {e['date']}, {minutes:.0f} minutes of training"
     )
 
 

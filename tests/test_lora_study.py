@@ -7,15 +7,19 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from torch import softmax
+from torchmetrics.functional.classification import multiclass_calibration_error
 
-from lpft_utils import kernels, plots_lora
+from lpft_utils import kernels, plots_lora, reference
 from lpft_utils import lora_study as study
 from lpft_utils.adapters import add_ia3
 from lpft_utils.claims import claim_7
+from lpft_utils.errors import ParameterError
 from lpft_utils.ntk import dense_kernel
 from lpft_utils.ntk.statistics import alignment
 from lpft_utils.plots import LABELS
 from lpft_utils.profiles import get_profile
+from lpft_utils.recalibration import fit_temperature
 from lpft_utils.runs import run_seeds
 
 
@@ -139,3 +143,21 @@ def test_figure_shows_draws_means_and_the_predicted_line():
     assert any(len(y) == 2 and np.allclose(y, [2.5**0.5, 2.5**0.5 / 4]) for y in lines)
     assert any(np.allclose(line.get_ydata(), 0.8) for line in right.lines)
     assert left.get_xlabel() and right.get_ylabel()
+
+
+def test_reference_of_five_methods(runs):
+    result = reference.summarise(runs)
+    assert {v["claim"] for v in result["claims"]} == {1, 2, 6, 8}
+    assert {v["claim"] for v in reference.summarise({m: runs[m] for m in ("lp", "ft", "lp_ft")})["claims"]} == {1, 2, 8}
+    for method, group in runs.items():
+        logits, labels = (torch.as_tensor(values) for values in group[0].predictions["test"])
+        T = fit_temperature(*group[0].predictions["validation"]).T
+        for divisor, key in ((1.0, "ECE"), (T, "ECE, TS")):
+            oracle = multiclass_calibration_error(softmax(logits.double() / divisor, 1), labels, 3, n_bins=15)
+            assert result[key][method] == pytest.approx([oracle.item()], abs=1e-6)
+    table = reference.methods_table([result, result | {"name": "again"}], "Diff", "head_norm", "ECE", "ECE, TS")
+    assert list(table.columns) == ["task", "method", "accuracy", "Diff", "‖V‖", "ECE", "ECE, TS"]
+    assert list(table["method"]) == 2 * list(LABELS.values())
+    assert set(reference.claims_table([result], only=(6,))["claim"]) == {6}
+    with pytest.raises(ParameterError, match="expected columns among Diff, .* got 'diff'"):
+        reference.methods_table([result], "diff")

@@ -84,4 +84,4 @@ def dense_kernel(
     """
     J = jacobian(model, inputs, **options)
     J_other = J if other is None else jacobian(model, other, **options)
-    return torch.tensordot(J, J_other, ([2], [2]))
+    return torch.einsum("ncp,mdp->ncmd", J, J_other)
