@@ -29,7 +29,7 @@ from lpft_utils.store import Run
 from lpft_utils.tables import Table, change
 
 # What `methods_table` can show beside the accuracy, with the decimals of each.
-DIGITS = {"Diff": 2, "CS": 3, "head_norm": 1, "confidence": 3, "ECE": 3, "ECE, TS": 3, "MCE": 3, "MCE, TS": 3}
+DIGITS = {"Diff": 2, "CS": 3, "confidence": 3, "ECE": 3, "ECE, TS": 3, "MCE": 3, "MCE, TS": 3}
 # What tells claim 5 with a head that has seen no more labels than P apart.
 OWN_HEAD = ", head fitted on the same texts"
 
@@ -147,11 +147,11 @@ def reference_table(results: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def methods_table(results: Sequence[Mapping[str, Any]], *columns: str) -> Table:
-    """Methods side by side on the test sets, "mean ± half width".
+    """Methods side by side on the test sets: ‖V‖ of every seed, the rest "mean ± half width".
 
     Args:
         results: What `load_reference` returned.
-        *columns: Keys of `DIGITS`, to be shown after the accuracy (in percent).
+        *columns: Keys of `DIGITS`, to be shown between the accuracy (in percent) and ‖V‖.
 
     Returns:
         One row a task and method.
@@ -166,7 +166,8 @@ def methods_table(results: Sequence[Mapping[str, Any]], *columns: str) -> Table:
             "task": result["name"],
             "method": LABELS[method],
             "accuracy": text(by["test"], 1, 100),
-            **{{"head_norm": "‖V‖"}.get(name, name): text(result[name][method], DIGITS[name]) for name in columns},
+            **{name: text(result[name][method], DIGITS[name]) for name in columns},
+            "‖V‖": ", ".join(f"{norm:.3g}" for norm in result["head_norm"][method]),
         }
         for result in results
         for method, by in result["accuracy"].items()

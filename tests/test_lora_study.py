@@ -155,8 +155,8 @@ def test_reference_of_five_methods(runs):
         for divisor, key in ((1.0, "ECE"), (T, "ECE, TS")):
             oracle = multiclass_calibration_error(softmax(logits.double() / divisor, 1), labels, 3, n_bins=15)
             assert result[key][method] == pytest.approx([oracle.item()], abs=1e-6)
-    table = reference.methods_table([result, result | {"name": "again"}], "Diff", "head_norm", "ECE", "ECE, TS")
-    assert list(table.columns) == ["task", "method", "accuracy", "Diff", "‖V‖", "ECE", "ECE, TS"]
+    table = reference.methods_table([result, result | {"name": "again"}], "Diff", "ECE", "ECE, TS")
+    assert list(table.columns) == ["task", "method", "accuracy", "Diff", "ECE", "ECE, TS", "‖V‖"]
     assert list(table["method"]) == 2 * list(LABELS.values())
     assert set(reference.claims_table([result], only=(6,))["claim"]) == {6}
     with pytest.raises(ParameterError, match="expected columns among Diff, .* got 'diff'"):
