@@ -4,6 +4,7 @@ A new command is one function decorated with `@main.command()`. Heavy imports st
 `lpft --help` answers at once.
 """
 
+import os
 import webbrowser
 from typing import Any
 
@@ -68,12 +69,17 @@ def main() -> None:
 @click.option(
     "--chapter", "only", multiple=True, metavar="NAME", help="Run this chapter alone, such as 02. May be repeated."
 )
+@click.option(
+    "--jobs", type=click.IntRange(min=1), metavar="N",
+    help="Chapters that run at the same time. Default: 2 where there are two cores, 1 with --profile gpu.",
+)  # fmt: skip
 @click.option("--no-site", is_flag=True, help="Run the chapters and stop.")
 @click.option("--open", "open_site", is_flag=True, help="Open the site in a browser when it is built.")
 def book(
-    profile: str | None, pairs: tuple[tuple[str, str], ...], only: tuple[str, ...], no_site: bool, open_site: bool
-) -> None:
-    """Run the chapters in order and build the site into _build/html."""
+    profile: str | None, pairs: tuple[tuple[str, str], ...], only: tuple[str, ...], jobs: int | None, no_site: bool,
+    open_site: bool,
+) -> None:  # fmt: skip
+    """Run the chapters and build the site into _build/html."""
     parameters = parse_pairs(pairs)
     if profile is not None:
         if parameters.setdefault("profile", profile) != profile:
@@ -86,7 +92,9 @@ def book(
         ) from error
     from lpft_utils.paths import book_root
 
-    page = publish.publish(book_root(), parameters, only=only, make_site=not no_site, say=click.echo)
+    if jobs is None:  # the chapters of one GPU would fill its memory together
+        jobs = 1 if parameters.get("profile") == "gpu" else min(2, os.cpu_count() or 1)
+    page = publish.publish(book_root(), parameters, only=only, jobs=jobs, make_site=not no_site, say=click.echo)
     if page is not None and open_site:
         webbrowser.open(page.as_uri())
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pandas as pd
 import torch
+from filelock import FileLock
 from torch import Tensor
 
 from lpft_utils.adapters import add_lora
@@ -159,15 +160,22 @@ def starts(
         name = f"{setting.task}-{method}-s{seed}-{identity(setting, method, seed, own_head)}"
         folder = (store or run_store()) / ".kernels" / re.sub(r"[^A-Za-z0-9_.-]+", "_", name)
         paths = [folder / part / "kernel.safetensors" for part in ("train", "test")]
-        if not all(path.exists() for path in paths):
-            model = start_model(setting, method, seed)
-            if own_head and method in PROBED:
-                _fit_own_head(model, train, float(run(setting.spec("lp", seed=seed)).metrics["lp"]["C"]))
-            kernel(model, train.inputs, groups=part_of_model, folder=paths[0].parent)
-            kernel(model, test.inputs, train.inputs, folder=paths[1].parent)
+        with lock(folder):
+            if not all(path.exists() for path in paths):
+                model = start_model(setting, method, seed)
+                if own_head and method in PROBED:
+                    _fit_own_head(model, train, float(run(setting.spec("lp", seed=seed)).metrics["lp"]["C"]))
+                kernel(model, train.inputs, groups=part_of_model, folder=paths[0].parent)
+                kernel(model, test.inputs, train.inputs, folder=paths[1].parent)
         square, block = (load_kernel(path) for path in paths)
         found[method] = Start(method, square, block, train.labels, test.labels)
     return found
+
+
+def lock(place: Path) -> FileLock:
+    """The lock of a place in the store: one process computes what goes there, the others wait and read."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    return FileLock(f"{place}.lock")
 
 
 def _fit_own_head(model: Classifier, train: Examples, C: float) -> None:

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from lpft_utils.kernels import Examples, examples, identity, start_model
+from lpft_utils.kernels import Examples, examples, identity, lock, start_model
 from lpft_utils.ntk import kernel
 from lpft_utils.ntk.dynamics import gradient_descent, predict_features, train
 from lpft_utils.ntk.result import write_tensors
@@ -91,9 +91,10 @@ def compare(
     """
     name = f"{setting.task}-{method}-s{seed}-{identity(setting, method, seed, 'descent', rate, steps, every, n)}"
     path = (store or run_store()) / ".kernels" / f"{re.sub(r'[^A-Za-z0-9_.-]+', '_', name)}.safetensors"
-    if not path.exists():
-        few, other = examples(setting, seed, n)
-        write_tensors(path, _compute(setting, method, seed, few, other, rate, steps, every), {})
+    with lock(path):
+        if not path.exists():
+            few, other = examples(setting, seed, n)
+            write_tensors(path, _compute(setting, method, seed, few, other, rate, steps, every), {})
     t = load_file(path)
     loss, f, change = ({k: t[f"{what}/{k}"] for k in ("real", "linear")} for what in ("loss", "f", "change"))
     return Comparison(method, float(t["rate"]), t["times"], loss, f, change)

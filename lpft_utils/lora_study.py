@@ -20,7 +20,7 @@ from torch import Tensor
 from lpft_utils.adapters import add_ia3
 from lpft_utils.calibration_study import scaled
 from lpft_utils.classifier import initial_head
-from lpft_utils.kernels import examples, identity, start_model, starts
+from lpft_utils.kernels import examples, identity, lock, start_model, starts
 from lpft_utils.lora_kernel import RANKS, adapted_weights, concentration, fluctuation, ft_kernel, layer_factors
 from lpft_utils.ntk import Kernel, kernel, load_kernel
 from lpft_utils.ntk.statistics import alignment, frobenius
@@ -131,13 +131,14 @@ def parts(setting: Profile, method: str, seed: int, *, store: Path | None = None
     out = {"FT": found[method].train, "LoRA": found[lora].train}
     for name in ("FT, adapted weights", "IA³", "biases"):
         here = folder / re.sub(r"\W+", "_", name)
-        if not (here / "kernel.safetensors").exists():
-            model = start_model(setting, method, seed)
-            if name == "IA³":
-                kernel(add_ia3(model), train.inputs, folder=here)
-            else:
-                wanted = adapted_weights(model) if name.startswith("FT") else _biases(model)
-                kernel(model, train.inputs, parameters=wanted, folder=here)
+        with lock(here):
+            if not (here / "kernel.safetensors").exists():
+                model = start_model(setting, method, seed)
+                if name == "IA³":
+                    kernel(add_ia3(model), train.inputs, folder=here)
+                else:
+                    wanted = adapted_weights(model) if name.startswith("FT") else _biases(model)
+                    kernel(model, train.inputs, parameters=wanted, folder=here)
         out[name] = load_kernel(here / "kernel.safetensors")
     return out
 
@@ -238,9 +239,10 @@ def trained_table(setting: Profile, runs: Mapping[str, Sequence[Run]], *, n: int
         found = {}
         for when in ("start", "end"):
             path = folder / when / "kernel.safetensors"
-            if not path.exists():
-                model = load_model(stored) if when == "end" else start_model(setting, method, stored.spec.seed)
-                kernel(model, few.inputs, groups=lambda k: "A" if "lora_A" in k else "B", folder=path.parent)
+            with lock(path.parent):
+                if not path.exists():
+                    model = load_model(stored) if when == "end" else start_model(setting, method, stored.spec.seed)
+                    kernel(model, few.inputs, groups=lambda k: "A" if "lora_A" in k else "B", folder=path.parent)
             found[when] = load_kernel(path)
         rows[LABELS[method]] = {
             "‖F‖, start": f"{frobenius(found['start'].F):.3g}",

@@ -1,4 +1,4 @@
-"""From notebooks to the site: papermill runs the chapters in order, Jupyter Book turns the executed copies into pages.
+"""From notebooks to the site: papermill runs the chapters, Jupyter Book turns the executed copies into pages.
 
 Everything is written beside its final place and renamed when complete, so a failing chapter or page never replaces a
 good one. Layout of the build folder:
@@ -17,6 +17,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -135,44 +137,77 @@ def execute(
     *,
     only: Sequence[str] = (),
     build: Path | None = None,
+    jobs: int = 1,
     say: Say = print,
 ) -> list[Path]:
-    """Run the chapters in order and keep executed copies under `_build/executed`.
+    """Run the chapters and keep executed copies under `_build/executed`.
 
     A parameter goes to every selected chapter that declares it. Each copy is written whole or not at all; a chapter
-    that fails leaves the copy of an earlier build alone and what it did under `_build/failed`.
+    that fails leaves the copy of an earlier build alone and what it did under `_build/failed`. Chapters that run side
+    by side share their trainings through the run store, whose locks make one wait for what the other computes.
 
     Args:
         root: Folder that holds `_toc.yml`.
         parameters: Values to inject, plain literals.
         only: Names of chapters to run; empty runs all.
         build: Build folder; `_build` under `root` when None.
+        jobs: Chapters that run at the same time; the cores are shared out among them.
         say: Gets one line when a chapter starts and one when it is done.
 
     Returns:
         Paths of the executed copies, in order.
 
     Raises:
-        ParameterError: A parameter is unknown to all selected chapters; raised before anything runs.
+        ParameterError: A parameter is unknown to all selected chapters, or `jobs` is no positive number; raised before
+            anything runs.
         PublishError: A cell failed or the kernel died.
     """
+    if isinstance(jobs, bool) or not isinstance(jobs, int) or jobs < 1:
+        raise ParameterError(f"jobs: expected a whole number ≥ 1, got {jobs!r}")
     given = dict(parameters or {})
     selected = chapters(root, only)
     known = {chapter.stem: declared_parameters(chapter) for chapter in selected}
     check_names(known, given)
     build = build or root / "_build"
-    copies = []
+    tasks = {}
+    for number, chapter in enumerate(selected, start=1):
+        values = {name: value for name, value in given.items() if name in known[chapter.stem]}
+        tasks[f"[{number}/{len(selected)}] {chapter.stem}"] = (root, chapter, values, build)
     with this_interpreter():
-        for number, chapter in enumerate(selected, start=1):
-            say(f"[{number}/{len(selected)}] {chapter.stem}: running")
-            start = time.perf_counter()
-            values = {name: value for name, value in given.items() if name in known[chapter.stem]}
-            copies.append(_execute_one(root, chapter, values, build))
-            say(f"[{number}/{len(selected)}] {chapter.stem}: done in {time.perf_counter() - start:.1f} s")
-    return copies
+        if jobs > 1 and len(tasks) > 1:
+            _side_by_side(tasks, jobs, say)
+        else:
+            for title, task in tasks.items():
+                say(f"{title}: running")
+                say(f"{title}: done in {_execute_one(*task, progress=sys.stderr.isatty()):.1f} s")
+    return [build / "executed" / chapter.relative_to(root) for chapter in selected]
 
 
-def _execute_one(root: Path, chapter: Path, values: Mapping[str, Any], build: Path) -> Path:
+def _side_by_side(tasks: Mapping[str, tuple], jobs: int, say: Say) -> None:
+    """Run chapters in processes of their own, `jobs` at a time; after a failure no further one starts."""
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+    waiting, running = list(tasks), {}
+    with ProcessPoolExecutor(jobs, get_context("spawn"), _limit_threads, (threads,)) as pool:
+        while waiting or running:
+            while waiting and len(running) < jobs:
+                title = waiting.pop(0)
+                say(f"{title}: running")
+                running[pool.submit(_execute_one, *tasks[title])] = title
+            done, _ = wait(running, return_when=FIRST_COMPLETED)
+            for future in done:
+                title = running.pop(future)
+                if running and future.exception():
+                    say(f"{title}: failed; waiting for {', '.join(t.split()[-1] for t in running.values())}")
+                say(f"{title}: done in {future.result():.1f} s")
+
+
+def _limit_threads(threads: int) -> None:
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # the kernels that this process starts inherit it
+
+
+def _execute_one(root: Path, chapter: Path, values: Mapping[str, Any], build: Path, progress: bool = False) -> float:
+    """Run a chapter, put its copy in place, and say how many seconds it took."""
+    start = time.perf_counter()
     relative = chapter.relative_to(root)
     copy = build / "executed" / relative
     copy.parent.mkdir(parents=True, exist_ok=True)
@@ -185,7 +220,7 @@ def _execute_one(root: Path, chapter: Path, values: Mapping[str, Any], build: Pa
                 parameters=dict(values),
                 kernel_name="python3",
                 cwd=str(chapter.parent),  # as nbval and JupyterLab do
-                progress_bar=sys.stderr.isatty(),
+                progress_bar=progress,
                 start_timeout=180,
             )
         except PapermillExecutionError as error:
@@ -198,7 +233,7 @@ def _execute_one(root: Path, chapter: Path, values: Mapping[str, Any], build: Pa
         site.clean_notebook(notebook, root)
         nbformat.write(notebook, running)
         os.replace(running, copy)
-    return copy
+    return time.perf_counter() - start
 
 
 def _keep_failed(running: Path, relative: Path, build: Path) -> str:
@@ -270,6 +305,7 @@ def publish(
     *,
     only: Sequence[str] = (),
     build: Path | None = None,
+    jobs: int = 1,
     make_site: bool = True,
     say: Say = print,
 ) -> Path | None:
@@ -280,6 +316,7 @@ def publish(
         parameters: Values to inject, plain literals.
         only: Names of chapters to run; the other pages come from an earlier build. Empty runs all.
         build: Build folder; `_build` under `root` when None.
+        jobs: Chapters that run at the same time.
         make_site: False stops after the chapters.
         say: Gets the progress lines.
 
@@ -305,5 +342,5 @@ def publish(
             raise PublishError(
                 f"less than 200 MB free on the disk of {root}: a site needs about 50 MB; make room first"
             )
-    execute(root, parameters, only=only, build=build, say=say)
+    execute(root, parameters, only=only, build=build, jobs=jobs, say=say)
     return build_site(root, build, say=say) if make_site else None

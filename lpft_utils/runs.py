@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from safetensors.torch import save_file
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -83,6 +83,13 @@ def run(spec: RunSpec, *, store: Path | None = None, progress: bool = False) -> 
         TaskError: If the data cannot be used.
         ModelError: If the backbone cannot be loaded.
     """
+    found = _run(spec, store, progress, wait=True)
+    assert found is not None
+    return found
+
+
+def _run(spec: RunSpec, store: Path | None, progress: bool, *, wait: bool) -> Run | None:
+    """What `run` does; without `wait`, None if another process trains this run at the moment."""
     store = (store or run_store()).expanduser().resolve()
     task = load_data(spec)
     key = spec.key(task.fingerprint + folder_fingerprint(spec.backbone))
@@ -90,7 +97,11 @@ def run(spec: RunSpec, *, store: Path | None = None, progress: bool = False) -> 
         return Run(store / key)
     scratch = store / ".scratch"
     scratch.mkdir(parents=True, exist_ok=True)
-    with FileLock(scratch / f"{key}.lock"):  # released by the system when its holder dies
+    try:
+        held = FileLock(scratch / f"{key}.lock").acquire(blocking=wait)  # released by the system when its holder dies
+    except Timeout:
+        return None
+    with held:
         if not (store / key).exists():
             for leftover in store.glob(f".writing-{key}-*"):
                 shutil.rmtree(leftover, ignore_errors=True)
@@ -105,6 +116,9 @@ def run(spec: RunSpec, *, store: Path | None = None, progress: bool = False) -> 
 def run_seeds(spec: RunSpec, seeds: Sequence[int], *, store: Path | None = None, progress: bool = False) -> list[Run]:
     """The same spec for several seeds.
 
+    Seeds that another process trains at the moment come last, so that two processes that ask for the same share the
+    work.
+
     Args:
         spec: What to run; its own seed is ignored.
         seeds: Seeds.
@@ -115,7 +129,11 @@ def run_seeds(spec: RunSpec, seeds: Sequence[int], *, store: Path | None = None,
         Runs in the order of `seeds`.
     """
     bar = tqdm(seeds, desc=f"{spec.method} on {spec.task}", disable=not progress, leave=False)
-    return [run(spec.replace(seed=seed), store=store, progress=progress) for seed in bar]
+    first = [_run(spec.replace(seed=seed), store, progress, wait=False) for seed in bar]
+    return [
+        found or run(spec.replace(seed=seed), store=store, progress=progress)
+        for seed, found in zip(seeds, first, strict=True)
+    ]
 
 
 def load_model(stored: Run) -> Classifier:

@@ -57,7 +57,7 @@ def test_conflicting_profiles_are_refused(published):
 def test_unknown_option_lists_the_valid_ones():
     result = lpft("book", "--profil", "smoke")
     assert result.exit_code == 2
-    assert "Valid options: --chapter, --help, --no-site, --open, --parameter, --profile." in result.output
+    assert "Valid options: --chapter, --help, --jobs, --no-site, --open, --parameter, --profile." in result.output
 
 
 def test_unknown_profile_lists_the_profiles():

@@ -1,6 +1,7 @@
 """Running chapters and building pages, on a tiny book made for each test."""
 
 import json
+import os
 import re
 import shutil
 import sys
@@ -205,6 +206,48 @@ def test_a_kernel_that_dies_is_reported_with_its_chapter(tmp_path):
     with pytest.raises(publish.PublishError, match="book/one.ipynb stopped"):
         publish.execute(root, {}, say=quiet)
     assert not (root / "_build" / "executed" / "book" / "one.ipynb").exists()
+
+
+MEET = """import os, pathlib, time
+pathlib.Path({mine!r}).touch()
+end = time.monotonic() + 60
+while not pathlib.Path({other!r}).exists():
+    assert time.monotonic() < end, "the other chapter does not run at the same time"
+    time.sleep(0.05)
+print("threads", os.environ["OMP_NUM_THREADS"])"""
+
+
+def test_chapters_run_side_by_side_and_share_the_cores(tmp_path, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(publish.os, "cpu_count", lambda: 6)
+    root = make_book(
+        tmp_path / "b",
+        one=(MEET.format(mine="one.here", other="two.here"),),
+        two=(MEET.format(mine="two.here", other="one.here"),),
+        three=("print('alone')",),
+    )
+    said: list[str] = []
+    copies = publish.execute(root, {"profile": "smoke"}, jobs=2, say=said.append)
+    assert [copy.stem for copy in copies] == ["one", "two", "three"]
+    assert ["threads 3" in outputs(copy) for copy in copies] == [True, True, False]
+    assert said[:2] == ["[1/3] one: running", "[2/3] two: running"]
+    assert "OMP_NUM_THREADS" not in os.environ
+
+
+def test_after_a_failure_no_further_chapter_starts(tmp_path):
+    root = make_book(tmp_path / "b", bad=("1 / 0",), slow=("import time; time.sleep(4)",), never=("print(1)",))
+    said: list[str] = []
+    with pytest.raises(publish.PublishError, match="ZeroDivisionError"):
+        publish.execute(root, {"profile": "smoke"}, jobs=2, say=said.append)
+    assert said[2:] == ["[1/3] bad: failed; waiting for slow"]
+    assert sorted(p.stem for p in (root / "_build" / "executed" / "book").iterdir()) == ["slow"]
+
+
+@pytest.mark.parametrize("jobs", [0, -1, 1.5, True, "2"])
+def test_jobs_must_be_a_whole_number(jobs, tmp_path):
+    root = make_book(tmp_path / "b", one=("print(1)",))
+    with pytest.raises(ParameterError, match="jobs: expected a whole number ≥ 1, got"):
+        publish.execute(root, {"profile": "smoke"}, jobs=jobs, say=quiet)
 
 
 # --- site ---------------------------------------------------------------------------------------------------------

@@ -4,19 +4,21 @@ import json
 import shutil
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from filelock import FileLock
 from processes import CONTEXT, DEATHS, generate_little, run_and_count, run_until
 from sklearn.linear_model import LogisticRegression
 from tiny import save_backbone
 
 from lpft_utils import runs
 from lpft_utils.adapters import merge_lora
-from lpft_utils.backbones import load_tokenizer, weights_fingerprint
+from lpft_utils.backbones import folder_fingerprint, load_tokenizer, weights_fingerprint
 from lpft_utils.classifier import load_classifier
 from lpft_utils.errors import RunError, TaskError
 from lpft_utils.features import feature_change
@@ -212,6 +214,22 @@ def test_seeds_give_their_own_runs_on_the_same_evaluation_texts(stored, store):
     assert not torch.equal(first.V, second.V)
     a, b = load_data(first.spec), load_data(second.spec)
     assert a.splits["test"].texts == b.splits["test"].texts and a.splits["train"].texts != b.splits["train"].texts
+
+
+def test_seeds_that_another_process_trains_come_last(tmp_path):
+    spec = SPEC.replace(method="lp")
+    key = spec.key(load_data(spec).fingerprint + folder_fingerprint(spec.backbone))
+    (tmp_path / ".scratch").mkdir()
+    lock = FileLock(tmp_path / ".scratch" / f"{key}.lock")
+    with ThreadPoolExecutor(1) as pool:
+        with lock:  # as another process would hold it
+            asked = pool.submit(run_seeds, spec, [spec.seed, spec.seed + 1], store=tmp_path)
+            end = time.monotonic() + 60
+            while not list_runs(tmp_path) and time.monotonic() < end:
+                time.sleep(0.05)
+            assert [found.spec.seed for found in list_runs(tmp_path)] == [spec.seed + 1]
+            assert not asked.done()
+        assert [found.spec.seed for found in asked.result(60)] == [spec.seed, spec.seed + 1]
 
 
 def test_changed_data_are_another_run(store, stored):
