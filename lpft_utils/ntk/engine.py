@@ -12,6 +12,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from torch import Tensor, distributed, nn
 from tqdm.auto import tqdm
 
 from lpft_utils.errors import KernelError
-from lpft_utils.ntk.factors import Batch, Inputs, factors, plan, verify
+from lpft_utils.ntk.factors import Batch, Inputs, plan, verify
 from lpft_utils.ntk.gradients import Product, gram
 from lpft_utils.ntk.inputs import by_length, count, longest, named_inputs, take
 from lpft_utils.ntk.memory import Sizes, cost, sizes
@@ -79,14 +80,19 @@ def kernel(
     """
     if precision not in PRECISIONS:
         raise KernelError(f"precision: expected one of {', '.join(PRECISIONS)}, got {precision!r}.")
+    for name, value in (("memory", memory), ("block_size", block_size)):
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+            raise KernelError(f"{name}: expected a whole number ≥ 1 or None, got {value!r}.")
     rows, compute = named_inputs(inputs, features)
     columns = None if other is None else named_inputs(other, features)[0]
     with prepared(model, compute, V, head, parameters, dtype) as problem:
         if precision == "tf32" and problem.device.type != "cuda":
             raise KernelError("precision: 'tf32' exists on CUDA only; use 'full' here, or 'bf16' to study its error.")
-        one = {k: t.to(problem.device) for k, t in longest(rows if columns is None else columns).items()}
+        one = problem.moved(longest(rows if columns is None else columns))
         verify(problem.model, problem.features, one, problem.V, problem.wanted)
         labels = {name: (groups(name) if groups else "F") for name in problem.wanted.names}
+        if bad := [label for label in labels.values() if not isinstance(label, str) or label in ("", "gram")]:
+            raise KernelError(f"groups: expected labels that are text, not empty and not 'gram', got {bad[0]!r}.")
         spec = describe(problem, labels, rows, columns, precision, folder is not None)
         found = stored(folder, spec) if folder else None
         if isinstance(found, Kernel):
@@ -229,21 +235,15 @@ def _rounding(problem: Problem, rows: Inputs, precision: str, parts: Mapping[str
     """Relative Frobenius error of F on a few examples against float64 throughout."""
     few = by_length(rows)[:N_ERROR]
     model = copy.deepcopy(problem.model).double()
-    batch = {k: t[few].to(problem.device) for k, t in rows.items()}
+    batch = {k: t[few] for k, t in rows.items()}
     wanted = plan(model, {name: dict(model.named_parameters())[name] for name in problem.wanted.names})
     totals = []
-    for m, V, product, w in (
-        (problem.model, problem.V, Product(precision), problem.wanted),
-        (model, problem.V.double(), Product(), wanted),
-    ):
+    exact = replace(problem, model=model, V=problem.V.double(), wanted=wanted)
+    for of, product in ((problem, Product(precision)), (exact, Product())):
         with _tf32(precision == "tf32"):
-            got = factors(m, problem.features, batch, V, w)
-            totals.append(
-                sum(
-                    (gram([g], None, product, V.new_empty(0)).double() for g in got.gradients.values()),
-                    torch.tensor(0.0),
-                )
-            )
+            uses = of.factors(batch).gradients.values()
+            grams = [gram([g], None, product, of.V.new_empty(0)).double() for g in uses]
+            totals.append(sum(grams, torch.tensor(0.0)))
     return ((totals[0] - totals[1]).norm() / totals[1].norm()).item()
 
 

@@ -183,6 +183,10 @@ def frozen(model: nn.Module) -> Iterator[None]:
             module.training = flag
 
 
+class SharedInput(Exception):
+    """A layer computes something once for the whole batch, so only a batch of one example tells gradients apart."""
+
+
 def factors(model: nn.Module, features: Features, inputs: Inputs, V: Tensor, wanted: Plan) -> Batch:
     """φ and the factors of all per-example gradients of V φ by the wanted parameters.
 
@@ -197,15 +201,20 @@ def factors(model: nn.Module, features: Features, inputs: Inputs, V: Tensor, wan
         The batch.
 
     Raises:
-        KernelError: If a layer's input is not laid out by example.
+        KernelError: If a layer's input is not laid out by example, or φ is not finite.
+        SharedInput: If a layer's input is shared by all examples.
     """
     B = len(next(iter(inputs.values())))
     calls: list[_Call] = []
     label = {module: next(iter(local.values())) for module, local in wanted.homes.items()}
 
     def record(module: nn.Module, given: tuple[Any, ...], output: Tensor) -> Tensor:
+        if not given or not isinstance(given[0], Tensor) or not isinstance(output, Tensor):
+            return output  # no rule for it: `verify` names its parameters
         a = given[0]
-        if len(a) != B and len(a) == 1:  # for example position ids, made once and broadcast over the batch
+        if len(a) != B and len(a) == 1:  # made once and broadcast over the batch
+            if not isinstance(module, nn.Embedding):  # as for the relative positions of DeBERTa
+                raise SharedInput
             a, output = a.expand(B, *a.shape[1:]), output.expand(B, *output.shape[1:])
         if len(a) != B:
             raise KernelError(
@@ -230,6 +239,8 @@ def factors(model: nn.Module, features: Features, inputs: Inputs, V: Tensor, wan
         raise KernelError(
             f"features: expected φ of shape {(B, V.shape[1])} (examples, H of the head), got {tuple(phi.shape)}."
         )
+    if not phi.isfinite().all():
+        raise KernelError("features: φ has entries that are not finite. Check the inputs and the model's weights.")
     uses = _differentiate(phi, calls, V)
     gradients: dict[str, list[tuple[Gradient, bool]]] = {}
     for call, g in uses:

@@ -124,6 +124,22 @@ def merge(uses: Sequence[Gradient], shape: torch.Size, transposed: Sequence[bool
     )
 
 
+def join(parts: Sequence[Gradient]) -> Gradient:
+    """Gradients of several batches, all of one kind, as those of one batch; tokens that one lacks are zero."""
+    if all(isinstance(part, Dense) for part in parts):
+        return Dense(torch.cat([part.rows for part in parts if isinstance(part, Dense)]))
+    uses = [part for part in parts if not isinstance(part, Dense)]
+    T = max(use.g.shape[1] for use in uses)
+
+    def cat(sides: Sequence[Tensor]) -> Tensor:
+        return torch.cat([torch.nn.functional.pad(x, (0, 0) * (x.ndim - 2) + (0, T - x.shape[1])) for x in sides])
+
+    g = cat([use.g for use in uses])
+    if isinstance(uses[0], Rows):
+        return Rows(g, cat([use.ids for use in uses if isinstance(use, Rows)]))
+    return Outer(g, cat([use.a for use in uses if isinstance(use, Outer)]))
+
+
 def _oriented(use: Gradient, shape: torch.Size, transposed: bool) -> Tensor:
     if isinstance(use, Dense):
         return use.rows

@@ -37,13 +37,13 @@ def named_inputs(
     inputs: Inputs | Tensor, features: Callable[[nn.Module, Any], Tensor] | None
 ) -> tuple[dict[str, Tensor], Features]:
     """Inputs by name, and φ as a function of them."""
-    if isinstance(inputs, Tensor):
-        call = features or (lambda model, x: model.features(x))
-        return {"x": inputs}, lambda model, batch: call(model, batch["x"])
-    named = dict(inputs)
+    named = {"x": inputs} if isinstance(inputs, Tensor) else dict(inputs)
     counts = {name: len(t) for name, t in named.items()}
     if not named or len(set(counts.values())) != 1 or not next(iter(counts.values())):
         raise KernelError(f"inputs: expected tensors with one first dimension N ≥ 1, got {counts or 'none'}.")
+    if isinstance(inputs, Tensor):
+        call = features or (lambda model, x: model.features(x))
+        return named, lambda model, batch: call(model, batch["x"])
     return named, features or model_features
 
 

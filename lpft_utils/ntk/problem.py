@@ -12,7 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from lpft_utils.errors import KernelError
-from lpft_utils.ntk.factors import Batch, Features, Inputs, Plan, factors, frozen, plan
+from lpft_utils.ntk.factors import Batch, Features, Inputs, Plan, SharedInput, factors, frozen, plan
+from lpft_utils.ntk.gradients import join
+from lpft_utils.ntk.inputs import count
 
 
 @dataclass(frozen=True)
@@ -36,9 +38,19 @@ class Problem:
     device: torch.device
 
     def factors(self, inputs: Inputs) -> Batch:
-        """Factors of a batch, moved to the model's device."""
-        moved = {k: t.to(self.device) for k, t in inputs.items()}
-        return factors(self.model, self.features, moved, self.V, self.wanted)
+        """Factors of a batch."""
+        moved = self.moved(inputs)
+        try:
+            return factors(self.model, self.features, moved, self.V, self.wanted)
+        except SharedInput:
+            single = [{k: t[i : i + 1] for k, t in moved.items()} for i in range(count(moved))]
+            found = [factors(self.model, self.features, one, self.V, self.wanted) for one in single]
+            joined = {name: join([batch.gradients[name] for batch in found]) for name in found[0].gradients}
+            return Batch(torch.cat([batch.phi for batch in found]), joined)
+
+    def moved(self, inputs: Inputs) -> dict[str, Tensor]:
+        """Inputs on the model's device; numbers, other than token ids, in the model's type."""
+        return {k: t.to(self.device, self.V.dtype if t.is_floating_point() else t.dtype) for k, t in inputs.items()}
 
 
 @contextmanager
@@ -64,7 +76,8 @@ def prepared(
         The problem.
 
     Raises:
-        KernelError: If there is no such head, V does not fit it, or a parameter name is unknown.
+        KernelError: If there is no such head, V does not fit it, a parameter name is unknown, or the weights are not
+            in float32 or float64.
     """
     linear = functools.reduce(lambda m, name: getattr(m, name, None), head.split("."), model)
     if V is None and not isinstance(linear, nn.Linear):
@@ -81,8 +94,10 @@ def prepared(
     by_name = dict(model.named_parameters())
     weight = linear.weight if V is None and isinstance(linear, nn.Linear) else V
     assert weight is not None
-    if weight.ndim != 2:
-        raise KernelError(f"V: expected shape (C, H), got {tuple(weight.shape)}.")
+    if weight.ndim != 2 or not weight.numel() or not weight.isfinite().all():
+        raise KernelError(f"V: expected finite numbers of shape (C, H), C and H ≥ 1, got shape {tuple(weight.shape)}.")
+    if first.dtype not in (torch.float32, torch.float64):
+        raise KernelError(f"model: expected float32 or float64 weights, got {first.dtype}; pass dtype=torch.float32.")
     bias = not isinstance(linear, nn.Linear) or linear.bias is not None
     V_ = weight.detach().to(first.device, first.dtype)
     with frozen(model):

@@ -123,7 +123,7 @@ def sketch(
     generator = torch.Generator().manual_seed(seed)
     N = count(rows)
     with prepared(model, compute, V, head, parameters, None) as problem:
-        one = {name: t.to(problem.device) for name, t in longest(rows).items()}
+        one = problem.moved(longest(rows))
         verify(problem.model, problem.features, one, problem.V, problem.wanted)
         first = torch.randperm(N, generator=generator)[: max(pilot, 1)]
         projections = _projections(problem, take(rows, first), k, generator, leading=pilot > 0)

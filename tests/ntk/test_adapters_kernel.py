@@ -4,11 +4,13 @@ import peft
 import pytest
 import torch
 from torch import nn
+from transformers import DebertaV2Config
 
+from lpft_utils.classifier import Classifier, ClassifierConfig
 from lpft_utils.errors import KernelError
-from lpft_utils.ntk import dense_kernel, kernel
+from lpft_utils.ntk import dense_kernel, kernel, sketch
 
-from .models import classifier, relative, tokens
+from .models import H, classifier, relative, tokens
 
 TARGETS = {  # scaled outputs, then scaled inputs, as peft has them by default
     "bert": (["key", "value"], ["output.dense"]),
@@ -105,3 +107,19 @@ def test_dora_is_an_error_that_names_its_magnitude():
         kernel(model.double().eval(), tokens(), parameters=lambda name: "magnitude" in name)
     with pytest.raises(KernelError, match=r"lora_(A|B|magnitude)"):
         kernel(model.double().eval(), tokens())
+
+
+@pytest.mark.parametrize("targets", [["query_proj", "value_proj"], ["key_proj"]])
+def test_a_layer_that_computes_once_for_the_whole_batch(targets):
+    torch.manual_seed(0)
+    config = DebertaV2Config(
+        vocab_size=50, hidden_size=H, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24,
+        relative_attention=True, pos_att_type=["c2p", "p2c"], position_buckets=8, share_att_key=True,
+    )  # fmt: skip
+    model, inputs = Classifier(ClassifierConfig(config, num_labels=3)).double(), tokens()
+    adapter = peft.LoraConfig(r=4, lora_alpha=8, target_modules=targets, init_lora_weights=False)
+    peft.inject_adapter_in_model(adapter, model.backbone)
+    model.double().eval()
+    computed = kernel(model, inputs)
+    assert relative(computed.F, dense_kernel(model, inputs)) < 1e-10
+    assert sketch(model, inputs, k=16, pilot=3, check=3).spec["error"] < 1

@@ -277,7 +277,7 @@ def test_flattened_inputs_are_refused_with_the_layers_name():
         ({"head": "classifier"}, "head: expected the name"),
         ({"parameters": ["backbone.nothing"]}, "has no parameter 'backbone.nothing'"),
         ({"memory": 1000}, "memory: expected at least"),
-        ({"V": torch.ones(3)}, r"V: expected shape \(C, H\)"),
+        ({"V": torch.ones(3)}, r"V: expected finite numbers of shape \(C, H\)"),
         ({"V": torch.ones(3, 5)}, "features: expected φ of shape"),
     ],
 )
@@ -322,3 +322,61 @@ def test_a_file_that_is_no_kernel_says_so(tmp_path):
     (tmp_path / "k.safetensors").write_bytes(b"nonsense")
     with pytest.raises(KernelError, match="Cannot read"):
         load_kernel(tmp_path / "k.safetensors")
+
+
+class Small(nn.Module):
+    """φ(x) = tanh(W x), float32."""
+
+    def __init__(self, n_classes: int = 2) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.body, self.head = nn.Linear(4, 3), nn.Linear(3, n_classes)
+
+    def features(self, x):
+        return torch.tanh(self.body(x))
+
+
+def test_numbers_as_inputs_take_the_type_of_the_computation():
+    net, x = Small(), torch.randn(3, 4)
+    exact = kernel(net, x, dtype=torch.float64)
+    assert exact.F.dtype == torch.float64 and relative(kernel(net, x.double()).F, exact.F) < 1e-5
+    rough = kernel(net, x, precision="bf16")
+    assert relative(rough.F, exact.F) == pytest.approx(rough.spec["error"], rel=0.01)
+
+
+@pytest.mark.parametrize("label", ["gram", "", None, 3])
+def test_labels_of_groups_are_text(label):
+    with pytest.raises(KernelError, match="groups: expected labels that are text"):
+        kernel(Small(1), torch.randn(3, 4), groups=lambda name: label)
+
+
+@pytest.mark.parametrize(
+    ("x", "options", "message"),
+    [
+        (torch.zeros(0, 4), {}, "one first dimension N ≥ 1"),
+        (torch.full((2, 4), torch.nan), {}, "φ has entries that are not finite"),
+        (torch.ones(2, 4), {"V": torch.full((2, 3), torch.nan)}, "V: expected finite numbers"),
+        (torch.ones(2, 4), {"V": torch.ones(0, 3)}, "V: expected finite numbers"),
+        (torch.ones(2, 4), {"dtype": torch.bfloat16}, "expected float32 or float64 weights, got torch.bfloat16"),
+        (torch.ones(2, 4), {"block_size": 0}, "block_size: expected a whole number ≥ 1 or None, got 0"),
+        (torch.ones(2, 4), {"block_size": 1.5}, "block_size: expected a whole number"),
+        (torch.ones(2, 4), {"memory": -1}, "memory: expected a whole number"),
+    ],
+)
+def test_bad_arguments_are_told_apart(x, options, message):
+    with pytest.raises(KernelError, match=message):
+        kernel(Small(), x, **options)
+
+
+def test_modules_without_one_tensor_in_and_out_have_no_rule():
+    class Attention(Small):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = nn.MultiheadAttention(4, 1, batch_first=True)
+            self.last = nn.Linear(4, 3)
+
+        def features(self, x):
+            return self.last(input=self.body(x, x, x)[0]).mean(1)
+
+    with pytest.raises(KernelError, match=r"no exact rule .*body\.in_proj_weight.*last\.weight"):
+        kernel(Attention(), torch.randn(2, 5, 4))
