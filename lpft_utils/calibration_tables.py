@@ -132,8 +132,8 @@ def comparison_table(groups: Mapping[str, Sequence[Run]], name: str, split: str 
 def recalibration_table(runs: Sequence[Run], measure: str = "ECE") -> Table:
     """One measure after every recalibration, on the test set and on every out-of-distribution set.
 
-    The last row breaks the rule on purpose: its temperature is fitted on the very split that it is judged on, which is
-    the best that any temperature could do there.
+    The last row breaks the rule on purpose: its temperature is fitted on the very split that it is judged on, which
+    gives the lowest NLL of any temperature there (not always the lowest ECE).
 
     Args:
         runs: Runs of one method, one a seed.
@@ -181,7 +181,7 @@ def moment_table(runs: Sequence[Run]) -> Table:
             "accuracy": text([s.measures[0]["accuracy"] for s in found], 3),
             "E_p[f] / T": text(expected, 3),
             "f_y / T": text(given, 3),
-            "T, validation": ", ".join(f"{s.fit.T:.2f}" for s in found),
-            "T needed here": ", ".join(f"{recalibration.fit_temperature(s.logits, s.labels).T:.2f}" for s in found),
+            "T, validation": ", ".join(f"{s.fit.T:.3g}" for s in found),
+            "T needed here": ", ".join(f"{recalibration.fit_temperature(s.logits, s.labels).T:.3g}" for s in found),
         }
     return Table(pd.DataFrame.from_dict(rows, orient="index").rename_axis("split"))

@@ -186,7 +186,8 @@ def closeness(setting: Profile, method: str, seed: int, *, store: Path | None = 
     rows = {
         name: {"parameters": float(k.spec["parameters"]), **likeness(k.F)} for name, k in found.items() if name != "FT"
     }
-    rows["features and head"] = {"parameters": 0.0, **likeness(reference_kernel(found["FT"].gram, V))}
+    inner = found["FT"].gram - float(found["FT"].spec["bias"])  # ⟨φ, φ'⟩ without the 1 of the bias
+    rows["features and head"] = {"parameters": 0.0, **likeness(reference_kernel(inner, V))}
     generator = torch.Generator().manual_seed(seed)
     F = found["LoRA"].F
     orders = [torch.randperm(len(F), generator=generator) for _ in range(N_SHUFFLES)]
@@ -229,7 +230,7 @@ def trained_table(setting: Profile, runs: Mapping[str, Sequence[Run]], *, n: int
         n: Training examples of the kernel.
 
     Returns:
-        One row a method: ‖F‖ at start and end, the share of A in the trace at both, and the alignment of the two.
+        One row a method: ‖F‖ at start and end, the share of A in the trace at both, and their centred alignment.
     """
     rows = {}
     for method, group in runs.items():
@@ -249,7 +250,7 @@ def trained_table(setting: Profile, runs: Mapping[str, Sequence[Run]], *, n: int
             "‖F‖, end": f"{frobenius(found['end'].F):.3g}",
             "share of A, start": f"{_share(found['start'], 'A'):.1%}",
             "share of A, end": f"{_share(found['end'], 'A'):.1%}",
-            "alignment of start and end": f"{alignment(found['start'].F, found['end'].F):.3f}",
+            "alignment, centred": f"{alignment(found['start'].F, found['end'].F, centered=True):.3f}",
         }
     return Table(pd.DataFrame.from_dict(rows, orient="index").rename_axis("method"))
 

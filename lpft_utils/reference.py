@@ -103,7 +103,7 @@ def summarise_kernels(
     return {
         "task": first.metrics["task"],
         "name": first.spec.task,
-        "spec": {"ft": first.spec.to_dict()},
+        "spec": {first.spec.method: first.spec.to_dict()},
         "n_kernel": len(by_seed[0]["lp_ft"].labels),
         "seeds": [run.spec.seed for run in next(iter(sweep.values()))],
         "environment": first.metrics["environment"],
@@ -228,12 +228,17 @@ def provenance(results: Sequence[Mapping[str, Any]]) -> str:
     Returns:
         Size of the kernels if there are any, backbone, training examples, seeds, device, software, date and time.
     """
-    e, spec = results[0]["environment"], results[0]["spec"]["ft"]
+    e, specs = results[0]["environment"], {m: spec for m, spec in results[0]["spec"].items() if m != "lp"}
+    spec = next(iter(specs.values()))
     minutes = sum(r["seconds"] for r in results) / 60
-    kernels = f"kernels of {results[0]['n_kernel']} texts; LP-FT: " if "n_kernel" in results[0] else ""
+    rates: dict[str, list[str]] = {}
+    for method, settings in specs.items():
+        rates.setdefault(f"{settings['learning_rate']:g}", []).append(LABELS[method])
+    rate = " and ".join(f"{value} ({', '.join(methods)})" for value, methods in rates.items())
+    kernels = f"kernels of {results[0]['n_kernel']} texts; " if "n_kernel" in results[0] else ""
     return (
         f"{kernels}backbone {spec['backbone']}, at most {spec['n_train']} training texts, {spec['epochs']:g} epochs, "
-        f"learning rate {spec['learning_rate']:g}, seeds {', '.join(map(str, results[0]['seeds']))}; {e['device']}, "
+        f"learning rate {rate}, seeds {', '.join(map(str, results[0]['seeds']))}; {e['device']}, "
         f"torch {e['torch']}, transformers {e['transformers']}, {e['date']}, {minutes:.0f} minutes of training"
     )
 
