@@ -45,7 +45,9 @@ class Probe:
 
 
 def record_steps(total: int) -> set[int]:
-    """Steps at which training is recorded: 0, powers of 2, and about eight evenly spaced ones up to the last.
+    """Steps at which training is recorded: 0, powers of 2, every quarter of the training, and the last.
+
+    Early on much happens in few steps. Each record is a forward pass on the watched texts, so there are few.
 
     Args:
         total: Optimiser steps of the whole training.
@@ -54,11 +56,11 @@ def record_steps(total: int) -> set[int]:
         Steps, from 0 to `total`.
     """
     powers = {2**k for k in range(max(total, 1).bit_length()) if 2**k <= total}
-    return {0, total, *powers, *(round(total * k / 8) for k in range(1, 8))}
+    return {0, total, *powers, *(round(total * k / 4) for k in range(1, 4))}
 
 
 class Recorder(TrainerCallback):
-    """Writes a row of measurements into the trainer's history at steps 0, 1, 2, 4, … and evenly after that.
+    """Writes a row of measurements into the trainer's history at the steps of `record_steps`.
 
     The rows live in `state.log_history`, which is part of every checkpoint: a resumed training has the rows of the
     interrupted one. Measuring draws no random numbers, so a recorded training equals an unrecorded one.

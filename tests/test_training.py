@@ -73,8 +73,8 @@ def test_recorded_steps_hold_the_ends_and_every_power_of_two(total):
     assert {0, 1, total} <= steps and min(steps) == 0 and max(steps) == total
     assert {2**k for k in range(11) if 2**k <= total} <= steps
     gaps = np.diff(sorted(steps))
-    assert gaps.max() <= total / 8 + 1
-    assert len(steps) <= 20
+    assert gaps.max() <= total / 4 + 1
+    assert len(steps) <= 16
 
 
 def test_history_has_a_row_for_every_recorded_step_and_every_epoch(trained):

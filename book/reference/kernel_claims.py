@@ -19,6 +19,7 @@ from lpft_utils.sweeps import head_norm_sweep
 TASKS = ("cb", "rte")
 # Texts are four times as long as those of the built-in task.
 N_KERNEL = 24
+SIZES = {"n_train": 120, "n_eval": 150, "epochs": 3}
 # RTE takes a minute a run on one core: three of the five norms.
 NORMS = {"rte": (0.5, 5.0, 50.0)}
 STARTS = ("ft", "lp_ft", "lora", "lp_lora")
@@ -29,7 +30,8 @@ def main() -> None:
     """Run every task and write the summary."""
     results = []
     for task in TASKS:
-        setting = replace(get_profile("laptop", task=task), n_kernel=N_KERNEL)
+        laptop = get_profile("laptop", task=task)
+        setting = replace(laptop, n_kernel=N_KERNEL, sweep=SIZES)
         seeds = setting.seeds
         found = [starts(setting, seed, STARTS) for seed in seeds]
         own = [starts(setting, s, ("lp_ft",), own_head=True) for s in seeds]
