@@ -1,15 +1,16 @@
 """Shared fixtures."""
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from xdist.remote import Producer
 from xdist.scheduler.loadfile import LoadFileScheduling
 
 ROOT = Path(__file__).resolve().parents[1]
-BOOK = ("tests/notebooks/", "tests/site/")
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Each worker has a core of its own; two threads in each of them would only wait for each other. Set before torch is
@@ -18,13 +19,14 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 
 class ByFile(LoadFileScheduling):
-    """A file's tests stay on one worker, as do the two folders that need the executed book.
+    """A file's tests stay on one worker, and those of a page of the site.
 
     Not `--dist loadgroup`: xdist 3.8 writes a group into a node's `_nodeid`, which pytest 9.2 no longer reads.
     """
 
     def _split_scope(self, nodeid: str) -> str:
-        return "book" if nodeid.startswith(BOOK) else super()._split_scope(nodeid)
+        page = re.match(r"tests/site/.*\[(.+?\.html)", nodeid)
+        return page[1] if page else super()._split_scope(nodeid)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByFile:
@@ -32,8 +34,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByFile:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The tests of the book take longest, so they go first."""
-    items.sort(key=lambda item: not item.nodeid.startswith(BOOK))
+    """First the chapters, which take longest, and last the pages of the site that is made of them."""
+    items.sort(key=lambda item: item.nodeid.startswith("tests/site/") - item.nodeid.startswith("tests/notebooks/"))
 
 
 @pytest.fixture(scope="session")
@@ -47,7 +49,7 @@ def data_dir() -> Path:
 
 @dataclass(frozen=True)
 class BuiltBook:
-    """The book as the smoke profile builds it: once a session, for the chapter tests and the site tests."""
+    """The book as the smoke profile builds it: once, by the worker that needs it first."""
 
     build: Path
     runs: Path
@@ -58,14 +60,18 @@ class BuiltBook:
 
 
 @pytest.fixture(scope="session")
-def executed_book(tmp_path_factory: pytest.TempPathFactory) -> BuiltBook:
+def executed_book(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> BuiltBook:
     """Every chapter run by papermill in profile smoke, into a temporary build folder and run store."""
     from lpft_utils import publish
 
-    book = BuiltBook(tmp_path_factory.mktemp("book") / "_build", tmp_path_factory.mktemp("runs"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("LPFT_RUNS", str(book.runs))
-        publish.execute(ROOT, {"profile": "smoke"}, build=book.build)
+    own = tmp_path_factory.getbasetemp()
+    folder = (own if worker_id == "master" else own.parent) / "book"  # the parent is the same for all workers
+    book = BuiltBook(folder / "_build", folder / "runs")
+    with FileLock(f"{folder}.lock"), pytest.MonkeyPatch.context() as patch:
+        if not (folder / "executed").exists():
+            patch.setenv("LPFT_RUNS", str(book.runs))
+            publish.execute(ROOT, {"profile": "smoke"}, build=book.build)
+            (folder / "executed").touch()
     return book
 
 
@@ -74,5 +80,7 @@ def built_book(executed_book: BuiltBook) -> BuiltBook:
     """The site made of `executed_book`."""
     from lpft_utils import publish
 
-    publish.build_site(ROOT, executed_book.build)
+    with FileLock(f"{executed_book.build}.lock"):
+        if not executed_book.html.exists():
+            publish.build_site(ROOT, executed_book.build)
     return executed_book
