@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -24,11 +25,15 @@ def check_scores(scores: Any, what: str = "logits") -> Array:
         The array, shape (N, C) with N, C ≥ 1.
 
     Raises:
-        ParameterError: For another shape, no examples, or a value that is not finite.
+        ParameterError: For anything but real numbers, another shape, no examples, or a value that is not finite.
     """
     if hasattr(scores, "detach"):  # a torch tensor: perhaps with gradient, on a device, in a dtype NumPy does not know
-        scores = scores.detach().cpu().double()
-    array = np.asarray(scores, dtype=np.float64)
+        scores = scores.detach().cpu()
+        scores = scores if scores.is_complex() else scores.double()
+    array = _array(scores, what)
+    if array.dtype.kind not in "biuf":  # NumPy would read digits in strings, and drop imaginary parts
+        raise ParameterError(f"expected {what} as real numbers, got {array.dtype}; convert them first")
+    array = array.astype(np.float64, copy=False)
     if array.ndim != 2 or array.size == 0:
         raise ParameterError(f"expected {what} of shape (N, C) with N, C ≥ 1, got {array.shape}")
     bad = ~np.isfinite(array).all(axis=1)
@@ -57,9 +62,15 @@ def check_probabilities(probabilities: Any) -> Array:
     error = np.abs(p.sum(axis=1) - 1)
     if p.min() < 0 or p.max() > 1 + 1e-4 or error.max() > 1e-4:
         row = int(np.argmax((p.min(axis=1) < 0) | (p.max(axis=1) > 1 + 1e-4) | (error > 1e-4)))
+        rounded = p[row].min() >= 0 and error[row] < 0.01
+        advice = (
+            "rounded in half precision? Compute the softmax in float32, or call calibration.softmax on the logits"
+            if rounded
+            else "for logits, call calibration.softmax first"
+        )
         raise ParameterError(
-            f"expected probabilities in [0, 1] with rows that sum to 1, but row {row} is {p[row]} with sum "
-            f"{p[row].sum():.6g}; for logits, call calibration.softmax first"
+            f"expected probabilities in [0, 1] with rows that sum to 1 within 1e-4, but row {row} is {p[row]} with sum "
+            f"{p[row].sum():.6g}; {advice}"
         )
     return p
 
@@ -77,17 +88,61 @@ def check_labels(labels: Any, scores: Array) -> Labels:
     Raises:
         ParameterError: For another shape, labels that are not integers, or labels outside 0 … C − 1.
     """
-    y = np.asarray(labels.detach().cpu() if hasattr(labels, "detach") else labels)
+    y = _array(labels.detach().cpu() if hasattr(labels, "detach") else labels, "labels")
     if y.shape != scores.shape[:1]:
         raise ParameterError(f"expected one label for each of {len(scores)} examples, shape (N,), got shape {y.shape}")
-    if not np.issubdtype(y.dtype, np.integer):
+    if y.dtype.kind not in "iu":  # np.integer would let time differences pass
         raise ParameterError(f"labels must be integers, got {y.dtype}")
     if y.min() < 0 or y.max() >= scores.shape[1]:
         raise ParameterError(f"labels must lie in 0 … {scores.shape[1] - 1}, got {y.min()} … {y.max()}")
     return y.astype(np.int64)
 
 
+def check_bounds(bounds: tuple[float, float]) -> tuple[float, float]:
+    """Bounds of a scale, or ParameterError unless they are positive and enclose 1."""
+    low, high = bounds
+    if not 0 < low <= 1 <= high < np.inf:
+        raise ParameterError(f"bounds must be positive and enclose 1, got {bounds!r}")
+    return low, high
+
+
+def check_bias(bias: Any, logits: Array) -> Array:
+    """A bias (C,) for logits (N, C), or ParameterError."""
+    b = check_scores(bias[None] if hasattr(bias, "detach") else _array(bias, "the bias")[None], "the bias")[0]
+    if len(b) != logits.shape[1]:
+        raise ParameterError(f"expected a bias for each of {logits.shape[1]} classes, got {len(b)}")
+    return b
+
+
+def check_classes(scores: Array, C: int) -> Array:
+    """The scores (N, C), or ParameterError for another number of classes."""
+    if scores.shape[1] != C:
+        raise ParameterError(f"fitted on {C} classes, got logits of {scores.shape[1]}")
+    return scores
+
+
 def check_bins(bins: int) -> None:
     """Raise ParameterError unless `bins` is a positive integer."""
-    if isinstance(bins, bool) or not isinstance(bins, int | np.integer) or bins < 1:
-        raise ParameterError(f"bins must be a positive integer, got {bins!r}")
+    check_integer("bins", bins)
+
+
+def check_integer(name: str, value: Any, low: int = 1, high: int | None = None) -> None:
+    """Raise ParameterError unless `value` is an integer (no bool) from `low` to `high`."""
+    fits = isinstance(value, int | np.integer) and not isinstance(value, bool) and value >= low
+    if not fits or (high is not None and value > high):
+        expected = "a positive integer" if low == 1 else f"an integer of at least {low}"
+        if high is not None:
+            expected = f"an integer in {low} … {high}"
+        raise ParameterError(f"{name} must be {expected}, got {value!r}")
+
+
+def is_number(value: Any) -> bool:
+    """Whether `value` is a finite real number; a bool is none."""
+    return isinstance(value, Real) and not isinstance(value, bool | np.bool_) and bool(np.isfinite(float(value)))
+
+
+def _array(values: Any, what: str) -> NDArray[Any]:
+    try:
+        return np.asarray(values)
+    except (TypeError, ValueError) as error:  # rows of different lengths
+        raise ParameterError(f"expected {what} as an array or as lists of equal lengths: {error}") from error

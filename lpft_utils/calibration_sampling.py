@@ -21,7 +21,7 @@ from lpft_utils.calibration import (
     per_example,
     top_label,
 )
-from lpft_utils.calibration_checks import check_bins, check_labels, check_probabilities
+from lpft_utils.calibration_checks import check_bins, check_integer, check_labels, check_probabilities, is_number
 from lpft_utils.errors import ParameterError
 from lpft_utils.linear_theory import Array
 
@@ -105,7 +105,8 @@ def bootstrap(
     """Percentile bootstrap interval: examples are drawn with replacement, N at a time.
 
     Resampling adds noise to a sample that has some already, so that for the biased ECE and MCE the whole interval lies
-    a little high; with few examples it may even lie above the estimate. Equal-mass bins are those of the sample.
+    a little high; with few examples it may even lie above the estimate. Equal-mass bins are those of the sample. Where
+    the NLL of an example is infinite, so is that of every resample with it, and an end of the interval may be too.
 
     Args:
         probabilities: Shape (N, C).
@@ -120,23 +121,30 @@ def bootstrap(
         Estimate and interval.
 
     Raises:
-        ParameterError: For an unknown measure, fewer than one draw or a level outside (0, 1).
+        ParameterError: For an unknown measure, a number of draws or a seed that is none, or a level outside (0, 1).
     """
     if measure not in MEASURES:
         raise ParameterError(f"measure must be one of {', '.join(MEASURES)}, got {measure!r}")
     check_bins(bins)
-    _check_draws(n_draws)
-    if not 0 < level < 1:
-        raise ParameterError(f"level must lie between 0 and 1, got {level!r}")
+    _check_draws(n_draws, seed)
+    if not is_number(level) or not 0 < level < 1:
+        raise ParameterError(f"level must be a number between 0 and 1, got {level!r}")
     columns, of_means = _as_means(probabilities, labels, measure, bins)
     N = len(columns)
+    infinite = np.isinf(columns)  # kept apart: 0 · ∞ of an example that was not drawn is NaN
+    finite = np.where(infinite, 0, columns)
     rng = np.random.default_rng(seed)
     draws = []
     for rows in _blocks(n_draws, N):
         chosen = rng.integers(N, size=(rows, N)) + N * np.arange(rows)[:, None]
         weights = np.bincount(chosen.ravel(), minlength=rows * N).reshape(rows, N)  # how often each was drawn
-        draws.append(of_means(weights @ columns / N))
-    low, high = np.quantile(np.concatenate(draws), [(1 - level) / 2, (1 + level) / 2])
+        means = weights @ finite / N
+        if infinite.any():
+            means[weights @ infinite > 0] = np.inf
+        draws.append(of_means(means))
+    found = np.concatenate(draws)
+    method = "linear" if np.isfinite(found).all() else "inverted_cdf"  # between a number and ∞ there is nothing
+    low, high = np.quantile(found, [(1 - level) / 2, (1 + level) / 2], method=method)
     estimate = of_means(columns.mean(axis=0, keepdims=True))[0]
     return Bootstrap(float(estimate), float(low), float(high), level, n_draws)
 
@@ -198,9 +206,9 @@ def corrected_ece(
     )
 
 
-def _check_draws(n_draws: int) -> None:
-    if n_draws < 1:
-        raise ParameterError(f"n_draws must be at least 1, got {n_draws!r}")
+def _check_draws(n_draws: int, seed: int) -> None:
+    check_integer("n_draws", n_draws)
+    check_integer("seed", seed, low=0)
 
 
 def _blocks(n_draws: int, N: int) -> Iterator[int]:
@@ -212,7 +220,7 @@ def _blocks(n_draws: int, N: int) -> Iterator[int]:
 
 def _perfect_gaps(probabilities: Any, n_draws: int, seed: int, bins: int) -> tuple[Array, Array]:
     """Σ_{i in b} (correct_i − confidence_i) / N for each draw, shape (n_draws, B), and n_b / N, shape (B,)."""
-    _check_draws(n_draws)
+    _check_draws(n_draws, seed)
     check_bins(bins)
     confidence = check_probabilities(probabilities).max(axis=1)
     N = len(confidence)

@@ -19,12 +19,22 @@ from scipy import optimize, special
 from sklearn.isotonic import IsotonicRegression
 
 from lpft_utils.calibration import softmax
-from lpft_utils.calibration_checks import Labels, check_labels, check_scores
-from lpft_utils.errors import ParameterError
+from lpft_utils.calibration_checks import (
+    Labels,
+    check_bias,
+    check_bounds,
+    check_classes,
+    check_integer,
+    check_labels,
+    check_scores,
+)
 from lpft_utils.linear_theory import Array
 
 BOUNDS = (1e-3, 1e3)  # of T: beyond them nothing that a table shows would change
+_HUGE = 1e300  # larger numbers are cut to it, so that sums of them stay finite
+_STEEPEST = 1e4  # largest scale that a search starts at, in standard deviations: steeper, every gradient is 0
 Limit = Literal["", "separable", "uninformative", "flat", "bound"]
+VectorLimit = Literal["", "separable", "absent"]
 _NOTES: dict[Limit, str] = {
     "": "optimum inside the bounds",
     "separable": "every example was classified right: the likelihood has no optimum and sharpening ends at the bound",
@@ -60,7 +70,7 @@ class Temperature:
 
     def apply(self, logits: Any) -> Array:
         """Probabilities softmax(f / T), shape (N, C), for logits f of shape (N, C)."""
-        return softmax(check_scores(logits) / self.T)
+        return special.softmax(_times(_below_largest(check_scores(logits)), 1 / self.T), axis=1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,7 +102,7 @@ class HeadScale:
     def apply(self, logits: Any) -> Array:
         """Probabilities softmax(s (f − b) + b), shape (N, C), for logits f = V φ + b of shape (N, C)."""
         f = check_scores(logits)
-        return softmax(self.s * (f - _check_bias(self.bias, f)) + self.bias)
+        return special.softmax(_times(_below_largest(f - check_bias(self.bias, f)), self.s) + self.bias, axis=1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,7 +114,10 @@ class VectorScaling:
         a: Shifts with mean 0, shape (C,).
         nll_before: NLL of the logits as they were on the data that w and a were fitted on.
         nll: NLL after, on the same data, never larger than that of temperature scaling.
-        converged: Whether the largest entry of the gradient (in units of the logits' spread) fell below 1e-6.
+        converged: Whether `limit` is "" and the largest entry of the gradient (for logits of mean 0 and standard
+            deviation 1 in each class) is below 1e-6.
+        limit: "" or why no w and a are best, and those here are only where the search ended (`note` says it in words):
+            "separable" (every example is classified right, as with one class alone), "absent" (a class has no example).
     """
 
     w: Array
@@ -112,10 +125,19 @@ class VectorScaling:
     nll_before: float
     nll: float
     converged: bool
+    limit: VectorLimit = ""
+
+    @property
+    def note(self) -> str:
+        """What `limit` and `converged` mean, as a sentence."""
+        if self.limit:
+            why = "every example was classified right" if self.limit == "separable" else "a class has no example"
+            return f"{why}: the likelihood has no optimum, and w and a are only where the search ended"
+        return "optimum" if self.converged else "the search ended before the optimum: pass a larger max_iter"
 
     def apply(self, logits: Any) -> Array:
         """Probabilities softmax(w ∘ f + a), shape (N, C), for logits f of shape (N, C)."""
-        return softmax(_check_classes(check_scores(logits), len(self.w)) * self.w + self.a)
+        return special.softmax(_times(check_classes(check_scores(logits), len(self.w)), self.w) + self.a, axis=1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,7 +152,7 @@ class Isotonic:
 
     def apply(self, logits: Any) -> Array:
         """Probabilities, shape (N, C), for logits of shape (N, C); a row that maps to zeros becomes uniform."""
-        p = _check_classes(softmax(logits), len(self.maps))
+        p = check_classes(softmax(logits), len(self.maps))
         q = np.column_stack([fitted.predict(p[:, c]) for c, fitted in enumerate(self.maps)])
         total = q.sum(axis=1, keepdims=True)
         return np.divide(q, total, out=np.full_like(q, 1 / len(self.maps)), where=total > 0)
@@ -154,7 +176,7 @@ def fit_temperature(logits: Any, labels: Any, *, bounds: tuple[float, float] = B
     Raises:
         ParameterError: For bad logits or labels, or bounds that do not enclose 1.
     """
-    low, high = _check_bounds(bounds)
+    low, high = check_bounds(bounds)
     f = check_scores(logits)
     scale, before, after, limit = _best_scale(f, np.zeros(f.shape[1]), check_labels(labels, f), (1 / high, 1 / low))
     return Temperature(1 / scale, before, after, limit)
@@ -177,9 +199,9 @@ def fit_head_scale(logits: Any, labels: Any, bias: Any, *, bounds: tuple[float, 
     Raises:
         ParameterError: For bad logits, labels or bias, or bounds that do not enclose 1.
     """
-    low, high = _check_bounds(bounds)
+    low, high = check_bounds(bounds)
     f = check_scores(logits)
-    b = _check_bias(bias, f)
+    b = check_bias(bias, f)
     scale, before, after, limit = _best_scale(f - b, b, check_labels(labels, f), (1 / high, 1 / low))
     return HeadScale(scale, b, before, after, limit)
 
@@ -187,7 +209,9 @@ def fit_head_scale(logits: Any, labels: Any, bias: Any, *, bounds: tuple[float, 
 def fit_vector_scaling(logits: Any, labels: Any, *, max_iter: int = 1000) -> VectorScaling:
     """The w and a of least NLL in softmax(w ∘ f + a), from SciPy's L-BFGS started at the best temperature.
 
-    The problem is convex. On separable data it has no optimum: the start is then at `fit_temperature`'s bound already.
+    The problem is convex. On separable data and where a class is absent it has no optimum, and `limit` says so. Where
+    the best temperature is better than what the search finds (it separates the data already, or the logits differ by
+    hundreds of orders of magnitude), w = 1 / T and a = 0 are the answer.
 
     Args:
         logits: Validation logits, shape (N, C).
@@ -196,28 +220,34 @@ def fit_vector_scaling(logits: Any, labels: Any, *, max_iter: int = 1000) -> Vec
 
     Returns:
         The fitted scaling.
+
+    Raises:
+        ParameterError: For bad logits or labels, or a `max_iter` that is no positive integer.
     """
+    check_integer("max_iter", max_iter)
     f = check_scores(logits)
     y = check_labels(labels, f)
     N, C = f.shape
     start = fit_temperature(f, y)
-    spread = np.maximum(f.std(axis=0), 1e-12)  # L-BFGS likes variables of one size
-    u, Y = f / spread, np.eye(C)[y]
+    u, centre, spread = _standardised(f)
 
-    def loss(x: Array) -> tuple[float, Array]:
-        z = u * x[:C] + x[C:]
-        r = (special.softmax(z, axis=1) - Y) / N  # (N, C)
+    def loss(z: Array) -> tuple[float, Array]:
+        r = (special.softmax(z, axis=1) - np.eye(C)[y]) / N  # (N, C)
         return _nll(z, y), np.concatenate([(r * u).sum(axis=0), r.sum(axis=0)])
 
-    x_0 = np.concatenate([spread / start.T, np.zeros(C)])
+    scale = np.minimum(_times(spread, 1 / start.T), _STEEPEST)
+    x_0 = np.concatenate([scale, scale * centre])
     options = {"maxiter": max_iter, "ftol": 1e-15, "gtol": 1e-8}
-    x = np.asarray(optimize.minimize(loss, x_0, jac=True, method="L-BFGS-B", options=options).x)
-    if loss(x)[0] > loss(x_0)[0]:  # rounding at an optimum that the start already was
-        x = x_0
-    value, gradient = loss(x)
-    return VectorScaling(
-        x[:C] / spread, x[C:] - x[C:].mean(), start.nll_before, value, bool(np.abs(gradient).max() < 1e-6)
-    )
+    found = optimize.minimize(lambda x: loss(u * x[:C] + x[C:]), x_0, jac=True, method="L-BFGS-B", options=options)
+    x = np.asarray(found.x)
+    w, a = x[:C] / spread, x[C:] - x[:C] * centre
+    z = _times(f, w) + a  # as `apply` has it, with its rounding
+    if not _nll(z, y) <= start.nll:  # not ">": NaN, too, falls back
+        w, a, z = np.full(C, 1 / start.T), np.zeros(C), _times(_below_largest(f), 1 / start.T)
+    value, gradient = loss(z)
+    limit = _no_optimum(z, y)
+    converged = not limit and bool(np.abs(gradient).max() < 1e-6)
+    return VectorScaling(w, a - a.mean(), start.nll_before, min(value, start.nll), converged, limit)
 
 
 def fit_isotonic(logits: Any, labels: Any) -> Isotonic:
@@ -240,19 +270,53 @@ def _nll(z: Array, y: Labels) -> float:
     return float(np.mean(np.asarray(special.logsumexp(z, axis=1)) - z[np.arange(len(z)), y]))
 
 
+def _below_largest(f: Array) -> Array:
+    """Logits less the largest of their row, which no softmax sees: so f / T cannot overflow to ∞ − ∞."""
+    with np.errstate(over="ignore"):
+        return np.maximum(f - f.max(axis=1, keepdims=True), -_HUGE)
+
+
+def _times(f: Array, factor: Array | float) -> Array:
+    """The product, finite however large."""
+    with np.errstate(over="ignore"):
+        return np.clip(f * factor, -_HUGE, _HUGE)
+
+
+def _standardised(f: Array) -> tuple[Array, Array, Array]:
+    """Columns of mean 0 and deviation 1 (0 where constant), which L-BFGS likes: u with f = (u + centre) · spread."""
+    size = np.abs(f).max(axis=0)  # divided by first, as the square of 1e160 is no number
+    size[size < 1 / _HUGE] = 1
+    g = f / size
+    centre = g.mean(axis=0)
+    constant = np.ptp(g, axis=0) < 1e-14  # what is left is rounding
+    spread = np.where(constant, 1, g.std(axis=0))
+    return np.where(constant, 0, (g - centre) / spread), centre / spread, size * spread
+
+
+def _no_optimum(z: Array, y: Labels) -> VectorLimit:
+    """Why the NLL has no optimum in w and a, told from the scores z of the fit."""
+    rows, C = np.arange(len(z)), z.shape[1]
+    other = z.copy()
+    other[rows, y] = -np.inf
+    if C > 1 and (z[rows, y] > other.max(axis=1)).all():
+        return "separable"  # twice w and a have a lower NLL, and so on
+    return "absent" if np.bincount(y, minlength=C).min() == 0 else ""
+
+
 def _best_scale(u: Array, offset: Array, y: Labels, bounds: tuple[float, float]) -> tuple[float, float, float, Limit]:
     """Least NLL of softmax(s u + offset) over s in bounds: s, the NLL at 1 and at s, and why s is at a bound."""
+    u = _below_largest(u)
     right = u[np.arange(len(u)), y]
 
     def slope(s: float) -> float:
-        p = special.softmax(s * u + offset, axis=1)
+        p = special.softmax(_times(u, s) + offset, axis=1)
         return float(np.mean((p * u).sum(axis=1) - right))
 
     low, high = bounds
     limit: Limit = ""
     if np.ptp(u, axis=1).max() == 0:
         s, limit = 1.0, "flat"
-    elif (right >= u.max(axis=1)).all():  # told from the margins: the slope rounds to 0 long before
+    elif (right >= 0).all():  # told from the margins: the slope rounds to 0 long before
         s, limit = high, "separable"
     elif slope(low) >= 0:
         s, limit = low, "uninformative" if slope(0.0) >= 0 else "bound"
@@ -261,25 +325,7 @@ def _best_scale(u: Array, offset: Array, y: Labels, bounds: tuple[float, float])
     else:
         root = optimize.brentq(lambda log_s: slope(np.exp(log_s)), np.log(low), np.log(high), xtol=1e-12)
         s = float(np.exp(np.float64(root)))  # pyright: ignore[reportArgumentType]
-    before, after = _nll(u + offset, y), _nll(s * u + offset, y)
-    return (s, before, after, limit) if after <= before else (1.0, before, before, limit)  # rounding, when 1 is best
-
-
-def _check_bounds(bounds: tuple[float, float]) -> tuple[float, float]:
-    low, high = bounds
-    if not 0 < low <= 1 <= high < np.inf:
-        raise ParameterError(f"bounds must be positive and enclose 1, got {bounds!r}")
-    return low, high
-
-
-def _check_bias(bias: Any, logits: Array) -> Array:
-    b = check_scores(bias[None] if hasattr(bias, "detach") else np.asarray(bias)[None], "the bias")[0]
-    if len(b) != logits.shape[1]:
-        raise ParameterError(f"expected a bias for each of {logits.shape[1]} classes, got {len(b)}")
-    return b
-
-
-def _check_classes(scores: Array, C: int) -> Array:
-    if scores.shape[1] != C:
-        raise ParameterError(f"fitted on {C} classes, got logits of {scores.shape[1]}")
-    return scores
+    before, after = _nll(u + offset, y), _nll(_times(u, s) + offset, y)
+    if after > before and not limit:  # rounding, when 1 is best
+        s = 1.0
+    return s, before, min(before, after), limit

@@ -148,6 +148,16 @@ def test_torch_tensors_with_gradient_and_half_precision_are_accepted():
         ([[0.5, 0.5]], [0, 1], r"got shape \(2,\)"),
         ([0.5, 0.5], [0, 1], r"\(N, C\).*got \(2,\)"),
         (np.zeros((0, 2)), [], r"N, C ≥ 1"),
+        ([["0.5", "0.5"]], [0], "real numbers, got <U3"),
+        ([[None, 0.5]], [0], "real numbers, got object"),
+        ([[0.5, 0.5], [1.0]], [0, 0], "lists of equal lengths"),
+        (np.array([[0.5 + 1j, 0.5]]), [0], "real numbers, got complex128"),
+        (torch.tensor([[0.5 + 1j, 0.5]]), [0], "real numbers, got complex64"),
+        ([[0.5, 0.5]], np.array([0], "timedelta64[s]"), "integers, got timedelta64"),
+        ([[0.5, 0.5], [0.5, 0.5]], [0, [1]], "labels as an array or as lists of equal lengths"),
+        (np.array([[0.7, 0.3]], np.float16), [0], "sum 1.00024; rounded in half precision. .*softmax in float32"),
+        (torch.tensor([[0.7, 0.3]]).half(), [0], "softmax in float32"),
+        ([[1.004, -0.004]], [0], "for logits"),
     ],
 )
 def test_bad_input_is_refused_with_the_reason(p, y, message):
@@ -234,12 +244,35 @@ def test_bad_sampling_settings_are_refused():
     p, y = [[0.5, 0.5]], [0]
     with pytest.raises(ParameterError, match="measure must be one of accuracy.*got 'ece'"):
         sampling.bootstrap(p, y, "ece")
-    with pytest.raises(ParameterError, match="n_draws must be at least 1"):
-        sampling.bootstrap(p, y, n_draws=0)
-    with pytest.raises(ParameterError, match="n_draws"):
-        sampling.perfect_ece(p, 0)
-    with pytest.raises(ParameterError, match="level"):
-        sampling.bootstrap(p, y, level=1)
+    for n_draws in (0, 1.5, "3", None, True):
+        for call in (
+            sampling.bootstrap,
+            sampling.corrected_ece,
+            lambda p, _, n_draws: sampling.perfect_mce(p, n_draws),
+        ):
+            with pytest.raises(ParameterError, match=f"n_draws must be a positive integer, got {n_draws!r}"):
+                call(p, y, n_draws=n_draws)
+    for level in (0, 1, "a", np.nan, None, True):
+        with pytest.raises(ParameterError, match=f"level must be a number between 0 and 1, got {level!r}"):
+            sampling.bootstrap(p, y, level=level)
+    for seed in (-1, 1.5, None, "0", True):
+        for call in (sampling.bootstrap, sampling.corrected_ece):
+            with pytest.raises(ParameterError, match=f"seed must be an integer of at least 0, got {seed!r}"):
+                call(p, y, seed=seed)
+    assert sampling.bootstrap(p, y, n_draws=np.int64(5), level=np.float32(0.5), seed=np.int64(3)).n_draws == 5
+
+
+@pytest.mark.filterwarnings("error")
+def test_bootstrap_of_an_infinite_nll_is_infinite_only_in_resamples_with_that_example():
+    got = sampling.bootstrap([[1.0, 0.0], [1.0, 0.0]], [0, 1], "NLL", n_draws=50)
+    assert str(got) == "inf [0.000, inf]"
+    rare = np.tile([0.5, 0.5], (3, 1)), [0, 0, 0]
+    p, y = np.vstack([rare[0], [[1.0, 0.0]]]), [*rare[1], 1]
+    for level, high in ((0.1, np.inf), (0.5, np.inf), (0.99, np.inf)):  # drawn with probability 1 − (3/4)⁴ = 0.68
+        assert sampling.bootstrap(p, y, "NLL", level=level).high == high
+    low = sampling.bootstrap(p, y, "NLL", level=0.5).low  # the 25th percentile: the example is missing in 32 %
+    assert low == pytest.approx(np.log(2))
+    assert np.isinf(sampling.bootstrap(p, y, "NLL", level=0.2).low)
 
 
 # ---- recalibration ----
@@ -296,14 +329,21 @@ def test_temperature_is_that_of_scikit_learn():
         ([[0.0, 0.0], [2.0, 2.0]], [1, 0], "flat", 1.0),
         ([[5e4, 0.0]] * 3, [0, 0, 1], "bound", 1e3),
         ([[1e-5, 0.0]] * 3, [0, 0, 1], "bound", 1e-3),
+        ([[1e306, 0.0], [0.0, 1e306]], [0, 1], "separable", 1e-3),
+        ([[1.7e308, -1.7e308], [0.0, 1.0]], [0, 1], "separable", 1e-3),
+        ([[1e306, 0.0], [0.0, 1e306]], [1, 0], "uninformative", 1e3),
+        ([[1e160, 0.0], [0.0, 1.0], [1.0, 0.0]], [0, 1, 1], "bound", 1e3),
+        ([[1e-310, 0.0], [0.0, 1e-310]], [0, 1], "separable", 1e-3),
     ],
 )
+@pytest.mark.filterwarnings("error")
 def test_degenerate_logits_end_at_the_documented_bound_and_say_why(f, y, limit, T):
     got = recal.fit_temperature(f, y)
     assert got.limit == limit and got.T == pytest.approx(T) and len(got.note) > 20
     assert got.nll <= got.nll_before and np.isfinite(got.apply(f)).all()
-    vector = recal.fit_vector_scaling(f, y)
-    assert vector.nll <= got.nll + 1e-12 and np.isfinite(vector.apply(f)).all()
+    vector, scale = recal.fit_vector_scaling(f, y), recal.fit_head_scale(f, y, [0, 0])
+    assert vector.nll <= got.nll and np.isfinite(vector.apply(f)).all() and np.isfinite([vector.w, vector.a]).all()
+    assert scale.limit == limit and 1 / scale.s == pytest.approx(T) and np.isfinite(scale.apply(f)).all()
 
 
 def test_temperature_learnt_on_validation_repairs_an_overconfident_model_on_test():
@@ -340,6 +380,81 @@ def test_vector_scaling_is_optimal_and_no_worse_than_temperature():
     assert w.grad.abs().max() < 1e-5 and a.grad.abs().max() < 1e-5
     np.testing.assert_allclose(got.w * [3.0, 1.0, 0.5], 1, atol=0.35)
     np.testing.assert_allclose(got.apply(f), torch.softmax(torch.tensor(f * got.w + got.a), 1))
+
+
+def least_vector_nll(u: np.ndarray, y: np.ndarray) -> float:
+    """Damped Newton on softmax(w ∘ u + a), with second derivatives: for standardised u, whose optimum is finite."""
+    rows, C = np.arange(len(y)), u.shape[1]
+    design = np.concatenate([u[:, :, None] * np.eye(C), np.tile(np.eye(C), (len(y), 1, 1))], axis=2)  # (N, C, 2C)
+    x = np.zeros(2 * C)
+    for _ in range(100):
+        p = special.softmax(design @ x, axis=1)
+        slope = np.einsum("nc,nck->k", p - np.eye(C)[y], design)
+        curvature = np.einsum("nc,nck,ncl->kl", p, design, design)
+        seen = np.einsum("nc,nck->nk", p, design)
+        step = np.linalg.lstsq(curvature - seen.T @ seen, slope, rcond=1e-12)[0]
+        value = loss(design @ x, y)
+        x = next((x - t * step for t in 0.5 ** np.arange(40) if loss(design @ (x - t * step), y) <= value), x)
+    assert np.abs(slope).max() < 1e-8 * len(rows)
+    return loss(design @ x, y)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(
+    ("scale", "shift"),
+    [
+        (1, 0),
+        (1e-4, [3, -2, 1]),
+        (1e-4, 5),
+        (1, 1e6),
+        (1e-150, 0),
+        (1e150, 0),
+        ([1e-3, 1, 1e5], [10, -1e4, 0]),
+        (-1, 0),
+    ],
+)
+def test_vector_scaling_reaches_the_optimum_wherever_the_columns_lie(seed, scale, shift):
+    u, y = drawn(seed, 250, 3, 1.0)
+    u = u * [3.0, 1.0, 0.5]
+    expected = least_vector_nll(u, y)  # w and a undo any scale and shift of a column
+    f = u * scale + np.asarray(shift)
+    got = recal.fit_vector_scaling(f, y)
+    assert got.converged and got.limit == "" and got.note == "optimum"
+    assert got.nll == pytest.approx(expected, abs=1e-7)
+    assert cal.nll(got.apply(f), y) == pytest.approx(expected, abs=1e-7)
+    assert got.nll <= recal.fit_temperature(f, y).nll + 1e-12
+
+
+def test_vector_scaling_with_a_constant_column_is_logistic_regression():
+    rng = np.random.default_rng(0)
+    f = np.c_[np.full(200, 5.0), 2 * rng.normal(size=200)]
+    y = (rng.random(200) < special.expit(f[:, 1])).astype(int)
+    oracle = LogisticRegression(C=np.inf, tol=1e-10).fit(f[:, 1:], y)
+    got = recal.fit_vector_scaling(f, y)
+    assert got.nll == pytest.approx(log_loss(y, oracle.predict_proba(f[:, 1:])), abs=1e-8) and got.nll < 0.476
+    assert got.w[1] == pytest.approx(oracle.coef_[0, 0], rel=1e-4) and got.converged
+
+
+@pytest.mark.parametrize(
+    ("f", "y", "limit"),
+    [
+        ([[1.0, 2.0], [0.0, 3.0]], [0, 0], "separable"),  # one class alone
+        ([[1.0, 5.0], [2.0, 6.0], [3.0, 9.0]], [1, 0, 0], "separable"),  # by a threshold of the first logit
+        ([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 1.0, 0.0]], [0, 1, 1, 0], "absent"),
+    ],
+)
+def test_vector_scaling_says_where_there_is_no_optimum(f, y, limit):
+    got = recal.fit_vector_scaling(f, y)
+    assert got.limit == limit and not got.converged and "no optimum" in got.note
+    doubled = cal.softmax(2 * np.log(got.apply(f))) if limit == "separable" else np.delete(got.apply(f), 2, axis=1)
+    assert cal.nll(doubled / doubled.sum(1, keepdims=True), y) < got.nll  # there is something better
+
+
+def test_vector_scaling_that_is_cut_short_says_so():
+    got = recal.fit_vector_scaling(*drawn(0, 100, 4), max_iter=1)
+    assert not got.converged and got.limit == "" and "larger max_iter" in got.note
+    with pytest.raises(ParameterError, match="max_iter must be a positive integer, got 0"):
+        recal.fit_vector_scaling([[1.0, 0.0]], [0], max_iter=0)
 
 
 def test_isotonic_is_that_of_scikit_learn():
