@@ -7,10 +7,11 @@ from html import escape
 from typing import Any
 
 import numpy as np
+from scipy import special
 
 from lpft_utils import interactive_core as core
 from lpft_utils.calibration import BINS, measures, reliability, softmax
-from lpft_utils.calibration_checks import check_bins, check_labels, check_scores
+from lpft_utils.calibration_checks import check_bins, check_integer, check_labels, check_scores, is_number
 from lpft_utils.errors import ParameterError
 from lpft_utils.interactive_core import InteractiveFigure
 from lpft_utils.plots import COLORS, LABELS, PALETTE
@@ -64,7 +65,8 @@ function measure(set, T) {
   return {N, n, conf, right, ece, mce, nll: nll / N, confidence: confidence / N, accuracy: accuracy / N};
 }
 function show() {
-  const name = select ? select.value : data.names[0], set = data.sets[name], T = Math.pow(10, input.value / 100);
+  const k = select ? select.selectedIndex : 0;  // not its value, from which the browser strips spaces
+  const name = data.names[k], set = data.sets[k], T = Math.pow(10, input.value / 100);
   const m = measure(set, T), most = Math.max(...m.n), d = (v) => v.toFixed(data.digits);
   for (let b = 0; b < B; b++) {
     const some = m.n[b] > 0, acc = some ? m.right[b] / m.n[b] : 0, c = some ? m.conf[b] / m.n[b] : 0;
@@ -119,21 +121,22 @@ def sweep_explorer(
 
     Raises:
         ParameterError: If lengths differ, x does not increase (or is not positive with `log`), means are not finite,
-            or `start` is no position.
+            other values infinite, low is above high, a key or name is none, or `start` is no position.
     """
-    xs = np.asarray(x, dtype=float)
+    xs = core.numbers("x", x)
     if (
         xs.ndim != 1
         or len(xs) < 2
         or not (np.isfinite(xs).all() and (np.diff(xs) > 0).all() and (xs[0] > 0 or not log))
     ):
-        raise ParameterError(f"expected at least two increasing{' positive' * log} values of x, got {list(x)}")
-    if not 0 <= start < len(xs):
-        raise ParameterError(f"start must lie in 0 … {len(xs) - 1}, got {start!r}")
+        raise ParameterError(f"expected at least two increasing{' positive' * log} values of x, got {x!r}")
+    check_integer("start", start, 0, len(xs) - 1)
+    check_integer("digits", digits, 0, core.MOST_DIGITS)
     if not panels or not all(panels.values()):
         raise ParameterError("expected at least one panel, each with at least one series")
+    core.check_names("names of panels and series", [*panels, *(name for group in panels.values() for name in group)])
     clean = {
-        panel: {name: _series(f"{panel}, {name}", given, len(xs)) for name, given in group.items()}
+        panel: {name: core.series(f"{panel}, {name}", given, len(xs)) for name, given in group.items()}
         for panel, group in panels.items()
     }
     names = list(dict.fromkeys(name for group in clean.values() for name in group))
@@ -194,18 +197,23 @@ def temperature_explorer(
         digits: Decimals in words.
 
     Returns:
-        The figure, which starts at T = 1. Logits are rounded to 4 decimals.
+        The figure, which starts at T = 1. Logits are rounded to 4 decimals, and differences of them cut at 1e12.
 
     Raises:
-        ParameterError: For no sets, bad logits or labels, or bounds that do not enclose 1.
+        ParameterError: For no sets, bad names, logits or labels, a fitted T that is none or of no set, bounds that do
+            not enclose 1, or numbers of bins, examples or digits that are none.
     """
     check_bins(bins)
+    check_integer("max_examples", max_examples)
+    check_integer("digits", digits, 0, core.MOST_DIGITS)
     if not sets:
         raise ParameterError("expected at least one named set of logits and labels")
-    if not 0 < t_min < 1 < t_max < np.inf:
+    if not (is_number(t_min) and is_number(t_max) and 0 < t_min < 1 < t_max):
         raise ParameterError(f"t_min and t_max must be positive and enclose 1, got {t_min!r} and {t_max!r}")
     names = list(sets)
-    data: dict[str, Any] = {"bins": bins, "digits": digits, "names": names, "sets": {}}
+    core.check_names("names of sets", names)
+    _check_fitted(fitted or {}, names)
+    data: dict[str, Any] = {"bins": bins, "digits": digits, "names": names, "sets": []}
     for name, (logits, labels) in sets.items():
         f = check_scores(logits)
         y = check_labels(labels, f)
@@ -215,14 +223,18 @@ def temperature_explorer(
             keep = np.sort(np.random.default_rng(0).choice(len(y), max_examples, replace=False))
             about += f"; {max_examples} examples drawn from {len(y)}"
             f, y = f[keep], y[keep]
-        rounded = np.round(f - f.max(axis=1, keepdims=True), 4) + 0.0  # only differences count; no "-0.0"
-        data["sets"][name] = {"f": rounded.ravel().tolist(), "y": y.tolist(), "about": about}
+        with np.errstate(over="ignore"):  # only differences count
+            below = np.maximum(f - f.max(axis=1, keepdims=True), -1e12)
+        rounded = np.round(below, 4) + 0.0  # no "-0.0"
+        data["sets"].append({"f": rounded.ravel().tolist(), "y": y.tolist(), "about": about})
     across, up = core.Axis(0, 1, 34, 350), core.Axis(0, 1, 250, 30)
     data |= {"y0": up.start, "height": up.start - up.end, "y1": 352, "below": 52}
-    first = data["sets"][names[0]]
+    first = data["sets"][0]
     y = np.asarray(first["y"])
-    p = softmax(np.asarray(first["f"]).reshape(len(y), -1))
-    m = measures(p, y, bins)
+    f = np.asarray(first["f"]).reshape(len(y), -1)
+    p = softmax(f)
+    nll = np.mean(special.logsumexp(f, axis=1) - f[np.arange(len(y)), y])  # of p it is ∞ where p_y rounds to 0
+    m = measures(p, y, bins) | {"NLL": float(nll)}
     text = [
         f"{names[0]}, T = 1.00 (N = {len(y)}){first['about']}",
         f"ECE {m['ECE']:.{digits}f}, MCE {m['MCE']:.{digits}f}, NLL {m['NLL']:.{digits}f}",
@@ -242,16 +254,12 @@ def temperature_explorer(
     return core.figure(title, body, data, _TEMPERATURE_JS)
 
 
-def _series(where: str, given: Mapping[str, Any], K: int) -> dict[str, np.ndarray]:
-    if "mean" not in given or ("low" in given) != ("high" in given):
-        raise ParameterError(f"{where}: expected mean, and low and high together or neither; got {', '.join(given)}")
-    series = {key: np.asarray(given[key], dtype=float) for key in ("mean", "low", "high", "seeds") if key in given}
-    for key, values in series.items():
-        if values.shape[-1:] != (K,) or values.ndim != 1 + (key == "seeds"):
-            raise ParameterError(f"{where}: expected {K} values of {key}, got shape {values.shape}")
-    if not np.isfinite(series["mean"]).all():
-        raise ParameterError(f"{where}: the means are not all finite: {series['mean']}")
-    return series
+def _check_fitted(fitted: Mapping[str, float], names: Sequence[str]) -> None:
+    for name, T in fitted.items():
+        if name not in names:
+            raise ParameterError(f"fitted has {name!r}, which is not among the sets: {', '.join(names)}")
+        if not is_number(T) or T <= 0:
+            raise ParameterError(f"fitted T of {name!r} must be a positive number, got {T!r}")
 
 
 def _label(name: str) -> str:

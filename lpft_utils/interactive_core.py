@@ -8,13 +8,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from lpft_utils.errors import ParameterError
+
+SERIES_KEYS = ("mean", "low", "high", "seeds")
+MOST_DIGITS = 15  # a float has no more
 STYLE = """
 .lpft-interactive { color: var(--pst-color-text-base, currentColor); margin: 1rem 0; max-width: 46rem; }
 .lpft-interactive label { display: block; font-weight: 600; margin: .3rem 0; }
@@ -75,19 +80,21 @@ class Axis:
         return round(float(self.start + (v - a) / (b - a) * (self.end - self.start)), 1)
 
     def ticks(self) -> list[float]:
-        """At most about five round numbers within the axis."""
+        """At most about five round numbers within the axis, and at least two where the values are not nearly equal."""
         if self.log:
             decades = range(int(np.floor(np.log10(self.low))), int(np.ceil(np.log10(self.high))) + 1)
             for steps in ((1, 2, 5), (1, 3), (1,)):
                 inside = [s * 10.0**k for k in decades for s in steps if self.low <= s * 10.0**k <= self.high]
                 if len(inside) <= 5:
-                    return inside
-            return inside[:: -(-len(inside) // 5)]
+                    break
+            if len(inside) >= 2:  # else so short an axis that equal steps serve it
+                return inside[:: -(-len(inside) // 5)]
         rough = (self.high - self.low) / 4
-        unit = 10.0 ** np.floor(np.log10(rough))
+        exponent = int(np.floor(np.log10(rough)))
+        unit = 10.0**exponent
         step = unit * next(s for s in (1, 2, 2.5, 5, 10) if s * unit >= rough * 0.999)
         first, last = np.ceil(self.low / step - 1e-9), np.floor(self.high / step + 1e-9)
-        return [float(round(k * step, 12)) + 0.0 for k in np.arange(first, last + 1)]
+        return [float(round(k * step, 2 - exponent)) + 0.0 for k in np.arange(first, last + 1)]
 
 
 _LINE = '<line x1="{}" y1="{}" x2="{}" y2="{}" stroke="currentColor" stroke-opacity="{}"/>'
@@ -110,6 +117,56 @@ def x_axis(x: Axis, bottom: float, label: str) -> str:
         parts.append(f'<text x="{x(value)}" y="{bottom + 16}" text-anchor="middle">{value:g}</text>')
     middle = (x.start + x.end) / 2
     return "".join(parts) + f'<text x="{middle}" y="{bottom + 32}" text-anchor="middle">{escape(label)}</text>'
+
+
+def check_names(what: str, names: Iterable[Any]) -> None:
+    """Raise ParameterError unless all names are strings."""
+    for name in names:
+        if not isinstance(name, str):
+            raise ParameterError(f"expected {what} as strings, got {name!r}; pass str({name!r})")
+
+
+def numbers(what: str, values: Any) -> NDArray[np.float64]:
+    """The values as an array, or ParameterError where they are no numbers or lists of different lengths."""
+    try:
+        return np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ParameterError(f"{what}: expected numbers, got {values!r}: {error}") from error
+
+
+def series(where: str, given: Mapping[str, Any], K: int) -> dict[str, NDArray[np.float64]]:
+    """One line of a figure with its interval and seeds, checked.
+
+    Args:
+        where: Its name in errors.
+        given: `mean`, and perhaps `low`, `high` and `seeds`.
+        K: How many values each has.
+
+    Returns:
+        What was given, as arrays.
+
+    Raises:
+        ParameterError: For a key that is none, other lengths, values that cannot be drawn, or low above high.
+    """
+    if "mean" not in given or ("low" in given) != ("high" in given):
+        raise ParameterError(
+            f"{where}: expected mean, and low and high together or neither; got {', '.join(map(str, given))}"
+        )
+    if unknown := [str(key) for key in given if key not in SERIES_KEYS]:
+        raise ParameterError(f"{where}: expected {', '.join(SERIES_KEYS)}; got {', '.join(unknown)}")
+    found = {key: numbers(f"{where}, {key}", given[key]) for key in SERIES_KEYS if key in given}
+    for key, values in found.items():
+        if values.shape[-1:] != (K,) or values.ndim != 1 + (key == "seeds"):
+            raise ParameterError(f"{where}: expected {K} values of {key}, got shape {values.shape}")
+    if not np.isfinite(found["mean"]).all():
+        raise ParameterError(f"{where}: the means are not all finite: {found['mean']}")
+    for key, values in found.items():
+        if np.isinf(values).any():
+            raise ParameterError(f"{where}: {key} has infinite values; use NaN for what is not to be drawn: {values}")
+    if "low" in found and (crossed := found["low"] > found["high"]).any():
+        i = int(crossed.argmax())
+        raise ParameterError(f"{where}: low must not be above high, got {found['low'][i]} and {found['high'][i]}")
+    return found
 
 
 def svg(width: int, height: int, label: str, body: Sequence[str]) -> str:

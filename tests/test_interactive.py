@@ -133,6 +133,24 @@ def test_numbers_of_the_page_are_those_of_the_package(show, temperature, name):
         assert f"ECE {float(got['ece']):.3f}" in said(tab)[1]
 
 
+def test_names_that_a_browser_would_tidy_up_are_chosen_and_said_as_they_are(show):
+    given = {name: logits(i, 10 + i, 2) for i, name in enumerate(["  two  spaces ", "x\ny", "2", "1", "__proto__"])}
+    tab = show(temperature_explorer(given))
+    for i, name in enumerate(given):
+        tab.locator("select").select_option(index=i)
+        assert said(tab)[0] == f"{name}, T = 1.00 (N = {10 + i})"
+        assert float(numbers(tab)["nll"]) == pytest.approx(
+            cal.nll(cal.softmax(given[name][0]), given[name][1]), abs=2e-4
+        )
+
+
+@pytest.mark.parametrize(("margin", "expected"), [(800.0, "400.000"), (1e306, "500000000000.000")])
+def test_nll_of_a_label_that_was_ruled_out_is_that_of_its_logits(show, margin, expected):
+    figure = temperature_explorer({"a": ([[margin, 0], [margin, 0]], [0, 1])})
+    for options in ({}, {"java_script_enabled": False}):
+        assert said(show(figure, **options))[1].endswith(f"NLL {expected}")
+
+
 def test_first_state_is_drawn_in_python_and_the_script_agrees(show, temperature, sweep):
     for figure in (temperature, sweep):
         drawn, moved = show(figure, java_script_enabled=False), show(figure)
@@ -240,13 +258,18 @@ def test_equal_content_gives_equal_html_and_other_content_another_id(sweep):
         (0.5, 8, True, [0.5, 1, 2, 5]),
         (0.01, 100, True, [0.01, 0.1, 1, 10, 100]),
         (1e-9, 1e9, True, None),
+        (3.1, 3.3, True, [3.1, 3.15, 3.2, 3.25, 3.3]),
+        (0.9, 1.2, True, [0.9, 1, 1.1, 1.2]),
+        (1.5, 4.9, True, [2, 3, 4]),
+        (3.1e-14, 3.3e-14, True, [3.1e-14, 3.15e-14, 3.2e-14, 3.25e-14, 3.3e-14]),
+        (2.1e20, 2.9e20, False, [2.2e20, 2.4e20, 2.6e20, 2.8e20]),
     ],
 )
 def test_ticks_are_few_and_round(low, high, log, expected):
     ticks = Axis(low, high, 0, 100, log).ticks()
     assert 2 <= len(ticks) <= 6 and min(ticks) >= low and max(ticks) <= high
     if expected:
-        assert ticks == pytest.approx(expected)
+        assert ticks == pytest.approx(expected, abs=0)
 
 
 @pytest.mark.parametrize(
@@ -262,6 +285,17 @@ def test_ticks_are_few_and_round(low, high, log, expected):
         ([1.0, 2.0], {"a": {"b": {"mean": [1.0, 2.0], "low": [0, 0]}}}, "low and high together"),
         ([1.0, 2.0], {"a": {"b": {"low": [1.0, 2.0], "high": [0, 0]}}}, "expected mean"),
         ([1.0, 2.0], {"a": {"b": {"mean": [1.0, 2.0], "seeds": [1.0, 2.0]}}}, "values of seeds"),
+        ([1.0, 2.0], {"a": {"b": {"mean": [1, 2], "low": [-np.inf, 1], "high": [2, 3]}}}, "a, b: low has infinite"),
+        ([1.0, 2.0], {"a": {"b": {"mean": [1, 2], "low": [0, 1], "high": [2, np.inf]}}}, "high has infinite"),
+        ([1.0, 2.0], {"a": {"b": {"mean": [1, 2], "seeds": [[1, 2], [np.inf, 2]]}}}, "seeds has infinite"),
+        ([1.0, 2.0], {"a": {"b": {"mean": [1, 2], "seeds": [[1, 2], [1]]}}}, "a, b, seeds: expected numbers"),
+        ([1.0, 2.0], {"a": {"b": {"mean": [1, 2], "low": [0, 3.5], "high": [2, 2.5]}}}, "got 3.5 and 2.5"),
+        ([1.0, 2.0], {"a": {"b": {"mean": [1, 2], "seed": [[1, 2]]}}}, "expected mean, low, high, seeds; got seed"),
+        ([1.0, 2.0], {"a": {"b": {"mean": ["one", 2]}}}, "a, b, mean: expected numbers"),
+        ([1.0, 2.0], {"a": {1: {"mean": [1, 2]}}}, "strings, got 1"),
+        ([1.0, 2.0], {None: {"b": {"mean": [1, 2]}}}, "strings, got None"),
+        (["one", 2.0], {"a": {"b": {"mean": [1, 2]}}}, "x: expected numbers"),
+        (5.0, {"a": {"b": {"mean": [1, 2]}}}, "at least two increasing positive values of x, got 5.0"),
     ],
 )
 def test_bad_sweeps_are_refused(x, panels, message):
@@ -270,14 +304,43 @@ def test_bad_sweeps_are_refused(x, panels, message):
 
 
 def test_bad_settings_are_refused():
-    with pytest.raises(ParameterError, match="start must lie in 0 … 4, got 5"):
-        sweep_explorer(NORMS, SWEEP, x_label="x", title="t", start=5)
+    for start in (5, -1, 1.5, True, "0"):
+        with pytest.raises(ParameterError, match=f"start must be an integer in 0 … 4, got {start!r}"):
+            sweep_explorer(NORMS, SWEEP, x_label="x", title="t", start=start)
+    with pytest.raises(ParameterError, match="digits must be an integer in 0 … 15, got -1"):
+        sweep_explorer(NORMS, SWEEP, x_label="x", title="t", digits=-1)
     with pytest.raises(ParameterError, match="at least one named set"):
         temperature_explorer({})
     with pytest.raises(ParameterError, match="enclose 1"):
         temperature_explorer(SETS, t_min=2)
     with pytest.raises(ParameterError, match="logits are NaN"):
         temperature_explorer({"a": ([[np.nan, 0]], [0])})
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"fitted": {"typo": 2.0}}, "fitted has 'typo', which is not among the sets: edges"),
+        *(
+            ({"fitted": {"edges": T}}, "fitted T of 'edges' must be a positive")
+            for T in (np.nan, np.inf, 0, -1, "2", True)
+        ),
+        *(({"max_examples": n}, "max_examples must be a positive integer") for n in (0, -1, 2.5, True)),
+        *(({"digits": n}, "digits must be an integer in 0 … 15") for n in (-1, 16, 1.5, "3")),
+        ({"t_min": "a"}, "enclose 1, got 'a'"),
+        ({"t_max": np.inf}, "enclose 1"),
+        ({"sets": {3: TIES}}, "names of sets as strings, got 3"),
+    ],
+)
+def test_bad_settings_of_the_temperature_are_refused(settings, message):
+    with pytest.raises(ParameterError, match=message):
+        temperature_explorer(**({"sets": {"edges": TIES}} | settings))
+    assert "validation: T = 2.00" in temperature_explorer({"edges": TIES}, fitted={"edges": np.float32(2)}).html
+
+
+def test_short_logarithmic_axis_has_numbers():
+    figure = sweep_explorer([3.1, 3.2, 3.3], {"a": {"b": {"mean": [1, 2, 3]}}}, x_label="x", title="t")
+    assert [f">{value}</text>" in figure.html for value in ("3.1", "3.2", "3.3")] == [True] * 3
 
 
 def test_constant_series_and_one_class_are_drawn():
