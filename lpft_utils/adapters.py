@@ -9,8 +9,10 @@ is the adapter and the head, and nothing else.
 from __future__ import annotations
 
 import copy
+import json
+import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +20,8 @@ import torch
 from peft import IA3Config, LoraConfig, PeftConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
 from peft.utils import TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
@@ -26,10 +29,15 @@ from lpft_utils.classifier import Classifier
 from lpft_utils.errors import ModelError
 
 ADAPTER = "default"  # peft's name of the only adapter
+CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model."  # what peft puts before a name when it wraps a whole model
 
 _LINEAR = (nn.Linear, Conv1D)
+_OPTIONS = ("r", "lora_alpha", "lora_dropout", "target_modules", "init_lora_weights")  # what a saved adapter is made of
+# What a configuration says about its origin, or what the layers and the weights tell again.
+_ORIGIN = ("peft_type", "peft_version", "task_type", "auto_mapping", "base_model_name_or_path", "revision")
+_IMPLIED = ("inference_mode", "modules_to_save", "fan_in_fan_out")
 
 # Query and value projections by family, as in the paper. Where query, key and value are one fused matrix (GPT-2's
 # c_attn, ModernBERT's Wqkv, DeBERTa's in_proj) the adapter spans all three.
@@ -65,24 +73,45 @@ def default_targets(family: str) -> tuple[str, ...]:
     return _QUERY_VALUE[family]
 
 
+def chosen_targets(model: Classifier, targets: str | Sequence[str] | None) -> list[str]:
+    """Names of the layers to adapt, as a list.
+
+    Args:
+        model: The classifier.
+        targets: One ending of module names or several; None means query and value of the family.
+
+    Returns:
+        The endings.
+
+    Raises:
+        ModelError: If `targets` holds no name or something else than names, or is None and the family is not known.
+    """
+    if targets is None:
+        return list(default_targets(model.backbone.config.model_type))
+    names = [targets] if isinstance(targets, str) else list(targets) if isinstance(targets, Iterable) else []
+    if not names or not all(isinstance(name, str) and name for name in names):
+        raise ModelError(f"targets: expected endings of names of layers, such as ['query', 'value'], got {targets!r}.")
+    return names
+
+
 def add_lora(
     model: Classifier,
     *,
     r: int = 8,
     alpha: float = 8,
     dropout: float = 0.0,
-    targets: Sequence[str] | None = None,
-    init: bool | Literal["gaussian"] = True,
+    targets: str | Sequence[str] | None = None,
+    init: Literal[True, "gaussian"] = True,
     seed: int = 0,
 ) -> Classifier:
     """Inject a fresh adapter into the backbone, in place; from then on only adapter and head require gradients.
 
     Args:
         model: The classifier, without an adapter.
-        r: Rank.
+        r: Rank, at least 1.
         alpha: Scale α; the adapter enters with the factor α / r.
-        dropout: Dropout on the adapter's input while training.
-        targets: Endings of the names of the layers to adapt; None means query and value of the family.
+        dropout: Dropout on the adapter's input while training, in [0, 1).
+        targets: Endings of the names of the linear layers to adapt; None means query and value of the family.
         init: How A is drawn: True is peft's default, uniform on ±1/√in (Kaiming with a = √5); "gaussian" is
             N(0, 1/r²). B is zero either way.
         seed: Seed of A; torch's global generator is left as it is.
@@ -91,24 +120,12 @@ def add_lora(
         `model`.
 
     Raises:
-        ModelError: If the model has an adapter already, or no layer has such a name.
+        ModelError: If the model has an adapter already, a target names no layer or one that is not linear, or an
+            argument is out of range. The model is then as it was.
     """
-    if _layers(model):
-        raise ModelError("add_lora: the model has an adapter already. Load it anew, or call merge_lora first.")
-    chosen = list(default_targets(model.backbone.config.model_type) if targets is None else targets)
-    found = [m for n, m in model.backbone.named_modules() if any(n == t or n.endswith(f".{t}") for t in chosen)]
-    if not found:
-        linear = sorted({n.rpartition(".")[2] for n, m in model.backbone.named_modules() if isinstance(m, _LINEAR)})
-        raise ModelError(f"add_lora: no layer of the backbone is named {chosen}. Its linear layers: {linear}.")
-    config = LoraConfig(
-        r=r,
-        lora_alpha=alpha,  # pyright: ignore[reportArgumentType]
-        lora_dropout=dropout,
-        target_modules=chosen,
-        init_lora_weights=init,
-        fan_in_fan_out=any(isinstance(m, Conv1D) for m in found),  # GPT-2 stores its weights transposed
-    )
-    return _inject(model, config, seed)
+    _refuse_adapter(model, "add_lora")
+    layers = _find(model, chosen_targets(model, targets), "add_lora")
+    return _inject(model, _config(layers, r, alpha, dropout, init, "add_lora"), seed)
 
 
 def add_ia3(model: Classifier) -> Classifier:
@@ -126,8 +143,7 @@ def add_ia3(model: Classifier) -> Classifier:
     Raises:
         ModelError: If peft knows no default for the family, or the model has an adapter already.
     """
-    if hasattr(model.backbone, "peft_config"):
-        raise ModelError("add_ia3: the model has an adapter already. Load it anew, or call merge_lora first.")
+    _refuse_adapter(model, "add_ia3")
     family = model.backbone.config.model_type
     if family not in TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING:
         known = ", ".join(TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING)
@@ -162,21 +178,33 @@ def adapter_state(model: Classifier) -> dict[str, Tensor]:
 def save_adapter(model: Classifier, folder: Path) -> None:
     """Write adapter and head as peft does, in safetensors; `PeftModel.from_pretrained` reads the folder too.
 
+    Both files are complete before the first takes its place. The weights carry a copy of their configuration, so that
+    an interruption between the two renames cannot leave two halves that pass for an adapter.
+
     Args:
         model: A classifier with an adapter.
         folder: Where to write `adapter_config.json` and `adapter_model.safetensors`.
 
     Raises:
-        ModelError: If the model has no adapter.
+        ModelError: If the model has no adapter, or another than `add_lora` makes, or weights that are not finite. What
+            was in the folder is then still there.
     """
-    if not _layers(model):
-        raise ModelError("save_adapter: the model has no adapter; call add_lora first.")
+    _lora_layers(model, "save_adapter")
     config: Any = copy.copy(model.backbone.peft_config[ADAPTER])
     config.modules_to_save = ["head"]  # so that PeftModel, which wraps the whole classifier, looks for the head
+    config.target_modules = sorted(config.target_modules)  # a set, in another order in every process
+    state = {_stored_name(k): v.cpu().contiguous() for k, v in adapter_state(model).items()}
+    _check_numbers(state, "save_adapter")
+    folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    config.save_pretrained(str(folder))
-    state = {PREFIX + k.replace(f".{ADAPTER}.", "."): v.cpu().contiguous() for k, v in adapter_state(model).items()}
-    save_file(state, folder / WEIGHTS, metadata={"format": "pt"})
+    with tempfile.TemporaryDirectory(prefix=".partial-", dir=folder) as name:
+        partial = Path(name)
+        config.save_pretrained(name)
+        stored = _read_config(partial)
+        _check_plain(stored, "save_adapter")
+        save_file(state, partial / WEIGHTS, metadata={"format": "pt", CONFIG: json.dumps(stored, sort_keys=True)})
+        (partial / WEIGHTS).replace(folder / WEIGHTS)
+        (partial / CONFIG).replace(folder / CONFIG)
 
 
 def load_adapter(model: Classifier, folder: Path) -> Classifier:
@@ -190,23 +218,24 @@ def load_adapter(model: Classifier, folder: Path) -> Classifier:
         `model`, with the adapter and its head.
 
     Raises:
-        ModelError: If the folder holds no adapter, or one of another shape.
+        ModelError: If the model has an adapter already, or the folder holds none, a damaged one, or one of another
+            shape. The model is then as it was.
     """
-    try:
-        config: Any = LoraConfig.from_pretrained(str(folder))
-        state = load_file(folder / WEIGHTS)
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{folder}: expected an adapter written by save_adapter ({error}).") from error
-    config.modules_to_save = None
-    _inject(model, config, seed=0)
-    expected = {PREFIX + k.replace(f".{ADAPTER}.", "."): v for k, v in adapter_state(model).items()}
-    wrong = [k for k in expected.keys() | state.keys() if k not in state or k not in expected]
-    wrong += [k for k in expected.keys() & state.keys() if expected[k].shape != state[k].shape]
-    if wrong:
-        raise ModelError(f"{folder}: the adapter does not fit this classifier, for example {min(wrong)!r}.")
+    _refuse_adapter(model, "load_adapter")
+    folder = Path(folder)
+    stored = _read_config(folder)
+    path = folder / CONFIG
+    _check_plain(stored, str(path))
+    r, alpha, dropout, targets, init = (stored.get(name) for name in _OPTIONS)
+    if not isinstance(targets, list):
+        raise ModelError(f"{path}: expected target_modules to be a list of names, got {targets!r}.")
+    layers = _find(model, chosen_targets(model, targets), f"{folder}: the adapter does not fit this classifier")
+    config = _config(layers, r, alpha, dropout, init, str(path))
+    state = _read_weights(folder, stored, _shapes(model, layers, config.r))
+    _inject(model, config, seed=0)  # all is checked: nothing below can fail
     with torch.no_grad():
-        for name, value in expected.items():
-            value.copy_(state[name])
+        for name, value in adapter_state(model).items():
+            value.copy_(state[_stored_name(name)])
     return model.eval()
 
 
@@ -220,12 +249,9 @@ def merge_lora(model: Classifier) -> Classifier:
         `model`, a plain classifier again, with all parameters requiring gradients.
 
     Raises:
-        ModelError: If the model has no adapter.
+        ModelError: If the model has no adapter, or another than `add_lora` makes.
     """
-    layers = _layers(model)
-    if not layers:
-        raise ModelError("merge_lora: the model has no adapter.")
-    for name, layer in layers.items():
+    for name, layer in _lora_layers(model, "merge_lora").items():
         layer.merge()
         parent, _, child = name.rpartition(".")
         setattr(model.get_submodule(parent), child, layer.get_base_layer())
@@ -243,6 +269,120 @@ def _inject(model: Classifier, config: PeftConfig, seed: int) -> Classifier:
     return model
 
 
-def _layers(model: Classifier) -> dict[str, LoraLayer]:
-    """The adapted layers by name."""
+def _refuse_adapter(model: Classifier, caller: str) -> None:
+    if hasattr(model.backbone, "peft_config"):
+        raise ModelError(f"{caller}: the model has an adapter already. Load it anew, or call merge_lora first.")
+
+
+def _lora_layers(model: Classifier, caller: str) -> dict[str, LoraLayer]:
+    """The adapted layers by name, of a model that has LoRA and nothing else."""
+    configs = getattr(model.backbone, "peft_config", {})
+    if set(configs) != {ADAPTER} or not isinstance(configs[ADAPTER], LoraConfig):
+        kinds = ", ".join(f"{type(c).__name__} {name!r}" for name, c in configs.items()) or "none"
+        raise ModelError(f"{caller}: the model has no adapter of add_lora, or others too (it has {kinds}).")
     return {name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)}
+
+
+def _find(model: Classifier, targets: Sequence[str], where: str) -> dict[str, nn.Module]:
+    """The layers of the backbone whose names end in one of the targets: each finds some, and all are linear."""
+    modules = dict(model.backbone.named_modules())
+    linear = sorted({n.rpartition(".")[2] for n, m in modules.items() if isinstance(m, _LINEAR)})
+    found = {t: [n for n in modules if n == t or n.endswith(f".{t}")] for t in targets}
+    missing = [t for t, names in found.items() if not names]
+    if missing:
+        raise ModelError(f"{where}: no layer of the backbone is named {missing}. Its linear layers: {linear}.")
+    chosen = {n: m for n, m in modules.items() if any(n in names for names in found.values())}
+    for name, module in chosen.items():
+        if not isinstance(module, _LINEAR):
+            raise ModelError(
+                f"{where}: expected linear layers, got {name!r} of type {type(module).__name__}. Linear: {linear}."
+            )
+    return chosen
+
+
+def _config(layers: Mapping[str, nn.Module], r: Any, alpha: Any, dropout: Any, init: Any, where: str) -> LoraConfig:
+    """Configuration of an adapter of these layers."""
+    if not (isinstance(r, int) and not isinstance(r, bool) and r >= 1):
+        raise ModelError(f"{where}: expected the rank r to be an integer of at least 1, got {r!r}.")
+    if not (_is_number(alpha) and abs(alpha) < float("inf")):
+        raise ModelError(f"{where}: expected alpha to be a finite number, got {alpha!r}.")
+    if not (_is_number(dropout) and 0 <= dropout < 1):
+        raise ModelError(f"{where}: expected dropout to be a share in [0, 1), got {dropout!r}.")
+    if init is not True and init != "gaussian":
+        raise ModelError(f"{where}: expected the start of A, init, to be True or 'gaussian', got {init!r}.")
+    return LoraConfig(
+        r=r,
+        lora_alpha=alpha,
+        lora_dropout=dropout,
+        target_modules=list(layers),
+        init_lora_weights=init,
+        fan_in_fan_out=any(isinstance(m, Conv1D) for m in layers.values()),  # GPT-2 stores its weights transposed
+    )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _shapes(model: Classifier, layers: Mapping[str, nn.Module], r: int) -> dict[str, tuple[int, ...]]:
+    """Shapes of the weights of adapter and head, by their names in the file."""
+    shapes = {f"head.{name}": tuple(value.shape) for name, value in model.head.state_dict().items()}
+    for name, layer in layers.items():
+        rows, columns = layer.weight.shape  # pyright: ignore[reportGeneralTypeIssues]
+        p, q = (columns, rows) if isinstance(layer, Conv1D) else (rows, columns)
+        shapes |= {f"backbone.{name}.lora_A.weight": (r, q), f"backbone.{name}.lora_B.weight": (p, r)}
+    return {PREFIX + name: shape for name, shape in shapes.items()}
+
+
+def _stored_name(name: str) -> str:
+    """Name in the file of a weight of `adapter_state`."""
+    return PREFIX + name.replace(f".{ADAPTER}.", ".")
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    try:
+        stored = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{folder}: expected an adapter written by save_adapter ({error}).") from error
+    if not isinstance(stored, dict) or stored.get("peft_type") != "LORA":
+        found = stored.get("peft_type") if isinstance(stored, dict) else stored
+        raise ModelError(f"{folder / CONFIG}: expected peft_type 'LORA', as save_adapter writes it, got {found!r}.")
+    return stored
+
+
+def _check_plain(stored: Mapping[str, Any], where: str) -> None:
+    """Refuse variants of LoRA, such as DoRA, which are other functions of the same weights."""
+    plain = LoraConfig().to_dict()
+    known = (*_OPTIONS, *_ORIGIN, *_IMPLIED)
+    for name, value in stored.items():
+        if name not in known and value not in (plain.get(name), None, False):
+            raise ModelError(f"{where}: expected plain LoRA, as add_lora makes it, got {name} = {value!r}.")
+
+
+def _read_weights(folder: Path, stored: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
+    """The weights, which are those that are expected, finite, and of this configuration."""
+    path = folder / WEIGHTS
+    try:
+        with safe_open(path, framework="pt") as file:
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            header = file.metadata() or {}
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f"{path}: expected weights written by save_adapter ({error}). Save them again.") from error
+    found = {name: tuple(value.shape) for name, value in state.items()}
+    wrong = sorted(k for k in shapes.keys() | found.keys() if shapes.get(k) != found.get(k))
+    if wrong:
+        expected, got = (str(of.get(wrong[0], "no such weight")) for of in (shapes, found))
+        raise ModelError(
+            f"{folder}: the adapter does not fit this classifier, for example {wrong[0]!r}: expected {expected}, got "
+            f"{got}. Load it on the backbone and number of classes that it was saved with."
+        )
+    _check_numbers(state, str(path))
+    if CONFIG in header and header[CONFIG] != json.dumps(stored, sort_keys=True):
+        raise ModelError(f"{path} was saved with another {CONFIG} than is beside it: save the adapter again.")
+    return state
+
+
+def _check_numbers(state: Mapping[str, Tensor], where: str) -> None:
+    for name, value in state.items():
+        if not value.is_floating_point() or not value.float().isfinite().all():
+            raise ModelError(f"{where}: expected finite weights, got others in {name!r}. Train the adapter again.")
