@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 
 import pandas as pd
@@ -22,7 +23,8 @@ class Table(pd.DataFrame):
         with pd.option_context("display.max_colwidth", None):
             shown = self.reset_index() if self.index.name else self
             html = shown.to_html(index=False, justify="left", border=0)
-        return html.replace(" ± ", "&nbsp;±&nbsp;")  # a narrow page would break every number in three
+        # A narrow column would break "0.7 ± 0.1", "1, 2, 3" and "4 → 5" after every number.
+        return re.sub(r"(?<=\d)( ±|,| →) (?=-?\d)", lambda m: m[1].replace(" ", "&nbsp;") + "&nbsp;", html)
 
 
 def accuracy_table(runs: Mapping[str, Sequence[Run]]) -> Table:

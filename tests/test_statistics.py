@@ -3,12 +3,14 @@
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
 from lpft_utils.statistics import Interval, interval, paired_difference
+from lpft_utils.tables import Table
 
 VALUES = st.lists(st.floats(-100, 100), min_size=2, max_size=8)
 
@@ -60,3 +62,10 @@ def test_nothing_and_unequal_lengths_are_refused():
         interval([])
     with pytest.raises(ValueError, match="got 2 and 3"):
         paired_difference([1, 2], [1, 2, 3])
+
+
+@pytest.mark.parametrize("cell", ["0.7 ± 0.1", "0.25, -1.1, 3", "28 → 4", "(0.333, 0.400]"])
+def test_numbers_of_a_cell_stay_on_one_line(cell):
+    html = Table(pd.DataFrame({"norm": [cell], "statement": ["larger, by 3 points, than FT"]}))._repr_html_()
+    shown = cell.replace(" ", "&nbsp;")
+    assert f"<td>{shown}</td>" in html and "<td>larger, by 3 points, than FT</td>" in html
