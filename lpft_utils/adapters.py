@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import tempfile
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -34,10 +35,10 @@ WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model."  # what peft puts before a name when it wraps a whole model
 
 _LINEAR = (nn.Linear, Conv1D)
-_OPTIONS = ("r", "lora_alpha", "lora_dropout", "target_modules", "init_lora_weights")  # what a saved adapter is made of
-# What a configuration says about its origin, or what the layers and the weights tell again.
-_ORIGIN = ("peft_type", "peft_version", "task_type", "auto_mapping", "base_model_name_or_path", "revision")
-_IMPLIED = ("inference_mode", "modules_to_save", "fan_in_fan_out")
+_OPTIONS = ("r", "lora_alpha", "lora_dropout", "init_lora_weights")
+# What else a configuration may say: where it comes from, and what the layers and the weights tell again.
+_OTHER = ("peft_type", "peft_version", "task_type", "auto_mapping", "base_model_name_or_path", "revision",
+          "inference_mode", "modules_to_save", "fan_in_fan_out")  # fmt: skip
 
 # Query and value projections by family, as in the paper. Where query, key and value are one fused matrix (GPT-2's
 # c_attn, ModernBERT's Wqkv, DeBERTa's in_proj) the adapter spans all three.
@@ -73,27 +74,6 @@ def default_targets(family: str) -> tuple[str, ...]:
     return _QUERY_VALUE[family]
 
 
-def chosen_targets(model: Classifier, targets: str | Sequence[str] | None) -> list[str]:
-    """Names of the layers to adapt, as a list.
-
-    Args:
-        model: The classifier.
-        targets: One ending of module names or several; None means query and value of the family.
-
-    Returns:
-        The endings.
-
-    Raises:
-        ModelError: If `targets` holds no name or something else than names, or is None and the family is not known.
-    """
-    if targets is None:
-        return list(default_targets(model.backbone.config.model_type))
-    names = [targets] if isinstance(targets, str) else list(targets) if isinstance(targets, Iterable) else []
-    if not names or not all(isinstance(name, str) and name for name in names):
-        raise ModelError(f"targets: expected endings of names of layers, such as ['query', 'value'], got {targets!r}.")
-    return names
-
-
 def add_lora(
     model: Classifier,
     *,
@@ -124,8 +104,8 @@ def add_lora(
             argument is out of range. The model is then as it was.
     """
     _refuse_adapter(model, "add_lora")
-    layers = _find(model, chosen_targets(model, targets), "add_lora")
-    return _inject(model, _config(layers, r, alpha, dropout, init, "add_lora"), seed)
+    names, layers = _find(model, targets, "add_lora")
+    return _inject(model, _config(names, layers, (r, alpha, dropout, init), "add_lora"), seed)
 
 
 def add_ia3(model: Classifier) -> Classifier:
@@ -178,8 +158,8 @@ def adapter_state(model: Classifier) -> dict[str, Tensor]:
 def save_adapter(model: Classifier, folder: Path) -> None:
     """Write adapter and head as peft does, in safetensors; `PeftModel.from_pretrained` reads the folder too.
 
-    Both files are complete before the first takes its place. The weights carry a copy of their configuration, so that
-    an interruption between the two renames cannot leave two halves that pass for an adapter.
+    Both are complete before one takes its place, and the weights carry a copy of the configuration: an interruption
+    between the two renames leaves no mixture that passes for an adapter.
 
     Args:
         model: A classifier with an adapter.
@@ -200,8 +180,7 @@ def save_adapter(model: Classifier, folder: Path) -> None:
     with tempfile.TemporaryDirectory(prefix=".partial-", dir=folder) as name:
         partial = Path(name)
         config.save_pretrained(name)
-        stored = _read_config(partial)
-        _check_plain(stored, "save_adapter")
+        stored = _read_config(partial)  # refuses what load_adapter would refuse
         save_file(state, partial / WEIGHTS, metadata={"format": "pt", CONFIG: json.dumps(stored, sort_keys=True)})
         (partial / WEIGHTS).replace(folder / WEIGHTS)
         (partial / CONFIG).replace(folder / CONFIG)
@@ -224,15 +203,11 @@ def load_adapter(model: Classifier, folder: Path) -> Classifier:
     _refuse_adapter(model, "load_adapter")
     folder = Path(folder)
     stored = _read_config(folder)
-    path = folder / CONFIG
-    _check_plain(stored, str(path))
-    r, alpha, dropout, targets, init = (stored.get(name) for name in _OPTIONS)
-    if not isinstance(targets, list):
-        raise ModelError(f"{path}: expected target_modules to be a list of names, got {targets!r}.")
-    layers = _find(model, chosen_targets(model, targets), f"{folder}: the adapter does not fit this classifier")
-    config = _config(layers, r, alpha, dropout, init, str(path))
+    where = f"{folder}: the adapter does not fit this classifier"
+    names, layers = _find(model, stored.get("target_modules") or (), where)
+    config = _config(names, layers, [stored.get(name) for name in _OPTIONS], str(folder / CONFIG))
     state = _read_weights(folder, stored, _shapes(model, layers, config.r))
-    _inject(model, config, seed=0)  # all is checked: nothing below can fail
+    _inject(model, config, seed=0)  # only now: what can fail is behind
     with torch.no_grad():
         for name, value in adapter_state(model).items():
             value.copy_(state[_stored_name(name)])
@@ -283,45 +258,49 @@ def _lora_layers(model: Classifier, caller: str) -> dict[str, LoraLayer]:
     return {name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)}
 
 
-def _find(model: Classifier, targets: Sequence[str], where: str) -> dict[str, nn.Module]:
-    """The layers of the backbone whose names end in one of the targets: each finds some, and all are linear."""
+def _find(model: Classifier, targets: str | Sequence[str] | None, where: str) -> tuple[list[str], dict[str, nn.Module]]:
+    """The targets as a list, and the layers whose names end in one: each target finds some, and all are linear."""
+    if targets is None:
+        targets = default_targets(model.backbone.config.model_type)
+    names = [targets] if isinstance(targets, str) else list(targets) if isinstance(targets, Iterable) else []
+    if not names or not all(isinstance(name, str) and name for name in names):
+        raise ModelError(f"{where}: expected targets, names such as ['query', 'value'], got {targets!r}.")
     modules = dict(model.backbone.named_modules())
     linear = sorted({n.rpartition(".")[2] for n, m in modules.items() if isinstance(m, _LINEAR)})
-    found = {t: [n for n in modules if n == t or n.endswith(f".{t}")] for t in targets}
-    missing = [t for t, names in found.items() if not names]
-    if missing:
-        raise ModelError(f"{where}: no layer of the backbone is named {missing}. Its linear layers: {linear}.")
-    chosen = {n: m for n, m in modules.items() if any(n in names for names in found.values())}
-    for name, module in chosen.items():
-        if not isinstance(module, _LINEAR):
-            raise ModelError(
-                f"{where}: expected linear layers, got {name!r} of type {type(module).__name__}. Linear: {linear}."
-            )
-    return chosen
+    chosen: dict[str, nn.Module] = {}
+    for target in names:
+        found = {n: m for n, m in modules.items() if f".{n}".endswith(f".{target}")}
+        other = [f"{n!r} is a {type(m).__name__}" for n, m in found.items() if not isinstance(m, _LINEAR)]
+        if not found or other:
+            problem = other[0] if other else f"no layer of the backbone is named {target!r}"
+            raise ModelError(f"{where}: {problem}. Its linear layers: {linear}.")
+        chosen |= found
+    return names, chosen
 
 
-def _config(layers: Mapping[str, nn.Module], r: Any, alpha: Any, dropout: Any, init: Any, where: str) -> LoraConfig:
+def _config(targets: list[str], layers: Mapping[str, nn.Module], options: Sequence[Any], where: str) -> LoraConfig:
     """Configuration of an adapter of these layers."""
-    if not (isinstance(r, int) and not isinstance(r, bool) and r >= 1):
+    r, alpha, dropout, init = options
+    if not (_is_number(r) and isinstance(r, int) and r >= 1):
         raise ModelError(f"{where}: expected the rank r to be an integer of at least 1, got {r!r}.")
-    if not (_is_number(alpha) and abs(alpha) < float("inf")):
+    if not _is_number(alpha):
         raise ModelError(f"{where}: expected alpha to be a finite number, got {alpha!r}.")
     if not (_is_number(dropout) and 0 <= dropout < 1):
         raise ModelError(f"{where}: expected dropout to be a share in [0, 1), got {dropout!r}.")
     if init is not True and init != "gaussian":
-        raise ModelError(f"{where}: expected the start of A, init, to be True or 'gaussian', got {init!r}.")
+        raise ModelError(f"{where}: expected init, how A is drawn, to be True or 'gaussian', got {init!r}.")
     return LoraConfig(
         r=r,
         lora_alpha=alpha,
         lora_dropout=dropout,
-        target_modules=list(layers),
+        target_modules=targets,
         init_lora_weights=init,
         fan_in_fan_out=any(isinstance(m, Conv1D) for m in layers.values()),  # GPT-2 stores its weights transposed
     )
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _shapes(model: Classifier, layers: Mapping[str, nn.Module], r: int) -> dict[str, tuple[int, ...]]:
@@ -340,23 +319,19 @@ def _stored_name(name: str) -> str:
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
+    """Configuration of plain LoRA; variants such as DoRA are other functions of the same weights."""
+    path, plain = folder / CONFIG, LoraConfig().to_dict()
     try:
-        stored = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        stored = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ModelError(f"{folder}: expected an adapter written by save_adapter ({error}).") from error
     if not isinstance(stored, dict) or stored.get("peft_type") != "LORA":
         found = stored.get("peft_type") if isinstance(stored, dict) else stored
-        raise ModelError(f"{folder / CONFIG}: expected peft_type 'LORA', as save_adapter writes it, got {found!r}.")
-    return stored
-
-
-def _check_plain(stored: Mapping[str, Any], where: str) -> None:
-    """Refuse variants of LoRA, such as DoRA, which are other functions of the same weights."""
-    plain = LoraConfig().to_dict()
-    known = (*_OPTIONS, *_ORIGIN, *_IMPLIED)
+        raise ModelError(f"{path}: expected peft_type 'LORA', as save_adapter writes it, got {found!r}.")
     for name, value in stored.items():
-        if name not in known and value not in (plain.get(name), None, False):
-            raise ModelError(f"{where}: expected plain LoRA, as add_lora makes it, got {name} = {value!r}.")
+        if name not in ("target_modules", *_OPTIONS, *_OTHER) and value not in (plain.get(name), None, False):
+            raise ModelError(f"{path}: expected plain LoRA, as add_lora makes it, got {name} = {value!r}.")
+    return stored
 
 
 def _read_weights(folder: Path, stored: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:

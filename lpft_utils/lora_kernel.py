@@ -12,7 +12,9 @@ factors therefore gives the kernel for every rank and every draw of A.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from numbers import Integral, Real
 
 import pandas as pd
 import torch
@@ -32,7 +34,7 @@ RANKS = (1, 2, 4, 8, 16, 32, 64)
 PAIRS = 2**22  # token pairs whose products are held at one time
 
 
-def adapted_weights(model: Classifier, targets: Sequence[str] | None = None) -> list[str]:
+def adapted_weights(model: Classifier, targets: str | Sequence[str] | None = None) -> list[str]:
     """Names of the weights that LoRA adapts.
 
     Args:
@@ -43,14 +45,16 @@ def adapted_weights(model: Classifier, targets: Sequence[str] | None = None) -> 
         Parameter names.
 
     Raises:
-        KernelError: If no layer has such a name.
+        KernelError: If a target is the name of no layer.
     """
     chosen = default_targets(model.backbone.config.model_type) if targets is None else targets
-    bare = {name: name.replace(".base_layer.weight", ".weight") for name, _ in model.named_parameters()}
-    found = [name for name, b in bare.items() if any(f".{b}".endswith(f".{t}.weight") for t in chosen)]
-    if not found:
-        raise KernelError(f"targets: expected endings of names of layers with a weight, got {list(chosen)}.")
-    return found
+    endings = {t: f".{t}.weight" for t in ([chosen] if isinstance(chosen, str) else chosen)}
+    bare = {name: f".{_bare(name)}" for name, _ in model.named_parameters()}
+    missing = [t for t, ending in endings.items() if not any(b.endswith(ending) for b in bare.values())]
+    if missing or not endings:
+        wrong = f"no layer of the model is {missing[0]!r}" if missing else "got none"
+        raise KernelError(f"targets: expected endings of names of layers with a weight; {wrong}.")
+    return [name for name, b in bare.items() if b.endswith(tuple(endings.values()))]
 
 
 def layer_factors(model: Classifier, inputs: Inputs, names: Sequence[str]) -> dict[str, Outer]:
@@ -62,7 +66,7 @@ def layer_factors(model: Classifier, inputs: Inputs, names: Sequence[str]) -> di
         names: Weights of linear layers.
 
     Returns:
-        By name: g (N, T, C, p) and a (N, T, q).
+        By name, which is that of the weight without an adapter: g (N, T, C, p) and a (N, T, q).
 
     Raises:
         KernelError: If a parameter is no weight of a linear layer.
@@ -74,7 +78,7 @@ def layer_factors(model: Classifier, inputs: Inputs, names: Sequence[str]) -> di
     outer = {name: g for name, g in gradients.items() if isinstance(g, Outer)}
     if len(outer) != len(gradients):
         raise KernelError(f"names: expected weights of linear layers, got {min(gradients.keys() - outer.keys())!r}.")
-    return outer
+    return {_bare(name): g for name, g in outer.items()}
 
 
 def ft_kernel(factors: Mapping[str, Outer]) -> Tensor:
@@ -85,6 +89,9 @@ def ft_kernel(factors: Mapping[str, Outer]) -> Tensor:
 
     Returns:
         Shape (N, C, N, C).
+
+    Raises:
+        KernelError: If there are no factors.
     """
     return _sum([_gram(x.dense()) for x in factors.values()])
 
@@ -99,7 +106,14 @@ def lora_kernel(factors: Mapping[str, Outer], A: Mapping[str, Tensor], s: float)
 
     Returns:
         Shape (N, C, N, C).
+
+    Raises:
+        KernelError: If the names differ, an A has another shape or type than its layer's inputs ask for, or an A or s
+            is not finite.
     """
+    if not isinstance(s, Real) or not math.isfinite(s):
+        raise KernelError(f"s: expected α / r, a finite number, got {s!r}.")
+    _check_drawn(factors, A)
     return s**2 * _sum([_gram(Outer(x.g, x.a @ A[name].T).dense()) for name, x in factors.items()])
 
 
@@ -115,9 +129,10 @@ def variance(init: str, r: int, q: int) -> float:
         1 / (3 q), or 1 / r².
 
     Raises:
-        KernelError: If the name is unknown.
+        KernelError: If the name is unknown, or r or q is no integer of at least 1.
     """
     _check(init)
+    _check_counts(r=r, q=q)
     return 1 / (3 * q) if init == "uniform" else 1 / r**2
 
 
@@ -132,8 +147,14 @@ def expected_factor(alpha: float, r: int, init: str, q: int) -> float:
 
     Returns:
         The factor.
+
+    Raises:
+        KernelError: As in `variance`, or if α is not finite.
     """
-    return (alpha / r) ** 2 * r * variance(init, r, q)
+    if not isinstance(alpha, Real) or not math.isfinite(alpha):
+        raise KernelError(f"alpha: expected a finite number, got {alpha!r}.")
+    sigma2 = variance(init, r, q)
+    return (alpha / r) ** 2 * r * sigma2
 
 
 def fluctuation(factors: Mapping[str, Outer], init: str = "gaussian") -> float:
@@ -149,8 +170,13 @@ def fluctuation(factors: Mapping[str, Outer], init: str = "gaussian") -> float:
 
     Returns:
         κ.
+
+    Raises:
+        KernelError: If there are no factors, the FT kernel is zero, or the name of the start is unknown.
     """
     _check(init)
+    K = ft_kernel(factors)
+    _check_size(K)
     total = 0.0
     for x in factors.values():
         G = x.dense().view(-1, x.g.shape[3], x.a.shape[2])  # (NC, p, q)
@@ -158,7 +184,7 @@ def fluctuation(factors: Mapping[str, Outer], init: str = "gaussian") -> float:
         if KURTOSIS[init] != 3:
             columns = G.permute(2, 0, 1)  # (q, NC, p)
             total += (KURTOSIS[init] - 3) * torch.bmm(columns, columns.mT).double().square().sum().item()
-    return max(total, 0.0) ** 0.5 / ft_kernel(factors).double().norm().item()
+    return max(total, 0.0) ** 0.5 / K.double().norm().item()
 
 
 def concentration(
@@ -183,9 +209,15 @@ def concentration(
     Returns:
         Columns "r", "draw", "error" (‖K_r / c − K‖ / ‖K‖), "alignment" and "centred", the alignment of the kernels
         centred among the examples.
+
+    Raises:
+        KernelError: If there are no factors, the FT kernel is zero, the name of the start is unknown, or a rank or
+            `n_draws` is no integer of at least 1.
     """
     _check(init)
+    _check_counts(n_draws=n_draws, **{"number of ranks": len(ranks)}, **{f"ranks[{i}]": r for i, r in enumerate(ranks)})
     K = ft_kernel(factors)
+    _check_size(K)
     generator = torch.Generator().manual_seed(seed)
     rows = []
     for r in ranks:
@@ -218,6 +250,39 @@ def _check(init: str) -> None:
         raise KernelError(f"init: expected one of {', '.join(KURTOSIS)}, got {init!r}.")
 
 
+def _check_counts(**values: int) -> None:
+    for name, value in values.items():
+        if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
+            raise KernelError(f"{name}: expected an integer of at least 1, got {value!r}.")
+
+
+def _check_size(K: Tensor) -> None:
+    if not K.norm() > 0:
+        raise KernelError(f"factors: expected gradients whose kernel has a norm above 0, got {K.norm().item()}.")
+
+
+def _check_drawn(factors: Mapping[str, Outer], A: Mapping[str, Tensor]) -> None:
+    """One A (r, q) for each layer, of the type of its inputs and finite."""
+    if A.keys() != factors.keys():
+        raise KernelError(
+            f"A: expected one for each layer of the factors; missing are {sorted(factors.keys() - A.keys())}, and "
+            f"without factors are {sorted(A.keys() - factors.keys())}."
+        )
+    for name, x in factors.items():
+        drawn, q = A[name], x.a.shape[-1]
+        if drawn.ndim != 2 or len(drawn) < 1 or drawn.shape[1] != q:
+            raise KernelError(f"A[{name!r}]: expected shape (r, {q}) with r ≥ 1, got {tuple(drawn.shape)}.")
+        if drawn.dtype != x.a.dtype:
+            raise KernelError(f"A[{name!r}]: expected {x.a.dtype}, as the factors are, got {drawn.dtype}; convert it.")
+        if not drawn.isfinite().all():
+            raise KernelError(f"A[{name!r}]: expected finite numbers, got NaN or infinite ones.")
+
+
+def _bare(name: str) -> str:
+    """Name of a weight before its layer was wrapped in an adapter."""
+    return name.replace(".base_layer.weight", ".weight")
+
+
 def _draw(init: str, r: int, like: Tensor, generator: torch.Generator) -> Tensor:
     """Entries with mean 0 and variance 1, shape (r, q)."""
     shape = (r, like.shape[-1])
@@ -234,6 +299,8 @@ def _gram(J: Tensor) -> Tensor:
 
 
 def _sum(parts: Sequence[Tensor]) -> Tensor:
+    if not parts:
+        raise KernelError("factors: expected those of one layer or more, got none.")
     return torch.stack(list(parts)).sum(0)
 
 

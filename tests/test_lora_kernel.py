@@ -115,10 +115,71 @@ def test_expected_factor_is_alpha_squared_variance_over_r():
     assert lora.expected_factor(8, 8, "uniform", 384) == pytest.approx(8 / (3 * 384))
 
 
+def test_names_are_those_of_the_weights_without_an_adapter(inputs):
+    model = classifier("bert")
+    plain = lora.layer_factors(model, inputs, lora.adapted_weights(model))
+    add_lora(model, r=2, alpha=4)
+    model.double()
+    adapted = lora.layer_factors(model, inputs, lora.adapted_weights(model))
+    A = lora.fresh_factors(model)
+    assert plain.keys() == adapted.keys() == A.keys()
+    assert relative(lora.lora_kernel(adapted, A, 2.0), dense_kernel(model, inputs)) < 1e-10
+
+
+@pytest.mark.parametrize(
+    ("A", "told"),
+    [
+        ({}, r"missing are \['w'\]"),
+        ({"w": torch.ones(2, 6).double(), "v": torch.ones(2, 6)}, r"without factors are \['v'\]"),
+        *[
+            ({"w": torch.ones(shape).double()}, r"A\['w'\]: expected shape \(r, 6\)")
+            for shape in ((6, 2), (6,), (1, 2, 6), (0, 6), ())
+        ],
+        ({"w": torch.ones(2, 6)}, "expected torch.float64.* got torch.float32"),
+        ({"w": torch.full((2, 6), float("nan")).double()}, "A.*finite"),
+        ({"w": torch.full((2, 6), float("inf")).double()}, "A.*finite"),
+    ],
+)
+def test_bad_drawn_factors_are_told(A, told):
+    with pytest.raises(KernelError, match=told):
+        lora.lora_kernel({"w": small()}, A, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("call", "told"),
+    [
+        *[(lambda s=s: lora.lora_kernel({"w": small()}, {"w": torch.ones(2, 6).double()}, s), "s: expected")
+          for s in (float("nan"), float("inf"), None, "1")],
+        (lambda: lora.lora_kernel({}, {}, 1.0), "one layer or more"),
+        (lambda: lora.ft_kernel({}), "one layer or more"),
+        (lambda: lora.fluctuation({}), "one layer or more"),
+        (lambda: lora.concentration({}), "one layer or more"),
+        (lambda: lora.fluctuation({"w": Outer(0 * small().g, small().a)}), "norm above 0"),
+        (lambda: lora.concentration({"w": Outer(0 * small().g, small().a)}), "norm above 0"),
+        *[(lambda r=r: lora.variance("gaussian", r, 16), "r: expected an integer") for r in (0, -1, 1.5, True, None)],
+        (lambda: lora.variance("uniform", 8, 0), "q: expected an integer"),
+        (lambda: lora.expected_factor(8, -1, "gaussian", 16), "r: expected an integer"),
+        (lambda: lora.expected_factor(8, 0, "gaussian", 16), "r: expected an integer"),
+        (lambda: lora.expected_factor(float("nan"), 8, "gaussian", 16), "alpha: expected a finite"),
+        (lambda: lora.concentration({"w": small()}, ranks=[1, 0]), r"ranks\[1\]: expected an integer"),
+        (lambda: lora.concentration({"w": small()}, ranks=[2.0]), r"ranks\[0\]: expected an integer"),
+        (lambda: lora.concentration({"w": small()}, ranks=[]), "number of ranks: expected"),
+        (lambda: lora.concentration({"w": small()}, n_draws=0), "n_draws: expected an integer"),
+    ],
+)  # fmt: skip
+def test_bad_numbers_are_told(call, told):
+    with pytest.raises(KernelError, match=told):
+        call()
+
+
 def test_wrong_names_are_told(inputs):
     model = classifier("bert")
-    with pytest.raises(KernelError, match="no_such_layer"):
-        lora.adapted_weights(model, ["no_such_layer"])
+    for targets in (["no_such_layer"], "no_such_layer", ["query", "no_such_layer"]):
+        with pytest.raises(KernelError, match="'no_such_layer'"):
+            lora.adapted_weights(model, targets)
+    with pytest.raises(KernelError, match="got none"):
+        lora.adapted_weights(model, [])
+    assert lora.adapted_weights(model, "query") == lora.adapted_weights(model, ["query"])
     with pytest.raises(KernelError, match=r"word_embeddings"):
         lora.layer_factors(model, inputs, ["backbone.embeddings.word_embeddings.weight"])
     with pytest.raises(KernelError, match="kaiming"):
