@@ -137,7 +137,7 @@ def variance(init: str, r: int, q: int) -> float:
 
 
 def expected_factor(alpha: float, r: int, init: str, q: int) -> float:
-    """The factor c in E[K_r] = c K: s² r σ² with s = α / r.
+    """The factor γ in E[F_r] = γ F_W: s² r σ² with s = α / r.
 
     Args:
         alpha: α.
@@ -158,9 +158,9 @@ def expected_factor(alpha: float, r: int, init: str, q: int) -> float:
 
 
 def fluctuation(factors: Mapping[str, Outer], init: str = "gaussian") -> float:
-    r"""κ in E ‖K_r / c − K‖² = κ² ‖K‖² / r: how far one draw of rank 1 is from the FT kernel of the same weights.
+    r"""κ in E ‖F_r / γ − F_W‖² = κ² ‖F_W‖² / r: how far one draw of rank 1 is from the FT kernel of the same weights.
 
-    For one layer and M = G_c(x)ᵀ G_d(x'), an entry of K_1 / c is zᵀ M z with iid z, whose variance is
+    For one layer and M = G_c(x)ᵀ G_d(x'), an entry of F_1 / γ is zᵀ M z with iid z, whose variance is
     ‖M‖² + tr(M²) + (k − 3) Σ_i M_ii², with k the kurtosis of z. Rows of A are independent, hence 1/r; layers are
     independent, so their variances add. Σ ‖M‖² over all pairs is ‖Σ G Gᵀ‖²; M itself is never formed.
 
@@ -175,8 +175,8 @@ def fluctuation(factors: Mapping[str, Outer], init: str = "gaussian") -> float:
         KernelError: If there are no factors, the FT kernel is zero, or the name of the start is unknown.
     """
     _check(init)
-    K = ft_kernel(factors)
-    _check_size(K)
+    F_W = ft_kernel(factors)
+    _check_size(F_W)
     total = 0.0
     for x in factors.values():
         G = x.dense().view(-1, x.g.shape[3], x.a.shape[2])  # (NC, p, q)
@@ -184,7 +184,7 @@ def fluctuation(factors: Mapping[str, Outer], init: str = "gaussian") -> float:
         if KURTOSIS[init] != 3:
             columns = G.permute(2, 0, 1)  # (q, NC, p)
             total += (KURTOSIS[init] - 3) * torch.bmm(columns, columns.mT).double().square().sum().item()
-    return max(total, 0.0) ** 0.5 / K.double().norm().item()
+    return max(total, 0.0) ** 0.5 / F_W.double().norm().item()
 
 
 def concentration(
@@ -207,7 +207,7 @@ def concentration(
         seed: Seed of the draws.
 
     Returns:
-        Columns "r", "draw", "error" (‖K_r / c − K‖ / ‖K‖), "alignment" and "centred", the alignment of the kernels
+        Columns "r", "draw", "error" (‖F_r / γ − F_W‖ / ‖F_W‖), "alignment" and "centred", the alignment of the kernels
         centred among the examples.
 
     Raises:
@@ -216,16 +216,16 @@ def concentration(
     """
     _check(init)
     _check_counts(n_draws=n_draws, **{"number of ranks": len(ranks)}, **{f"ranks[{i}]": r for i, r in enumerate(ranks)})
-    K = ft_kernel(factors)
-    _check_size(K)
+    F_W = ft_kernel(factors)
+    _check_size(F_W)
     generator = torch.Generator().manual_seed(seed)
     rows = []
     for r in ranks:
         for draw in range(n_draws):
             A = {name: _draw(init, r, x.a, generator) for name, x in factors.items()}
-            K_r = lora_kernel(factors, A, r**-0.5)
-            error = ((K_r - K).norm() / K.norm()).item()
-            plain, centred = (alignment(K_r, K, centered=centered) for centered in (False, True))
+            F_r = lora_kernel(factors, A, r**-0.5)
+            error = ((F_r - F_W).norm() / F_W.norm()).item()
+            plain, centred = (alignment(F_r, F_W, centered=centered) for centered in (False, True))
             rows.append({"r": r, "draw": draw, "error": error, "alignment": plain, "centred": centred})
     return pd.DataFrame(rows)
 
