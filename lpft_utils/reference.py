@@ -21,7 +21,7 @@ from lpft_utils.claims import (
     lp_raises_norm,
     tuning_keeps_norm,
 )
-from lpft_utils.errors import ParameterError
+from lpft_utils.errors import ParameterError, RunError
 from lpft_utils.kernels import Start
 from lpft_utils.plots import LABELS, split_label
 from lpft_utils.statistics import text
@@ -122,8 +122,18 @@ def load_reference(path: Path) -> list[dict[str, Any]]:
 
     Returns:
         One entry a task.
+
+    Raises:
+        RunError: If there is no such file or it is damaged.
     """
-    return json.loads(path.read_text(encoding="utf-8"))
+    restore = "expected a committed file of reference results; `git checkout` brings it back."
+    try:
+        results = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path}: {error}: {restore}") from error
+    if not isinstance(results, list) or not all(isinstance(r, dict) and "claims" in r for r in results) or not results:
+        raise RunError(f"{path}: found no results in it: {restore}")
+    return results
 
 
 def reference_table(results: Sequence[Mapping[str, Any]]) -> Table:

@@ -63,8 +63,9 @@ def jacobian(
             def f(values: dict[str, Tensor], x: Inputs = x) -> Tensor:
                 return functional_call(phi, values, (x,))[0] @ problem.V.T
 
-            J = jacrev(f)(theta)
-            out.append(torch.cat([J[name].flatten(1) for name in theta], 1).detach())
+            J = jacrev(f)(theta) if theta else {}
+            none = problem.V.new_zeros(len(problem.V), 0)
+            out.append(torch.cat([none, *(J[name].flatten(1) for name in theta)], 1).detach())
     return torch.stack(out)
 
 

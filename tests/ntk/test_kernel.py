@@ -176,6 +176,12 @@ def test_frozen_parameters_are_left_out_by_default():
     assert relative(kernel(model, inputs).F, dense_kernel(model, inputs, parameters=named)) < 1e-10
 
 
+def test_no_parameters_give_a_kernel_of_zeros():
+    model, inputs = classifier("bert"), tokens()
+    F = kernel(model, inputs, parameters=[]).F
+    assert torch.equal(F, dense_kernel(model, inputs, parameters=[])) and not F.any()
+
+
 class Convolution(nn.Module):
     def __init__(self) -> None:
         super().__init__()
