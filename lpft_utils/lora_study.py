@@ -25,9 +25,10 @@ from lpft_utils.lora_kernel import RANKS, adapted_weights, concentration, fluctu
 from lpft_utils.ntk import Kernel, kernel, load_kernel
 from lpft_utils.ntk.statistics import alignment, frobenius
 from lpft_utils.paths import run_store
+from lpft_utils.pipeline import load_model
 from lpft_utils.plots import LABELS
 from lpft_utils.profiles import Profile
-from lpft_utils.runs import load_model, run
+from lpft_utils.runs import run
 from lpft_utils.specs import PROBED
 from lpft_utils.statistics import text
 from lpft_utils.store import Run

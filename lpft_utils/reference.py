@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -22,11 +22,13 @@ from lpft_utils.claims import (
     tuning_keeps_norm,
 )
 from lpft_utils.errors import ParameterError, RunError
-from lpft_utils.kernels import Start
 from lpft_utils.plots import LABELS, split_label
 from lpft_utils.statistics import text
 from lpft_utils.store import Run
 from lpft_utils.tables import Table, change
+
+if TYPE_CHECKING:
+    from lpft_utils.kernels import Start
 
 # What `methods_table` can show beside the accuracy, with the decimals of each.
 DIGITS = {"Diff": 2, "CS": 3, "confidence": 3, "ECE": 3, "ECE, TS": 3, "MCE": 3, "MCE, TS": 3}

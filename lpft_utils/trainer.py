@@ -1,4 +1,4 @@
-"""`transformers.Trainer` with two things it lacks: label smoothing in training alone, and a weight decay of V's own."""
+"""`transformers.Trainer` with label smoothing in training alone, a weight decay of V's own, and sorted validation."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import Dataset, Sampler, SequentialSampler
 from transformers import Trainer
 
 
@@ -43,6 +44,20 @@ class HeadTrainer(Trainer):
         outputs = model(**{k: v for k, v in inputs.items() if k != "labels"})
         loss = nn.functional.cross_entropy(outputs.logits, inputs["labels"], label_smoothing=self.label_smoothing)
         return (loss, outputs) if return_outputs else loss
+
+    def _get_eval_sampler(self, eval_dataset: Dataset) -> Sampler:
+        """The order of validation: as given, which is sorted by length.
+
+        The Trainer's own sampler shuffles and then sorts within a quarter of the set or less: on a few hundred texts it
+        pads as much as no sorting would.
+
+        Args:
+            eval_dataset: The validation set.
+
+        Returns:
+            Its indices, from first to last.
+        """
+        return SequentialSampler(eval_dataset)  # pyright: ignore[reportArgumentType]
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """AdamW as the Trainer makes it, with V in a group of its own where its weight decay differs."""

@@ -28,6 +28,8 @@ from lpft_utils.trainer import HeadTrainer
 
 log = logging.getLogger(__name__)
 
+PROBE_BATCH = 8  # few texts of similar length: a single batch of all would be padded to about twice their tokens
+
 
 @dataclass(frozen=True)
 class Probe:
@@ -79,12 +81,14 @@ class Recorder(TrainerCallback):
         """
         self.model, self.probes, self.collate, self.progress = model, probes, collate, progress
 
-    def measure(self) -> dict[str, float]:
-        """Head norm and, for each probe, accuracy, mean cross-entropy, CS and Diff, at the current weights."""
+    def measure(self, step: int) -> dict[str, float]:
+        """Head norm and, for each probe, accuracy, mean cross-entropy, CS and Diff after so many steps."""
         head = self.model.head
         row = {"head_norm": torch.linalg.matrix_norm(head.weight.detach().float()).item()}
         for name, probe in self.probes.items():
-            phi = extract_features(self.model, probe.encoded, self.collate)
+            phi = probe.phi_0
+            if step > 0:
+                phi = extract_features(self.model, probe.encoded, self.collate, batch_size=PROBE_BATCH)
             with torch.no_grad():
                 logits = head(phi.to(head.weight)).float().cpu()
             row[f"{name}_accuracy"] = (logits.argmax(1) == probe.labels).double().mean().item()
@@ -110,7 +114,7 @@ class Recorder(TrainerCallback):
             self._record(state)
 
     def _record(self, state: Any) -> None:
-        state.log_history.append({"step": state.global_step, "recorded": True, **self.measure()})
+        state.log_history.append({"step": state.global_step, "recorded": True, **self.measure(state.global_step)})
 
 
 def fine_tune(

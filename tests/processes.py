@@ -12,7 +12,7 @@ DEATHS = ("training", "checkpoint", "last step", "evaluation", "writing", "manif
 
 # One server that has imported the package; its children start in a moment and share no state with the tests.
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["lpft_utils.runs"])
+CONTEXT.set_forkserver_preload(["lpft_utils.pipeline"])
 
 
 def generate_little(original: Any) -> Any:
@@ -37,7 +37,7 @@ def run_until(death: str, fields: dict[str, Any], store: str) -> None:
     import torch
     from transformers import Trainer
 
-    from lpft_utils import builtin_task, runs, training
+    from lpft_utils import builtin_task, pipeline, runs, training
     from lpft_utils import store as store_module
 
     torch.set_num_threads(1)
@@ -55,9 +55,9 @@ def run_until(death: str, fields: dict[str, Any], store: str) -> None:
     elif death == "checkpoint":
         Trainer._save_rng_state = _die
     elif death == "evaluation":
-        runs.feature_change = _die
+        pipeline.feature_change = _die
     elif death == "writing":
-        runs.np.savez = _die
+        pipeline.np.savez = _die
     elif death == "manifest":
         store_module._sync = _die
     elif death == "rename":
@@ -69,19 +69,19 @@ def run_and_count(barrier: Any, fields: dict[str, Any], store: str, trained: Any
     """`run(spec)` at the same moment as another process; counts how often anything was trained."""
     import torch
 
-    from lpft_utils import builtin_task, runs
+    from lpft_utils import builtin_task, pipeline, runs
 
     torch.set_num_threads(1)
     builtin_task.generate = generate_little(builtin_task.generate)
     spec = RunSpec.from_dict(fields)
-    method = runs.METHODS[spec.method]
+    method = pipeline.METHODS[spec.method]
 
     def counted(setup):
         with trained.get_lock():
             trained.value += 1
         return method(setup)
 
-    runs.METHODS[spec.method] = counted
+    pipeline.METHODS[spec.method] = counted
     try:
         barrier.wait(120)
         for _ in range(2):

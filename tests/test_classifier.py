@@ -12,7 +12,8 @@ from safetensors.torch import load_file, save_file
 from tiny import DECODERS, EOS, FAMILIES, H, save_backbone
 from transformers import AutoModel, AutoModelForSequenceClassification, Trainer, TrainingArguments
 
-from lpft_utils.backbones import folder_fingerprint, load_tokenizer, resolve_backbone, weights_fingerprint
+from lpft_utils.backbone_files import folder_fingerprint, resolve_backbone
+from lpft_utils.backbones import load_tokenizer, weights_fingerprint
 from lpft_utils.classifier import Classifier, ClassifierConfig, load_classifier, pool
 from lpft_utils.encoding import Collator, encode
 from lpft_utils.errors import LpftError, ModelError

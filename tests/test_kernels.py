@@ -9,7 +9,7 @@ import torch
 from lpft_utils import kernels, linearised, norm_study, plots_ntk, reference
 from lpft_utils.claims import claim_4, claim_5, ledger
 from lpft_utils.kernels import Start, part_of_model
-from lpft_utils.ntk import Kernel, dense_kernel
+from lpft_utils.ntk import Kernel, dense_kernel, regression
 from lpft_utils.ntk.statistics import spectrum
 from lpft_utils.profiles import get_profile
 from lpft_utils.runs import run
@@ -105,6 +105,16 @@ def test_tables_have_a_row_for_every_start(by_seed):
     for table in (kernels.statistics_table(by_seed), kernels.regression_table(by_seed)):
         assert list(table.index) == ["FT", "LP-FT", "LoRA", "LP-LoRA"]
     assert kernels.statistics_table(by_seed)["‖P‖"].nunique() == 1
+
+
+def test_the_published_regression_is_computed_once(by_seed, monkeypatch):
+    start = by_seed[0]["ft"]
+    given = (start.train.K.double(), start.labels, start.test.K.double(), start.test_labels)
+    assert kernels.as_published(start) == regression.published(*given)
+    monkeypatch.delattr(kernels, "published")
+    assert kernels.as_published(start) == regression.published(*given)
+    with pytest.raises(NameError):  # other labels: another regression
+        kernels.as_published(replace(start, labels=1 - start.labels.clamp(max=1)))
 
 
 def made_start(scale: float, seed: int, useful: bool = True) -> Start:

@@ -15,8 +15,8 @@ from lpft_utils.classifier import load_classifier
 from lpft_utils.errors import ParameterError
 from lpft_utils.examples import Split, Task
 from lpft_utils.methods import METHODS, Setup, ft, lora, lp, lp_ft, lp_lora
+from lpft_utils.pipeline import prepare
 from lpft_utils.probing import fit_head
-from lpft_utils.runs import prepare
 from lpft_utils.specs import METHOD_NAMES, RunSpec
 
 

@@ -3,6 +3,8 @@
 import json
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,13 +18,15 @@ from processes import CONTEXT, DEATHS, generate_little, run_and_count, run_until
 from sklearn.linear_model import LogisticRegression
 from tiny import save_backbone
 
-from lpft_utils import runs
+from lpft_utils import pipeline
 from lpft_utils.adapters import merge_lora
-from lpft_utils.backbones import folder_fingerprint, load_tokenizer, weights_fingerprint
+from lpft_utils.backbone_files import folder_fingerprint
+from lpft_utils.backbones import load_tokenizer, weights_fingerprint
 from lpft_utils.classifier import load_classifier
 from lpft_utils.errors import RunError, TaskError
 from lpft_utils.features import feature_change
-from lpft_utils.runs import load_data, load_model, run, run_seeds
+from lpft_utils.pipeline import load_model
+from lpft_utils.runs import load_data, run, run_seeds
 from lpft_utils.specs import RunSpec
 from lpft_utils.store import MAX_FEATURES, Run, list_runs
 
@@ -185,11 +189,25 @@ def test_lp_lora_starts_at_lps_head(stored):
     assert stored["lp_lora"].metrics["lp"] == stored["lp"].metrics["lp"]
 
 
+def test_who_only_reads_stored_runs_need_not_wait_for_transformers(stored, store):
+    code = """
+import json, sys
+from pathlib import Path
+from processes import generate_little
+from lpft_utils import builtin_task, calibration_tables, claims, exercises, plots, reference, runs, stamp, tables
+builtin_task.generate = generate_little(builtin_task.generate)
+runs.run(runs.RunSpec.from_dict(json.loads(sys.argv[1])), store=Path(sys.argv[2]))
+assert not {"transformers", "peft", "datasets"} & set(sys.modules)
+"""
+    arguments = [json.dumps(stored["ft"].spec.to_dict()), str(store)]
+    subprocess.run([sys.executable, "-c", code, *arguments], check=True, cwd=Path(__file__).parent)
+
+
 # ---- the same numbers ----
 
 
 def test_second_call_reads_what_the_first_stored(stored, store, monkeypatch):
-    monkeypatch.setattr(runs, "METHODS", {})
+    monkeypatch.setattr(pipeline, "METHODS", {})
     again = run(SPEC, store=store)
     assert again.folder == stored["ft"].folder
     run(SPEC.replace(method="lp", learning_rate=0.5), store=store)  # LP has no learning rate: the same run

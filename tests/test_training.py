@@ -99,10 +99,11 @@ def test_first_row_is_the_start(trained, data):
 
 
 @torch.no_grad()
-def test_measured_accuracy_and_loss_equal_a_plain_pass(data):
+@pytest.mark.parametrize("step", [0, 1])  # at step 0 the features are those of before, and no pass is made
+def test_measured_accuracy_and_loss_equal_a_plain_pass(data, step):
     model = load_classifier("tiny", 2)
     model.head.weight.normal_()
-    row = Recorder(model, probes_of(model, data), data[2]).measure()
+    row = Recorder(model, probes_of(model, data), data[2]).measure(step)
     losses, right = [], []
     for example in data[1].select(range(6)):
         z = model(input_ids=torch.tensor([example["input_ids"]])).logits[0].double().numpy()
@@ -116,6 +117,19 @@ def test_recording_does_not_change_the_training(trained, data, tmp_path):
     plain, history = train(data, tmp_path / "work", probed=False)
     assert same(plain, trained[0])
     assert "test_loss" not in history
+
+
+def test_validation_is_sorted_by_length(data, tmp_path, monkeypatch):
+    lengths = []
+    original = training.HeadTrainer.prediction_step
+
+    def watched(self, model, inputs, *args, **kwargs):
+        lengths.extend(inputs["attention_mask"].sum(1).tolist())
+        return original(self, model, inputs, *args, **kwargs)
+
+    monkeypatch.setattr(training.HeadTrainer, "prediction_step", watched)
+    train(data, tmp_path / "work", epochs=2)
+    assert lengths == 2 * sorted(data[1]["length"])
 
 
 # ---- what is kept ----
