@@ -26,7 +26,7 @@ from lpft_utils.specs import ADAPTED, RunSpec
 from lpft_utils.store import MAX_FEATURES, Run
 from lpft_utils.training import Probe
 
-N_PROBE = 24  # examples a split on which training is watched
+N_PROBE = 16  # examples a split on which training is watched
 
 
 def train(spec: RunSpec, task: Task, work: Path, cache: Path | None, progress: bool = False) -> Callable[[Path], None]:
