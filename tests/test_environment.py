@@ -1,4 +1,4 @@
-"""environment.yml, pyproject.toml and constraints.txt say the same thing."""
+"""environment.yml, pyproject.toml and constraints.txt say the same thing, and the README names what is there."""
 
 import re
 import tomllib
@@ -84,3 +84,11 @@ def test_the_book_builder_and_click_stay_below_the_versions_that_are_other_progr
     wanted = _wanted()
     assert not wanted["jupyter-book"].contains("2.0")
     assert not wanted["click"].contains("9.0")
+
+
+def test_imports_shown_in_the_readme_work():
+    shown = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    imports = [line for block in shown for line in block.splitlines() if re.match(r"(from|import) ", line)]
+    assert len(imports) >= 3
+    for line in imports:
+        exec(line, {})
