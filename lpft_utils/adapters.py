@@ -131,18 +131,6 @@ def add_ia3(model: Classifier) -> Classifier:
     return _inject(model, IA3Config(), seed=0)
 
 
-def trainable_parameters(model: nn.Module) -> int:
-    """How many numbers training changes.
-
-    Args:
-        model: Any module.
-
-    Returns:
-        Number of entries of all parameters that require gradients.
-    """
-    return sum(p.numel() for p in model.parameters() if p.requires_grad)
-
-
 def adapter_state(model: Classifier) -> dict[str, Tensor]:
     """Weights of adapter and head, by their names in `model.state_dict()`.
 

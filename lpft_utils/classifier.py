@@ -24,9 +24,9 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from lpft_utils.backbones import is_decoder, load_backbone
 from lpft_utils.errors import ModelError
+from lpft_utils.probing import initial_head
 
 POOLINGS = ("first", "mean", "last")
-HEAD_INIT_STD = 0.02  # the published FT start: V ~ N(0, 0.02²), b = 0
 
 
 class ClassifierConfig(PreTrainedConfig):
@@ -227,21 +227,6 @@ class Classifier(PreTrainedModel):
         if return_dict is False:
             return (logits,) if loss is None else (loss, logits)
         return SequenceClassifierOutput(loss=loss, logits=logits)  # pyright: ignore[reportArgumentType]
-
-
-def initial_head(n_classes: int, hidden_size: int, seed: int | None = 0) -> Tensor:
-    """The random head that FT starts from.
-
-    Args:
-        n_classes: C.
-        hidden_size: H.
-        seed: Seed of the draw, or None to use torch's global generator.
-
-    Returns:
-        V ~ N(0, 0.02²), shape (C, H), float32.
-    """
-    generator = None if seed is None else torch.Generator().manual_seed(seed)
-    return torch.empty(n_classes, hidden_size).normal_(0.0, HEAD_INIT_STD, generator=generator)
 
 
 def pool(hidden: Tensor, attention_mask: Tensor | None, pooling: str) -> Tensor:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from sklearn.manifold import TSNE
 
-from lpft_utils.classifier import initial_head
 from lpft_utils.linear_theory import Array
+from lpft_utils.probing import initial_head
 from lpft_utils.store import Run
 
 

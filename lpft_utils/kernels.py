@@ -9,20 +9,21 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
 from filelock import FileLock
 from torch import Tensor
 
-from lpft_utils.adapters import add_lora
 from lpft_utils.backbones import load_tokenizer
 from lpft_utils.classifier import Classifier, load_classifier
 from lpft_utils.encoding import Collator, encode
+from lpft_utils.errors import RunError
 from lpft_utils.ntk import Kernel, kernel, load_kernel, stack
 from lpft_utils.ntk.regression import KernelFit, PublishedFit, logistic, published, ridge
 from lpft_utils.ntk.resume import ENGINE_VERSION
@@ -135,6 +136,8 @@ def start_model(setting: Profile, method: str, seed: int) -> Classifier:
     if method in PROBED:
         model.set_head(V, probed.weights["head.bias"])
     if method in ADAPTED:
+        from lpft_utils.adapters import add_lora  # not above: peft takes seconds to import
+
         add_lora(model, r=spec.lora_r, alpha=spec.lora_alpha, targets=spec.lora_targets, seed=seed)
     return model
 
@@ -177,6 +180,32 @@ def lock(place: Path) -> FileLock:
     """The lock of a place in the store: one process computes what goes there, the others wait and read."""
     place.parent.mkdir(parents=True, exist_ok=True)
     return FileLock(f"{place}.lock")
+
+
+def kept(name: str, compute: Callable[[], Any], store: Path | None = None) -> Any:
+    """What was computed once, from a JSON file beside the stored kernels.
+
+    Args:
+        name: Of the file, without ending; it names all that the result depends on.
+        compute: Called if there is no such file; its result is of plain types.
+        store: The run store; default: `paths.run_store()`.
+
+    Returns:
+        The result as JSON gives it back.
+
+    Raises:
+        RunError: If the file is damaged.
+    """
+    path = (store or run_store()) / ".kernels" / f"{re.sub(r'[^A-Za-z0-9_.-]+', '_', name)}.json"
+    with lock(path):
+        if not path.exists():
+            temporary = path.with_suffix(".tmp")
+            temporary.write_text(json.dumps(compute()))
+            temporary.replace(path)  # whole or not at all
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise RunError(f"{path} is damaged ({error}). Delete it; it is computed again.") from error
 
 
 def _fit_own_head(model: Classifier, train: Examples, C: float) -> None:
@@ -272,13 +301,7 @@ def as_published(start: Start, store: Path | None = None) -> PublishedFit:
     digest = hashlib.sha256(version("scikit-learn").encode())
     for tensor in given:
         digest.update(tensor.cpu().numpy().tobytes())
-    path = (store or run_store()) / ".kernels" / f"published-{digest.hexdigest()[:16]}.json"
-    with lock(path):
-        if not path.exists():
-            temporary = path.with_suffix(".tmp")
-            temporary.write_text(json.dumps(asdict(published(*given))))
-            temporary.replace(path)  # whole or not at all
-    return PublishedFit(**json.loads(path.read_text()))
+    return PublishedFit(**kept(f"published-{digest.hexdigest()[:16]}", lambda: asdict(published(*given)), store))
 
 
 def shares(start: Start) -> pd.DataFrame:

@@ -112,6 +112,7 @@ def _compute(
     real = train(model, few.inputs, few.labels, eta, steps, every, other.inputs)
     assert linear.Q is not None and linear.f_other is not None and real.f_other is not None
     assert real.phi_change is not None
+    change = predict_features(model, few.inputs, linear.Q[1:], other.inputs)
     return {
         "rate": torch.tensor(eta),
         "times": real.times,
@@ -120,5 +121,5 @@ def _compute(
         "f/real": real.f_other,
         "f/linear": linear.f_other,
         "change/real": real.phi_change,
-        "change/linear": predict_features(model, few.inputs, linear.Q, other.inputs),
+        "change/linear": torch.cat([torch.zeros_like(change[:1]), change]),  # at time 0 nothing has moved
     }

@@ -5,12 +5,12 @@ Everything that takes more than a few seconds is kept in the run store.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,14 +19,14 @@ from torch import Tensor
 
 from lpft_utils.adapters import add_ia3
 from lpft_utils.calibration_study import scaled
-from lpft_utils.classifier import initial_head
-from lpft_utils.kernels import examples, identity, lock, start_model, starts
+from lpft_utils.kernels import examples, identity, kept, lock, start_model, starts
 from lpft_utils.lora_kernel import RANKS, adapted_weights, concentration, fluctuation, ft_kernel, layer_factors
 from lpft_utils.ntk import Kernel, kernel, load_kernel
 from lpft_utils.ntk.statistics import alignment, frobenius
 from lpft_utils.paths import run_store
 from lpft_utils.pipeline import load_model
 from lpft_utils.plots import LABELS
+from lpft_utils.probing import initial_head
 from lpft_utils.profiles import Profile
 from lpft_utils.runs import run
 from lpft_utils.specs import PROBED
@@ -89,9 +89,8 @@ def rank_sweep(
     Returns:
         The sweep, from the store if it is there.
     """
-    key = identity(setting, method, seed, "ranks", 2, n, n_draws, list(ranks), init)
-    path = _folder(setting, f"{method}-ranks", seed, key, store) / "concentration.json"
-    if not path.exists():
+
+    def compute() -> dict[str, Any]:
         model = start_model(setting, method, seed)
         few, _ = examples(setting, seed, n)
         factors = layer_factors(model, few.inputs, adapted_weights(model))
@@ -99,17 +98,15 @@ def rank_sweep(
         with torch.no_grad():
             phi = model.features(**few.inputs)
         bare = reference_kernel(phi @ phi.T, model.head.weight.detach())
-        found = {
+        return {
             "kappa": fluctuation(factors, init),
             "reference": alignment(bare, ft_kernel(factors), centered=True),
             "rows": table.to_dict("records"),
         }
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps(found))
-        partial.replace(path)
-    stored = json.loads(path.read_text())
-    return Concentration(pd.DataFrame(stored["rows"]), stored["kappa"], stored["reference"], init)
+
+    key = identity(setting, method, seed, "ranks", 2, n, n_draws, list(ranks), init)
+    found = kept(f"{setting.task}-{method}-ranks-s{seed}-{key}", compute, store)
+    return Concentration(pd.DataFrame(found["rows"]), found["kappa"], found["reference"], init)
 
 
 def parts(setting: Profile, method: str, seed: int, *, store: Path | None = None) -> dict[str, Kernel]:

@@ -2,6 +2,9 @@
 
 LP trains V and b on fixed features. FT trains everything from V ~ N(0, 0.02²), b = 0. LoRA trains an adapter on query
 and value, V and b, from the same start. LP-FT and LP-LoRA are LP, then FT or LoRA from its head.
+
+The Trainer and peft, which take seconds to import, are imported by the method that needs them: a chapter that shows
+this code beside stored runs does not wait for them.
 """
 
 from __future__ import annotations
@@ -10,19 +13,21 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import datasets
 import pandas as pd
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from lpft_utils.adapters import add_lora, trainable_parameters
-from lpft_utils.classifier import Classifier
-from lpft_utils.encoding import Collator
 from lpft_utils.probing import fit_head
 from lpft_utils.specs import RunSpec
-from lpft_utils.training import Probe, fine_tune
+
+if TYPE_CHECKING:
+    import datasets
+
+    from lpft_utils.classifier import Classifier
+    from lpft_utils.encoding import Collator
+    from lpft_utils.training import Probe
 
 
 @dataclass
@@ -87,6 +92,8 @@ def ft(setup: Setup) -> Outcome:
 
 def lora(setup: Setup) -> Outcome:
     """LoRA: freeze φ, add an adapter that changes nothing yet, and train it with V and b from the head at hand."""
+    from lpft_utils.adapters import add_lora
+
     spec = setup.spec
     add_lora(
         setup.model,
@@ -112,6 +119,18 @@ def lp_lora(setup: Setup) -> Outcome:
 METHODS: dict[str, Callable[[Setup], Outcome]] = {"lp": lp, "ft": ft, "lp_ft": lp_ft, "lora": lora, "lp_lora": lp_lora}
 
 
+def trainable_parameters(model: nn.Module) -> int:
+    """How many numbers training changes.
+
+    Args:
+        model: Any module.
+
+    Returns:
+        Number of entries of all parameters that require gradients.
+    """
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
 def _then(probed: Outcome, tune: Callable[[Setup], Outcome], setup: Setup) -> Outcome:
     """Tune from LP's head, at the norm that the spec asks for."""
     about = dict(probed.about)
@@ -123,6 +142,8 @@ def _then(probed: Outcome, tune: Callable[[Setup], Outcome], setup: Setup) -> Ou
 
 def _tune(setup: Setup) -> Outcome:
     """Train whatever requires gradients."""
+    from lpft_utils.training import fine_tune
+
     spec, model = setup.spec, setup.model
     V_0 = model.head.weight.detach().clone()
     on_gpu = torch.cuda.is_available()

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
 
-from lpft_utils.kernels import examples, start_model
+from lpft_utils.kernels import examples, identity, kept, start_model
 from lpft_utils.ntk import kernel
 from lpft_utils.ntk.dynamics import gradient_flow, predict_features
 from lpft_utils.plots import split_label
@@ -21,18 +22,25 @@ from lpft_utils.tables import Table
 TARGET = 0.3  # training loss at which the heads are compared, as a share of log C
 
 
-def prediction_table(setting: Profile, seed: int, n: int = 16) -> Table:
+def prediction_table(setting: Profile, seed: int, n: int = 16, *, store: Path | None = None) -> Table:
     """Linearised training from LP's head at each norm of the profile, until the training loss is `TARGET` · log C.
 
     Args:
         setting: The profile.
         seed: The run's seed.
         n: Training examples, and as many other examples.
+        store: The run store, in which the result is kept; default: `paths.run_store()`.
 
     Returns:
         Indexed by ‖V0‖: the loss at the start, the time at which the target is met, and the mean ‖φ_t − φ_0‖ of the
         other examples at that time.
     """
+    key = identity(setting, "lp_ft", seed, "norms", list(setting.norms), n, TARGET)
+    rows = kept(f"{setting.task}-lp_ft-norms-s{seed}-{key}", lambda: _predict(setting, seed, n), store)
+    return Table(pd.DataFrame(rows).set_index("‖V0‖"))
+
+
+def _predict(setting: Profile, seed: int, n: int) -> list[dict[str, str]]:
     few, other = examples(setting, seed, n)
     model = start_model(setting, "lp_ft", seed)
     probed = model.head.weight.norm().item()
@@ -48,7 +56,7 @@ def prediction_table(setting: Profile, seed: int, n: int = 16) -> Table:
         times = torch.cat([torch.zeros(1), torch.logspace(-6, 0, 300)]).double() * slowest
         flow = gradient_flow(K, f_0, few.labels, times)
         met = (flow.loss <= target).nonzero()
-        row: dict[str, Any] = {"‖V0‖": f"{norm:g}", "loss at the start": f"{flow.loss[0]:.3f}"}
+        row = {"‖V0‖": f"{norm:g}", "loss at the start": f"{flow.loss[0]:.3f}"}
         if len(met):
             index = int(met[0])
             assert flow.Q is not None
@@ -58,7 +66,7 @@ def prediction_table(setting: Profile, seed: int, n: int = 16) -> Table:
         else:
             row["time"], row["predicted ‖φ_t − φ_0‖"] = f"> {slowest:.2g}", "target not met"
         rows.append(row)
-    return Table(pd.DataFrame(rows).set_index("‖V0‖"))
+    return rows
 
 
 def values(sweep: Mapping[float, Sequence[Run]]) -> dict[str, list[list[float]]]:

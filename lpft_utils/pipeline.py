@@ -26,8 +26,6 @@ from lpft_utils.specs import ADAPTED, RunSpec
 from lpft_utils.store import MAX_FEATURES, Run
 from lpft_utils.training import Probe
 
-N_PROBE = 16  # examples a split on which training is watched
-
 
 def train(spec: RunSpec, task: Task, work: Path, cache: Path | None, progress: bool = False) -> Callable[[Path], None]:
     """Train and keep everything in memory.
@@ -111,8 +109,8 @@ def prepare(spec: RunSpec, task: Task, work: Path, cache: Path | None, progress:
         for name in task.splits
     }
     probes = {}
-    for name in ("train", "test"):
-        n = min(N_PROBE, len(encoded[name]))
+    for name in ("train", "test") if spec.n_probe else ():
+        n = min(spec.n_probe, len(encoded[name]))
         probes[name] = Probe(encoded[name].select(range(n)), phi_0[name][:n], labels[name][:n])
     origin = {"backbone_fingerprint": fingerprint, "head_norm_init": _norm(model.head.weight)}
     return Setup(spec, model, encoded, labels, phi_0, collate, work, probes, origin, progress)

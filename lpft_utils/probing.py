@@ -1,6 +1,6 @@
-"""Linear probing (LP): the head alone is trained, on features that are computed once.
+"""Heads: the random one that FT starts from, and that of linear probing (LP), trained alone on fixed features.
 
-Three ways, because the book compares them: `cv` is the published one (L2-regularised, C chosen by 5-fold
+LP has three ways, because the book compares them: `cv` is the published one (L2-regularised, C chosen by 5-fold
 cross-validation), a number is that C, and `gd` is accelerated
 gradient descent on the unregularised cross-entropy (Nesterov's, to get far in few steps).
 """
@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 
 from lpft_utils.logistic import fit_logistic, logistic_gd, logistic_path
+
+HEAD_INIT_STD = 0.02  # the published FT start: V ~ N(0, 0.02²), b = 0
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,21 @@ class Head:
     b: Tensor
     about: dict[str, Any]
     history: pd.DataFrame
+
+
+def initial_head(n_classes: int, hidden_size: int, seed: int | None = 0) -> Tensor:
+    """The random head that FT starts from.
+
+    Args:
+        n_classes: C.
+        hidden_size: H.
+        seed: Seed of the draw, or None to use torch's global generator.
+
+    Returns:
+        V ~ N(0, 0.02²), shape (C, H), float32.
+    """
+    generator = None if seed is None else torch.Generator().manual_seed(seed)
+    return torch.empty(n_classes, hidden_size).normal_(0.0, HEAD_INIT_STD, generator=generator)
 
 
 def fit_head(

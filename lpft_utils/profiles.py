@@ -89,7 +89,7 @@ PROFILES: dict[str, Profile] = {
         # 1e-4 than with 5e-5, and LoRA (300 texts) with 5e-3 than with 1e-3 or 2e-3; 1e-2 was as good, but unsteady.
         learning_rates={"ft": 1e-4, "lp_ft": 1e-4, "lora": 5e-3, "lp_lora": 5e-3},
         n_kernel=48,
-        sweep={"n_train": 96, "n_eval": 96, "epochs": 3},
+        sweep={"n_train": 96, "n_eval": 96, "epochs": 3, "n_probe": 0},
     ),
     "gpu": Profile(
         "gpu",

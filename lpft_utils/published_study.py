@@ -87,17 +87,17 @@ def embedding_table(n: int = 16, draws: int = 1000) -> Table:
     V = model.head.weight.detach()
     J = jacobian(model, inputs, V=torch.eye(H, dtype=V.dtype), parameters=["backbone.wte.weight"])
     exact = torch.einsum("ncd,mkd->ncmk", V @ J, V @ J)
+    shared = [subsampled(J, V, s) for s in range(draws)]
     variants = {
-        "one draw for both factors, as published": lambda s: subsampled(J, V, s),
-        "a draw for each factor": lambda s: subsampled(J, V, s, both_sides=False),
-        "one draw, rows at stride 8": lambda s: rows_at_stride(subsampled(J, V, s)),
-        "exact": lambda s: exact,
+        "one draw for both factors, as published": shared,
+        "a draw for each factor": [subsampled(J, V, s, both_sides=False) for s in range(draws)],
+        "one draw, rows at stride 8": [rows_at_stride(K) for K in shared],
+        "exact": [exact],
     }
     itself = torch.eye(n, dtype=torch.bool)
     unit = torch.einsum("ncmc->nm", exact)[itself].mean()
     rows = {}
-    for title, estimate in variants.items():
-        found = [estimate(s) for s in range(draws if title != "exact" else 1)]
+    for title, found in variants.items():
         trace = torch.stack([torch.einsum("ncmc->nm", K) for K in found]) / unit  # (draws, n, n)
         means = {"with itself": trace[:, itself].mean(1), "with another": trace[:, ~itself].mean(1)}
         error = np.mean([((K - exact).norm() / exact.norm()).item() for K in found])

@@ -18,11 +18,11 @@ from lpft_utils.adapters import (
     load_adapter,
     merge_lora,
     save_adapter,
-    trainable_parameters,
 )
 from lpft_utils.backbones import load_tokenizer
 from lpft_utils.classifier import Classifier, load_classifier
 from lpft_utils.errors import ModelError
+from lpft_utils.methods import trainable_parameters
 
 TEXTS = ["the cat sat on the mat", "good film", "this was a very bad film and the dog ran under the house"]
 

@@ -8,6 +8,7 @@ import torch
 
 from lpft_utils import kernels, linearised, norm_study, plots_ntk, reference
 from lpft_utils.claims import claim_4, claim_5, ledger
+from lpft_utils.errors import RunError
 from lpft_utils.kernels import Start, part_of_model
 from lpft_utils.ntk import Kernel, dense_kernel, regression
 from lpft_utils.ntk.statistics import spectrum
@@ -177,6 +178,29 @@ def test_prediction_table_meets_its_target_or_says_so(setting):
         met = row["predicted ‖φ_t − φ_0‖"] != "target not met"
         assert met or row["time"].startswith(">")
         assert float(row["loss at the start"]) > target or float(row["predicted ‖φ_t − φ_0‖"]) == 0
+
+
+def test_prediction_table_is_computed_once(setting, monkeypatch):
+    first = norm_study.prediction_table(setting, 0, n=6)
+    monkeypatch.delattr(norm_study, "_predict")
+    assert norm_study.prediction_table(setting, 0, n=6).equals(first)
+    with pytest.raises(NameError):  # other examples: another table
+        norm_study.prediction_table(setting, 0, n=5)
+
+
+def test_what_is_kept_is_computed_once_and_whole(tmp_path):
+    def fail() -> None:
+        raise ZeroDivisionError
+
+    for wrong, error in ((fail, ZeroDivisionError), (lambda: {1, 2}, TypeError)):  # a set is no plain type
+        with pytest.raises(error):
+            kernels.kept("α/β of rte", wrong, tmp_path)
+    assert kernels.kept("α/β of rte", lambda: {"a": [1.5]}, tmp_path) == {"a": [1.5]}
+    assert kernels.kept("α/β of rte", fail, tmp_path) == {"a": [1.5]}
+    (path,) = tmp_path.glob(".kernels/*.json")
+    path.write_text('{"a": [1.')
+    with pytest.raises(RunError, match="is damaged.*Delete it"):
+        kernels.kept("α/β of rte", fail, tmp_path)
 
 
 def test_reference_of_the_kernel_chapters(setting, by_seed):

@@ -8,13 +8,13 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegressionCV
 
-from lpft_utils import methods
-from lpft_utils.adapters import adapter_state, add_lora, trainable_parameters
+from lpft_utils import training
+from lpft_utils.adapters import adapter_state, add_lora
 from lpft_utils.backbones import load_tokenizer, weights_fingerprint
 from lpft_utils.classifier import load_classifier
 from lpft_utils.errors import ParameterError
 from lpft_utils.examples import Split, Task
-from lpft_utils.methods import METHODS, Setup, ft, lora, lp, lp_ft, lp_lora
+from lpft_utils.methods import METHODS, Setup, ft, lora, lp, lp_ft, lp_lora, trainable_parameters
 from lpft_utils.pipeline import prepare
 from lpft_utils.probing import fit_head
 from lpft_utils.specs import METHOD_NAMES, RunSpec
@@ -86,13 +86,13 @@ def test_cross_validated_lp_chooses_scikit_learns_c_and_head(task, tmp_path):
 
 def test_ft_starts_at_the_random_head_and_moves_everything(task, tmp_path, monkeypatch):
     seen = {}
-    original = methods.fine_tune
+    original = training.fine_tune
 
     def spy(model, *args, **kwargs):
         seen["V"], seen["b"] = model.head.weight.detach().clone(), model.head.bias.detach().clone()
         return original(model, *args, **kwargs)
 
-    monkeypatch.setattr(methods, "fine_tune", spy)
+    monkeypatch.setattr(training, "fine_tune", spy)
     setup = setup_for(task, tmp_path, method="ft", seed=4)
     fingerprint = weights_fingerprint(setup.model.backbone)
     outcome = ft(setup)
@@ -149,7 +149,7 @@ def test_lora_starts_at_the_random_head_and_moves_adapter_and_head_alone(task, t
 
 def test_lora_draws_a_from_the_seed(task, tmp_path, monkeypatch):
     drawn = {}
-    monkeypatch.setattr(methods, "fine_tune", lambda model, *a, **k: untrained(drawn.update(model.state_dict())))
+    monkeypatch.setattr(training, "fine_tune", lambda model, *a, **k: untrained(drawn.update(model.state_dict())))
     lora(setup_for(task, tmp_path, method="lora", seed=4))
     name = "backbone.encoder.layer.1.attention.self.value.lora_A.default.weight"
     A = {seed: add_lora(load_classifier("tiny", 3), seed=seed).state_dict()[name] for seed in (4, 5)}
@@ -169,7 +169,7 @@ def test_tuning_after_lp_starts_at_lps_head_with_the_norm_asked_for(name, norm, 
         seen["trained"] = trainable_parameters(model)
         return untrained()
 
-    monkeypatch.setattr(methods, "fine_tune", spy)
+    monkeypatch.setattr(training, "fine_tune", spy)
     setup = setup_for(task, tmp_path / "b", method=name, head_norm=norm)
     about = METHODS[name](setup).about
     factor = 1.0 if norm is None else norm / V.norm().item()
@@ -191,7 +191,7 @@ def test_settings_of_tuning_reach_the_training(task, tmp_path, monkeypatch):
         seen.update(kwargs)
         return untrained()
 
-    monkeypatch.setattr(methods, "fine_tune", spy)
+    monkeypatch.setattr(training, "fine_tune", spy)
     wanted = {
         "epochs": 3, "batch_size": 4, "learning_rate": 0.1, "weight_decay": 0.2, "head_weight_decay": 0.3,
         "label_smoothing": 0.4, "seed": 5,

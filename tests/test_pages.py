@@ -5,9 +5,9 @@ import pytest
 from click.testing import CliRunner
 
 from lpft_utils import tables
-from lpft_utils.classifier import initial_head
 from lpft_utils.cli import main
 from lpft_utils.embedding import joint_embedding
+from lpft_utils.probing import initial_head
 from lpft_utils.profiles import get_profile
 from lpft_utils.runs import run_seeds
 from lpft_utils.stamp import stamp

@@ -148,7 +148,7 @@ def test_lp_head_is_scikit_learns(stored):
 
 def watched(r: Run) -> tuple[float, float]:
     """Accuracy and mean cross-entropy on the training examples that a training watches."""
-    logits, labels = (torch.as_tensor(values)[: pipeline.N_PROBE] for values in r.predictions["train"])
+    logits, labels = (torch.as_tensor(values)[: r.spec.n_probe] for values in r.predictions["train"])
     accuracy = (logits.argmax(1) == labels).double().mean().item()
     return accuracy, torch.nn.functional.cross_entropy(logits, labels).item()
 
@@ -202,7 +202,8 @@ def test_who_only_reads_stored_runs_need_not_wait_for_transformers(stored, store
 import json, sys
 from pathlib import Path
 from processes import generate_little
-from lpft_utils import builtin_task, calibration_tables, claims, exercises, plots, reference, runs, stamp, tables
+from lpft_utils import builtin_task, calibration_tables, claims, embedding, exercises, methods, plots, reference
+from lpft_utils import runs, stamp, tables
 builtin_task.generate = generate_little(builtin_task.generate)
 print(runs.run(runs.RunSpec.from_dict(json.loads(sys.argv[1])), store=Path(sys.argv[2])).folder.name)
 print(*{"transformers", "peft", "datasets"} & set(sys.modules))

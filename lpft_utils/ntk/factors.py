@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from peft.tuners.ia3.layer import IA3Layer
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from transformers.pytorch_utils import Conv1D
@@ -59,10 +58,9 @@ def _rows(module: nn.Module, a: Tensor, g: Tensor) -> Gradient:
 
 def _scaling(module: nn.Module, a: Tensor, g: Tensor) -> Gradient:
     """IA³'s vector l: the layer computes W (l ∘ a), or l ∘ (W a)."""
-    assert isinstance(module, IA3Layer)
-    base = module.get_base_layer()
-    assert isinstance(base, (nn.Linear, Conv1D))
-    if module.is_feedforward:
+    layer: Any = module
+    base = layer.get_base_layer()
+    if layer.is_feedforward:
         g, unscaled = g @ (base.weight.T if isinstance(base, Conv1D) else base.weight), a
     else:
         unscaled = base(a)
@@ -87,11 +85,21 @@ def rules(module: nn.Module) -> dict[str, Rule]:
         return {"weight": _times_normalised, "bias": _sum_tokens}
     if isinstance(module, nn.RMSNorm) or type(module).__name__.endswith("RMSNorm"):
         return {"weight": _times_normalised}
-    if isinstance(module, IA3Layer) and isinstance(module.get_base_layer(), (nn.Linear, Conv1D)):
-        active = [name for name in module.active_adapters if name in module.ia3_l]
-        in_use = len(active) == 1 and not module.disable_adapters and not module.merged
+    layer: Any = module
+    if _is_ia3(module) and isinstance(layer.get_base_layer(), (nn.Linear, Conv1D)):
+        active = [name for name in layer.active_adapters if name in layer.ia3_l]
+        in_use = len(active) == 1 and not layer.disable_adapters and not layer.merged
         return {f"ia3_l.{active[0]}": _scaling} if in_use else {}
     return {}
+
+
+def _is_ia3(module: nn.Module) -> bool:
+    """Whether it is a layer of IA³. A model without adapters is told so without importing peft, which takes seconds."""
+    if not type(module).__module__.startswith("peft."):
+        return False
+    from peft.tuners.ia3.layer import IA3Layer
+
+    return isinstance(module, IA3Layer)
 
 
 def _transposed(module: nn.Module) -> bool:

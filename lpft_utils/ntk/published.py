@@ -121,10 +121,12 @@ def subsampled(J: Tensor, V: Tensor, seed: int, share: float = SHARE, both_sides
     H, D = J.shape[1:]
     columns = torch.randperm(D, generator=generator)[: max(1, round(share * D))]
     left = torch.randperm(H, generator=generator)[: max(1, round(share * H))]
-    right = left if both_sides else torch.randperm(H, generator=generator)[: max(1, round(share * H))]
-    x, y = (
-        torch.einsum("ch,nhd->ncd", V[:, rows], J[:, rows][:, :, columns]) * (H / len(rows)) for rows in (left, right)
-    )
+
+    def factor(rows: Tensor) -> Tensor:
+        return torch.einsum("ch,nhd->ncd", V[:, rows], J[:, rows][:, :, columns]) * (H / len(rows))
+
+    x = factor(left)
+    y = x if both_sides else factor(torch.randperm(H, generator=generator)[: max(1, round(share * H))])
     return torch.einsum("ncd,mkd->ncmk", x, y) * (D / len(columns))
 
 
