@@ -5,17 +5,19 @@ import functools
 import http.server
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import axe_playwright_python
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
 
 ARGUMENTS = (
     "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
     "--disable-component-update --disable-sync"
 ).split()
+HEIGHT = 900
+SETTLED = 700  # ms after which transitions of the theme are over and book.js has looked at the page again
 AXE = (Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text(encoding="utf-8")
 READY = """async () => {
   const pending = () => document.querySelector(".math:not(:has(mjx-container))");
@@ -37,6 +39,9 @@ FACTS = r"""() => ({
     article?.querySelectorAll("pre, code, mjx-container, script, style").forEach((e) => e.remove());
     return (article?.textContent || "").match(/.{0,30}(\\[a-zA-Z]+|\$).{0,30}/g) || [];
   })(),
+  unreachable: [...document.querySelectorAll(".bd-article pre, .bd-article div.math, .bd-article .output")]
+    .filter((e) => e.scrollWidth > e.clientWidth && getComputedStyle(e).overflowX !== "visible" && e.tabIndex < 0)
+    .map((e) => e.outerHTML.slice(0, 160)),
   clipped: [...document.querySelectorAll(".bd-article mjx-container[display=true], .bd-article div.math")]
     .filter((e) => e.scrollWidth > e.clientWidth + 2).map((e) => e.closest("div.math")?.id || e.textContent),
 })"""
@@ -76,15 +81,18 @@ def launched(executable: str) -> Iterator[Browser]:
             browser.close()
 
 
+View = tuple[int, str]  # width in pixels, and the reader's colour scheme
+
+
 @dataclass
 class Visit:
-    """What one visit to one page showed."""
+    """What one visit to one page showed, in every view."""
 
     console: list[str] = field(default_factory=list)
     requests: list[str] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
-    facts: dict = field(default_factory=dict)
-    violations: list[str] = field(default_factory=list)
+    facts: dict[View, dict] = field(default_factory=dict)
+    violations: dict[View, list[str]] = field(default_factory=dict)
 
 
 def _keep(seen: Visit, message: ConsoleMessage) -> None:
@@ -92,10 +100,16 @@ def _keep(seen: Visit, message: ConsoleMessage) -> None:
         seen.console.append(f"{message.type}: {message.text}")
 
 
-def visit(context: BrowserContext, url: str, *, axe: bool = True) -> Visit:
-    """Open a page, wait until its mathematics is typeset, look at it, then let axe-core judge it."""
+def visit(browser: Browser, url: str, views: Sequence[View], *, axe: bool = True) -> Visit:
+    """Open a page in the first view, wait until its mathematics is typeset, look at it, and let axe-core judge it.
+
+    Then go on to the other views as a reader does who turns the phone or waits until the system's dark mode comes on.
+    """
     seen = Visit()
-    with contextlib.closing(context.new_page()) as page:
+    width, scheme = views[0]
+    with contextlib.closing(
+        browser.new_page(viewport={"width": width, "height": HEIGHT}, color_scheme=scheme)  # and a context of its own
+    ) as page:
         page.on(
             "console", lambda m: seen.console.append(f"{m.type}: {m.text}") if m.type in ("error", "warning") else None
         )
@@ -105,13 +119,22 @@ def visit(context: BrowserContext, url: str, *, axe: bool = True) -> Visit:
         page.on("response", lambda r: seen.failed.append(f"{r.status} {r.url}") if r.status >= 400 else None)
         page.goto(url, wait_until="load")
         page.evaluate(READY)
-        seen.facts = page.evaluate(FACTS)
-        if axe:
-            page.evaluate(AXE)
-            # preload would make axe fetch the style sheets again, and one of them by a wrong address; to describe what
-            # passes as well would take as long again
-            result = page.evaluate("axe.run({preload: false, resultTypes: ['violations']})")
-            for violation in result["violations"]:
-                nodes = "; ".join(node["html"][:160] for node in violation["nodes"][:3])
-                seen.violations.append(f"{violation['id']} ({violation['help']}): {nodes}")
+        for width, scheme in views:
+            page.emulate_media(color_scheme=scheme)
+            page.set_viewport_size({"width": width, "height": HEIGHT})
+            page.wait_for_timeout(SETTLED)
+            seen.facts[width, scheme] = page.evaluate(FACTS)
+            if axe:
+                seen.violations[width, scheme] = _violations(page)
     return seen
+
+
+def _violations(page: Page) -> list[str]:
+    page.evaluate(AXE)
+    # preload would make axe fetch the style sheets again, and one of them by a wrong address; to describe what passes
+    # as well would take as long again
+    result = page.evaluate("axe.run({preload: false, resultTypes: ['violations']})")
+    return [
+        f"{violation['id']} ({violation['help']}): {'; '.join(node['html'][:160] for node in violation['nodes'][:3])}"
+        for violation in result["violations"]
+    ]

@@ -1,6 +1,5 @@
 """The built site in a real browser, and its links."""
 
-import contextlib
 import functools
 import re
 from html.parser import HTMLParser
@@ -23,9 +22,9 @@ def _pages() -> list[str]:
 
 
 PAGES = _pages()
-VIEWS = [(1280, "light"), (1280, "dark"), (390, "light"), (390, "dark")]
+VIEWS = [(1280, "light"), (1280, "dark"), (390, "dark"), (390, "light")]
 each_page = pytest.mark.parametrize("page", PAGES)
-each_view = pytest.mark.parametrize(("width", "scheme"), VIEWS)
+each_view = pytest.mark.parametrize("view", VIEWS, ids=lambda view: f"{view[0]}-{view[1]}")
 
 
 @pytest.fixture(scope="module")
@@ -39,26 +38,20 @@ def browser():
 
 @pytest.fixture(scope="module")
 def look(built_book: BuiltBook, browser):
-    """Visit a page of the served site once per view."""
+    """Visit a page of the served site once, in all views."""
     with chrome.served(built_book.html) as address:
 
         @functools.cache
-        def context(width: int, scheme: str):
-            return browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
-
-        @functools.cache
-        def visit(page: str, width: int, scheme: str) -> chrome.Visit:
-            return chrome.visit(context(width, scheme), f"{address}/{page}")
+        def visit(page: str) -> chrome.Visit:
+            return chrome.visit(browser, f"{address}/{page}", VIEWS)
 
         visit.address = address
         yield visit
 
 
-@each_view
 @each_page
-def test_pages_are_silent_and_self_contained(look, page, width, scheme):
-    seen = look(page, width, scheme)
-    assert seen.facts["theme"] == scheme
+def test_pages_are_silent_and_self_contained(look, page):
+    seen = look(page)
     assert seen.console == []
     assert seen.failed == []
     assert [url for url in seen.requests if not url.startswith((look.address, "data:", "blob:"))] == []
@@ -66,20 +59,27 @@ def test_pages_are_silent_and_self_contained(look, page, width, scheme):
 
 @each_view
 @each_page
-def test_axe_finds_no_violation(look, page, width, scheme):
-    assert look(page, width, scheme).violations == []
+def test_pages_follow_the_readers_colours_and_do_not_scroll_sideways(look, page, view):
+    facts = look(page).facts[view]
+    assert facts["theme"] == view[1]
+    assert facts["width"] <= facts["view"] == view[0]
 
 
-@pytest.mark.parametrize("width", [1280, 390])
+@each_view
 @each_page
-def test_pages_do_not_scroll_sideways(look, page, width):
-    facts = look(page, width, "light").facts
-    assert facts["width"] <= facts["view"]
+def test_what_scrolls_sideways_is_reached_by_the_keyboard(look, page, view):
+    assert look(page).facts[view]["unreachable"] == []
+
+
+@each_view
+@each_page
+def test_axe_finds_no_violation(look, page, view):
+    assert look(page).violations[view] == []
 
 
 @each_page
 def test_math_is_typeset_and_fits_a_desktop_page(look, page):
-    facts = look(page, 1280, "light").facts
+    facts = look(page).facts[1280, "light"]
     assert facts["typeset"] == facts["math"]
     assert facts["mathErrors"] == []
     assert facts["leaked"] == [], "TeX that was not recognised as mathematics: a dollar sign too many or too few"
@@ -88,7 +88,7 @@ def test_math_is_typeset_and_fits_a_desktop_page(look, page):
 
 @each_page
 def test_images_load_and_have_real_alternative_text(look, page):
-    for image in look(page, 1280, "light").facts["images"]:
+    for image in look(page).facts[1280, "light"]["images"]:
         alt = image["alt"] or ""
         assert len(alt) >= 15, image
         assert not re.search(r"\.(png|svg|jpe?g|gif)$|^[\w./-]*/[\w./-]*$", alt), image
@@ -97,7 +97,7 @@ def test_images_load_and_have_real_alternative_text(look, page):
 
 @pytest.mark.parametrize("page", [page for page in PAGES if (ROOT / page).with_suffix(".ipynb").is_file()])
 def test_chapters_show_figures_and_math(look, page):
-    facts = look(page, 1280, "light").facts
+    facts = look(page).facts[1280, "light"]
     assert facts["typeset"] > 0
     if Path(page).name[0].isdigit():  # the appendix shows its effects in tables
         assert any(image["figure"] for image in facts["images"])
@@ -106,12 +106,13 @@ def test_chapters_show_figures_and_math(look, page):
 @each_page
 def test_pages_work_from_disk_without_a_server(built_book, browser, page):
     url = (built_book.html / page).as_uri()
-    with contextlib.closing(browser.new_context()) as context:
-        seen = chrome.visit(context, url, axe=False)
+    seen = chrome.visit(browser, url, [(390, "dark")], axe=False)
     assert seen.console == []
     assert seen.failed == []
     assert all(request.startswith(("file:", "data:", "blob:")) for request in seen.requests)
-    assert seen.facts["typeset"] == seen.facts["math"]
+    facts = seen.facts[390, "dark"]
+    assert facts["typeset"] == facts["math"]
+    assert facts["theme"] == "dark"
 
 
 def test_search_finds_the_chapters(look, browser):
