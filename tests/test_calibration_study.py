@@ -169,7 +169,7 @@ def test_norms_without_a_temperature_are_left_out(sharp):
 def test_the_weight_decay_reaches_the_factor_that_was_asked_for():
     spec = get_profile("laptop").sweep_spec()
     decay = study.decay_for(spec, 120, factor=0.1)
-    steps = 8 * 3
+    steps = 8 * round(spec.epochs)  # 120 texts in batches of 16
     V = torch.nn.Parameter(torch.ones(4))
     optimizer = torch.optim.AdamW([V], lr=spec.learning_rate, weight_decay=decay)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / steps)
