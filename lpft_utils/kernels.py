@@ -162,7 +162,7 @@ def starts(
     found = {}
     for method in methods:
         name = f"{setting.task}-{method}-s{seed}-{identity(setting, method, seed, own_head)}"
-        folder = (store or run_store()) / ".kernels" / re.sub(r"[^A-Za-z0-9_.-]+", "_", name)
+        folder = place(name, store)
         paths = [folder / part / "kernel.safetensors" for part in ("train", "test")]
         with lock(folder):
             if not all(path.exists() for path in paths):
@@ -176,10 +176,15 @@ def starts(
     return found
 
 
-def lock(place: Path) -> FileLock:
+def place(name: str, store: Path | None = None) -> Path:
+    """Where in the run store what is computed from kernels is kept: its name there, fit for any file system."""
+    return (store or run_store()) / ".kernels" / re.sub(r"[^A-Za-z0-9_.-]+", "_", name)
+
+
+def lock(path: Path) -> FileLock:
     """The lock of a place in the store: one process computes what goes there, the others wait and read."""
-    place.parent.mkdir(parents=True, exist_ok=True)
-    return FileLock(f"{place}.lock")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return FileLock(f"{path}.lock")
 
 
 def kept(name: str, compute: Callable[[], Any], store: Path | None = None) -> Any:
@@ -196,7 +201,7 @@ def kept(name: str, compute: Callable[[], Any], store: Path | None = None) -> An
     Raises:
         RunError: If the file is damaged.
     """
-    path = (store or run_store()) / ".kernels" / f"{re.sub(r'[^A-Za-z0-9_.-]+', '_', name)}.json"
+    path = place(f"{name}.json", store)
     with lock(path):
         if not path.exists():
             temporary = path.with_suffix(".tmp")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,11 +9,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from lpft_utils.kernels import Examples, examples, identity, lock, start_model
+from lpft_utils.kernels import Examples, examples, identity, lock, place, start_model
 from lpft_utils.ntk import kernel
 from lpft_utils.ntk.dynamics import gradient_descent, predict_features, train
 from lpft_utils.ntk.result import write_tensors
-from lpft_utils.paths import run_store
 from lpft_utils.profiles import Profile
 
 
@@ -90,7 +88,7 @@ def compare(
         The comparison.
     """
     name = f"{setting.task}-{method}-s{seed}-{identity(setting, method, seed, 'descent', rate, steps, every, n)}"
-    path = (store or run_store()) / ".kernels" / f"{re.sub(r'[^A-Za-z0-9_.-]+', '_', name)}.safetensors"
+    path = place(f"{name}.safetensors", store)
     with lock(path):
         if not path.exists():
             few, other = examples(setting, seed, n)
@@ -121,5 +119,5 @@ def _compute(
         "f/real": real.f_other,
         "f/linear": linear.f_other,
         "change/real": real.phi_change,
-        "change/linear": torch.cat([torch.zeros_like(change[:1]), change]),  # at time 0 nothing has moved
+        "change/linear": torch.cat([change.new_zeros(1, *change.shape[1:]), change]),  # at time 0 nothing has moved
     }

@@ -19,11 +19,10 @@ from torch import Tensor
 
 from lpft_utils.adapters import add_ia3
 from lpft_utils.calibration_study import scaled
-from lpft_utils.kernels import examples, identity, kept, lock, start_model, starts
+from lpft_utils.kernels import examples, identity, kept, lock, place, start_model, starts
 from lpft_utils.lora_kernel import RANKS, adapted_weights, concentration, fluctuation, ft_kernel, layer_factors
 from lpft_utils.ntk import Kernel, kernel, load_kernel
 from lpft_utils.ntk.statistics import alignment, frobenius
-from lpft_utils.paths import run_store
 from lpft_utils.pipeline import load_model
 from lpft_utils.plots import LABELS
 from lpft_utils.probing import initial_head
@@ -124,7 +123,7 @@ def parts(setting: Profile, method: str, seed: int, *, store: Path | None = None
     """
     lora = ADAPTED_FROM[method]
     found = starts(setting, seed, (method, lora), store=store)
-    folder = _folder(setting, f"{method}-parts", seed, identity(setting, method, seed, "parts", 1), store)
+    folder = place(f"{setting.task}-{method}-parts-s{seed}-{identity(setting, method, seed, 'parts', 1)}", store)
     train, _ = examples(setting, seed)
     out = {"FT": found[method].train, "LoRA": found[lora].train}
     for name in ("FT, adapted weights", "IA³", "biases"):
@@ -234,7 +233,7 @@ def trained_table(setting: Profile, runs: Mapping[str, Sequence[Run]], *, n: int
     for method, group in runs.items():
         stored = group[0]
         few, _ = examples(setting, stored.spec.seed, n)
-        folder = _folder(setting, f"{method}-trained", stored.spec.seed, f"{stored.folder.name[-10:]}-{n}", None)
+        folder = place(f"{setting.task}-{method}-trained-s{stored.spec.seed}-{stored.folder.name[-10:]}-{n}")
         found = {}
         for when in ("start", "end"):
             path = folder / when / "kernel.safetensors"
@@ -314,8 +313,3 @@ def _biases(model: torch.nn.Module) -> list[str]:
 def _share(found: Kernel, group: str) -> float:
     traces = {name: torch.einsum("ncnc->", part.double()).item() for name, part in found.groups.items()}
     return traces.get(group, 0.0) / (sum(traces.values()) or 1.0)
-
-
-def _folder(setting: Profile, name: str, seed: int, key: str, store: Path | None) -> Path:
-    folder = re.sub(r"[^A-Za-z0-9_.-]+", "_", f"{setting.task}-{name}-s{seed}-{key}")
-    return (store or run_store()) / ".kernels" / folder

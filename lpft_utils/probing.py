@@ -1,8 +1,8 @@
 """Heads: the random one that FT starts from, and that of linear probing (LP), trained alone on fixed features.
 
 LP has three ways, because the book compares them: `cv` is the published one (L2-regularised, C chosen by 5-fold
-cross-validation), a number is that C, and `gd` is accelerated
-gradient descent on the unregularised cross-entropy (Nesterov's, to get far in few steps).
+cross-validation), a number is that C, and `gd` is accelerated gradient descent on the unregularised cross-entropy
+(Nesterov's, to get far in few steps).
 """
 
 from __future__ import annotations

@@ -22,8 +22,8 @@ POOLING_NAMES = ("auto", "first", "mean", "last")
 STORE_VERSION = 1
 LORA_FIELDS = ("lora_r", "lora_alpha", "lora_dropout", "lora_targets")
 _TUNING_FIELDS = (
-    *("epochs", "batch_size", "learning_rate", "weight_decay", "head_weight_decay", "label_smoothing", "n_probe"),
-)
+    "epochs", "batch_size", "learning_rate", "weight_decay", "head_weight_decay", "label_smoothing", "n_probe",
+)  # fmt: skip
 # What a method ignores, so that it does not cause a second, equal run.
 _IGNORED = {
     "lp": (*_TUNING_FIELDS, "head_norm", *LORA_FIELDS),

@@ -107,18 +107,18 @@ def visit(browser: Browser, url: str, views: Sequence[View], *, axe: bool = True
     """
     seen = Visit()
     width, scheme = views[0]
-    with contextlib.closing(
-        browser.new_page(viewport={"width": width, "height": HEIGHT}, color_scheme=scheme)  # and a context of its own
-    ) as page:
-        page.on(
-            "console", lambda m: seen.console.append(f"{m.type}: {m.text}") if m.type in ("error", "warning") else None
-        )
+    fresh = browser.new_page(
+        viewport={"width": width, "height": HEIGHT}, color_scheme=scheme
+    )  # in a context of its own
+    with contextlib.closing(fresh) as page:
+        page.on("console", functools.partial(_keep, seen))
         page.on("pageerror", lambda error: seen.console.append(f"uncaught: {error}"))
         page.on("request", lambda request: seen.requests.append(request.url))
         page.on("requestfailed", lambda request: seen.failed.append(request.url))
         page.on("response", lambda r: seen.failed.append(f"{r.status} {r.url}") if r.status >= 400 else None)
         page.goto(url, wait_until="load")
         page.evaluate(READY)
+        page.evaluate(AXE)
         for width, scheme in views:
             page.emulate_media(color_scheme=scheme)
             page.set_viewport_size({"width": width, "height": HEIGHT})
@@ -130,7 +130,6 @@ def visit(browser: Browser, url: str, views: Sequence[View], *, axe: bool = True
 
 
 def _violations(page: Page) -> list[str]:
-    page.evaluate(AXE)
     # preload would make axe fetch the style sheets again, and one of them by a wrong address; to describe what passes
     # as well would take as long again
     result = page.evaluate("axe.run({preload: false, resultTypes: ['violations']})")
