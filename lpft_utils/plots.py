@@ -15,6 +15,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from lpft_utils.errors import RunError
 from lpft_utils.linear_theory import Array
 from lpft_utils.statistics import interval
 from lpft_utils.store import Run
@@ -128,6 +129,9 @@ def training(runs: Mapping[str, Sequence[Run]], columns: Mapping[str, str]) -> F
 
     Returns:
         The figure.
+
+    Raises:
+        RunError: If a run recorded no such column, as LP does and training with `n_probe=0`.
     """
     with mpl.rc_context(STYLE):
         n_rows = (len(columns) + 1) // 2
@@ -135,6 +139,11 @@ def training(runs: Mapping[str, Sequence[Run]], columns: Mapping[str, str]) -> F
         panels = [figure.add_subplot(n_rows, 2, i + 1) for i in range(len(columns))]
         for axes, (column, label) in zip(panels, columns.items(), strict=True):
             for method, group in runs.items():
+                if blind := [run.folder.name for run in group if column not in run.history]:
+                    raise RunError(
+                        f"{blind[0]} recorded no {column!r}: training is watched where n_probe is above 0, and LP has "
+                        "none."
+                    )
                 table = pd.concat([run.history.set_index("step")[column].dropna() for run in group], axis=1)
                 axes.plot(table, color=COLORS[method], linewidth=0.7, alpha=0.5)
                 mean = table.dropna().mean(axis=1)

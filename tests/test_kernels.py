@@ -149,6 +149,9 @@ def test_linearised_and_real_training_start_together_and_stay_close(setting):
     assert c.f["real"].shape == c.f["linear"].shape == (5, 6, 3)
     torch.testing.assert_close(c.f["real"][0], c.f["linear"][0], atol=1e-5, rtol=1e-5)
     assert c.moved("real")[0] == c.moved("linear")[0] == 0
+    torch.testing.assert_close(c.moved("linear")[1:], c.moved("real")[1:], rtol=0.05, atol=0)
+    still = linearised.compare(setting, "ft", 0, rate=0.01, steps=0, n=6)
+    assert still.moved("real").tolist() == still.moved("linear").tolist() == [0]
     assert (c.error() < 0.05).all()
     faster = linearised.compare(setting, "ft", 0, rate=0.3, steps=8, every=2, n=6)
     assert faster.error()[-1] > c.error()[-1]

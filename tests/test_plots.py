@@ -1,6 +1,7 @@
 """Every figure: drawn without a warning, axes labelled, showing the numbers that it was given."""
 
 import warnings
+from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from constructed import MadeUpRun
 
 from lpft_utils import plots
+from lpft_utils.errors import RunError
 
 METHODS = ("lp", "ft", "lp_ft")
 
@@ -104,6 +106,14 @@ def test_training_shows_seeds_and_their_mean(n_columns):
         tables = [run.history[column].dropna() for run in made["ft"]]
         assert all(holds(ax, y) for y in tables) and holds(ax, np.mean(tables, axis=0))
     assert [t.get_text() for t in axes[0].get_legend().get_texts()] == ["FT", "LP-FT"]
+
+
+def test_training_that_nobody_watched_cannot_be_drawn():
+    made = runs(methods=("ft",))
+    made["ft"][1].history = made["ft"][1].history.drop(columns="test_Diff")
+    made["ft"][1].folder = Path("builtin-ft-s1-0123456789")
+    with pytest.raises(RunError, match="builtin-ft-s1-0123456789 recorded no 'test_Diff': .* n_probe is above 0"):
+        plots.training(made, {"test_Diff": "Diff(F)"})
 
 
 @pytest.mark.parametrize("n_seeds", [1, 2, 5])

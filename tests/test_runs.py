@@ -236,6 +236,16 @@ def test_cached_features_do_not_change_the_numbers(stored, store, tmp_path):
     assert_equal(run(SPEC, store=tmp_path), stored["ft"])
 
 
+def test_a_training_that_nobody_watches_gives_the_same_model(stored, tmp_path):
+    unwatched = run(SPEC.replace(n_probe=0), store=tmp_path)
+    assert unwatched.folder.name != stored["ft"].folder.name
+    assert all(torch.equal(v, stored["ft"].weights[k]) for k, v in unwatched.weights.items())
+    watched_columns = [name for name in stored["ft"].history if name.startswith(("train_", "test_"))]
+    assert watched_columns
+    expected = stored["ft"].history.drop(columns=watched_columns)
+    pd.testing.assert_frame_equal(unwatched.history, expected, check_exact=True)
+
+
 def test_seeds_give_their_own_runs_on_the_same_evaluation_texts(stored, store):
     spec = SPEC.replace(method="lp")
     first, second = run_seeds(spec.replace(seed=77), [0, 1], store=store)
