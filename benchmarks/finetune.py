@@ -29,11 +29,11 @@ import transformers
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase, TrainerCallback
 
-from lpft_utils.backbones import load_tokenizer
-from lpft_utils.classifier import load_classifier
-from lpft_utils.encoding import Collator, encode
-from lpft_utils.tasks import Split, load_task
-from lpft_utils.training import fine_tune
+from lpft_utils.data.tasks import Split, load_task
+from lpft_utils.models.backbones import load_tokenizer
+from lpft_utils.models.classifier import load_classifier
+from lpft_utils.models.encoding import Collator, encode
+from lpft_utils.training.fine_tuning import fine_tune
 
 ROOT = Path(__file__).resolve().parents[1]
 PAD_TO = 128

@@ -25,10 +25,10 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression, LogisticRegressionCV
 from sklearn.model_selection import StratifiedKFold
 
-from lpft_utils.backbones import load_tokenizer
-from lpft_utils.classifier import load_classifier
-from lpft_utils.logistic import LogisticPath, logistic_objective, logistic_path
-from lpft_utils.tasks import load_task
+from lpft_utils.data.tasks import load_task
+from lpft_utils.models.backbones import load_tokenizer
+from lpft_utils.models.classifier import load_classifier
+from lpft_utils.training.logistic import LogisticPath, logistic_objective, logistic_path
 
 ROOT = Path(__file__).resolve().parents[1]
 N_SST5 = 8540

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 from transformers import RobertaConfig
 
-from lpft_utils.classifier import Classifier, ClassifierConfig, load_classifier
+from lpft_utils.models.classifier import Classifier, ClassifierConfig, load_classifier
 from lpft_utils.ntk import dense_kernel, kernel
 from lpft_utils.ntk.gradients import Product
 
@@ -69,7 +69,7 @@ def main() -> None:
     )
     sides = args.only.split(",")
     if "published" in sides:
-        from lpft_utils.ntk.published import published_kernel
+        from lpft_utils.studies.published_code import published_kernel
 
         few = {k: t[: args.published] for k, t in inputs.items()}
         theirs, F = timed(lambda: published_kernel(model, few, exclude=words), args.device)

@@ -15,12 +15,12 @@ from pathlib import Path
 
 import numpy as np
 
-from lpft_utils.backbones import load_tokenizer
-from lpft_utils.classifier import load_classifier
-from lpft_utils.encoding import Collator, encode
-from lpft_utils.examples import Split
-from lpft_utils.ntk import kernel, sketch, stack
-from lpft_utils.tasks import load_task
+from lpft_utils.data.examples import Split
+from lpft_utils.data.tasks import load_task
+from lpft_utils.models.backbones import load_tokenizer
+from lpft_utils.models.classifier import load_classifier
+from lpft_utils.models.encoding import Collator, encode, stack
+from lpft_utils.ntk import kernel, sketch
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import click
 
-from lpft_utils.errors import LpftError, ParameterError
-from lpft_utils.parameters import PROFILE_NAMES, parse_pairs
+from lpft_utils.common.errors import LpftError, ParameterError
+from lpft_utils.publishing.parameters import PROFILE_NAMES, parse_pairs
 
 
 class _CleanError(click.ClickException):
@@ -85,12 +85,12 @@ def book(
         if parameters.setdefault("profile", profile) != profile:
             raise ParameterError(f"profile is given twice: {profile} and {parameters['profile']}; give it once")
     try:
-        from lpft_utils import publish
+        from lpft_utils.publishing import publish
     except ModuleNotFoundError as error:
         raise LpftError(
             f"the book needs {error.name}, which is not installed: pip install 'lpft-utils[book]'"
         ) from error
-    from lpft_utils.paths import book_root
+    from lpft_utils.common.paths import book_root
 
     if jobs is None:  # the chapters of one GPU would fill its memory together
         jobs = 1 if parameters.get("profile") == "gpu" else min(2, os.cpu_count() or 1)
@@ -125,8 +125,8 @@ def run(
         if "=" not in pair:
             raise ParameterError(f"--set: expected NAME=VALUE, got {pair!r}.")
     fields = parse_pairs((name, value) for name, _, value in (pair.partition("=") for pair in pairs))
-    from lpft_utils.profiles import get_profile
-    from lpft_utils.runs import run_seeds
+    from lpft_utils.runs.profiles import get_profile
+    from lpft_utils.runs.run import run_seeds
 
     setting = get_profile(profile, task=task, backbone=backbone, seeds=seeds or None)
     spec = setting.spec(method).replace(**fields)

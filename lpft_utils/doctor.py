@@ -15,7 +15,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from lpft_utils.paths import nearest_book_root, run_store
+from lpft_utils.common.paths import nearest_book_root, run_store
 
 _OFFLINE = (
     "work without it: the built-in task with the packaged backbone, or local files (LPFT_DATA) and a local model folder"

@@ -62,7 +62,7 @@ class BuiltBook:
 @pytest.fixture(scope="session")
 def executed_book(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> BuiltBook:
     """Every chapter run by papermill in profile smoke, into a temporary build folder and run store."""
-    from lpft_utils import publish
+    from lpft_utils.publishing import chapters
 
     own = tmp_path_factory.getbasetemp()
     folder = (own if worker_id == "master" else own.parent) / "book"  # the parent is the same for all workers
@@ -70,7 +70,7 @@ def executed_book(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> B
     with FileLock(f"{folder}.lock"), pytest.MonkeyPatch.context() as patch:
         if not (folder / "executed").exists():
             patch.setenv("LPFT_RUNS", str(book.runs))
-            publish.execute(ROOT, {"profile": "smoke"}, build=book.build)
+            chapters.execute(ROOT, {"profile": "smoke"}, build=book.build)
             (folder / "executed").touch()
     return book
 
@@ -78,7 +78,7 @@ def executed_book(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> B
 @pytest.fixture(scope="session")
 def built_book(executed_book: BuiltBook) -> BuiltBook:
     """The site made of `executed_book`."""
-    from lpft_utils import publish
+    from lpft_utils.publishing import publish
 
     with FileLock(f"{executed_book.build}.lock"):
         if not executed_book.html.exists():

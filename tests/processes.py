@@ -6,13 +6,13 @@ import signal
 from pathlib import Path
 from typing import Any
 
-from lpft_utils.specs import RunSpec
+from lpft_utils.training.spec import RunSpec
 
 DEATHS = ("training", "checkpoint", "last step", "evaluation", "writing", "manifest", "rename")
 
 # One server that has imported the package; its children start in a moment and share no state with the tests.
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["lpft_utils.pipeline"])
+CONTEXT.set_forkserver_preload(["lpft_utils.runs.execute"])
 
 
 def generate_little(original: Any) -> Any:
@@ -37,8 +37,11 @@ def run_until(death: str, fields: dict[str, Any], store: str) -> None:
     import torch
     from transformers import Trainer
 
-    from lpft_utils import builtin_task, pipeline, runs, training
-    from lpft_utils import store as store_module
+    from lpft_utils.data import synthetic as builtin_task
+    from lpft_utils.runs import execute as pipeline
+    from lpft_utils.runs import run as runs
+    from lpft_utils.runs import store as store_module
+    from lpft_utils.training import fine_tuning as training
 
     torch.set_num_threads(1)
     builtin_task.generate = generate_little(builtin_task.generate)
@@ -69,7 +72,9 @@ def run_and_count(barrier: Any, fields: dict[str, Any], store: str, trained: Any
     """`run(spec)` at the same moment as another process; counts how often anything was trained."""
     import torch
 
-    from lpft_utils import builtin_task, pipeline, runs
+    from lpft_utils.data import synthetic as builtin_task
+    from lpft_utils.runs import execute as pipeline
+    from lpft_utils.runs import run as runs
 
     torch.set_num_threads(1)
     builtin_task.generate = generate_little(builtin_task.generate)

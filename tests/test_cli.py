@@ -8,8 +8,9 @@ import pytest
 from click.testing import CliRunner
 from conftest import ROOT
 
-from lpft_utils import cli, publish
-from lpft_utils.errors import LpftError
+from lpft_utils import cli
+from lpft_utils.common.errors import LpftError
+from lpft_utils.publishing import publish
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import pytest
 from click.testing import CliRunner
 
 from lpft_utils import cli, doctor
-from lpft_utils.paths import book_root, nearest_book_root, run_store
+from lpft_utils.common.paths import book_root, nearest_book_root, run_store
 
 
 @pytest.fixture

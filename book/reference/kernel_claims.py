@@ -11,10 +11,10 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from lpft_utils.kernels import starts
-from lpft_utils.profiles import get_profile
-from lpft_utils.reference import summarise_kernels
-from lpft_utils.sweeps import head_norm_sweep
+from lpft_utils.results.reference import summarise_kernels
+from lpft_utils.runs.profiles import get_profile
+from lpft_utils.runs.sweeps import head_norm_sweep
+from lpft_utils.studies.starts import starts
 
 TASKS = ("cb", "rte")
 # Texts are four times as long as those of the built-in task.

@@ -11,9 +11,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from lpft_utils.profiles import get_profile
-from lpft_utils.reference import summarise
-from lpft_utils.runs import run_seeds
+from lpft_utils.results.reference import summarise
+from lpft_utils.runs.profiles import get_profile
+from lpft_utils.runs.run import run_seeds
 
 TASKS: dict[str, list[str] | None] = {
     "cola": None,

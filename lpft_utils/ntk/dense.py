@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, jacrev
 
 from lpft_utils.ntk.factors import Inputs
-from lpft_utils.ntk.inputs import count, named_inputs, take
-from lpft_utils.ntk.problem import prepared
+from lpft_utils.ntk.problem import count, named_inputs, prepared, take
 
 
 class _Features(nn.Module):

@@ -20,14 +20,13 @@ import torch
 from torch import Tensor, distributed, nn
 from tqdm.auto import tqdm
 
-from lpft_utils.errors import KernelError
+from lpft_utils.common.errors import KernelError
+from lpft_utils.common.files import read_tensors, write_tensors
 from lpft_utils.ntk.factors import Batch, Inputs, plan, verify
 from lpft_utils.ntk.gradients import Product, gram
-from lpft_utils.ntk.inputs import by_length, count, longest, named_inputs, take
 from lpft_utils.ntk.memory import Sizes, cost, sizes
-from lpft_utils.ntk.problem import Problem, prepared
-from lpft_utils.ntk.result import Kernel, read_tensors, write_tensors
-from lpft_utils.ntk.resume import begin, describe, stored
+from lpft_utils.ntk.problem import Problem, by_length, count, longest, named_inputs, prepared, take
+from lpft_utils.ntk.result import Kernel, begin, describe, stored
 
 PRECISIONS = ("full", "tf32", "bf16")
 N_ERROR = 4  # examples on which the rounding error of reduced precision is measured

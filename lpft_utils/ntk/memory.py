@@ -8,7 +8,7 @@ import psutil
 import torch
 from torch import Tensor, nn
 
-from lpft_utils.errors import KernelError
+from lpft_utils.common.errors import KernelError
 from lpft_utils.ntk.factors import Features, Inputs, Plan, factors
 
 # Share of the bound that is planned for; the rest is for what is not counted: fragments, buffers of the libraries.

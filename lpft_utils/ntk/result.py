@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from lpft_utils.errors import KernelError
+from lpft_utils.common.errors import KernelError
+from lpft_utils.common.files import read_tensors, weights_fingerprint, write_tensors
+from lpft_utils.ntk.factors import Inputs
+from lpft_utils.ntk.problem import Problem, count
 
 
 @dataclass
@@ -60,36 +61,6 @@ class Kernel:
         write_tensors(path, tensors, {"spec": json.dumps(self.spec)})
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: dict[str, str]) -> None:
-    """Write a safetensors file beside its place and rename it when complete."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    save_file({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, partial, header)
-    partial.replace(path)
-
-
-def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and header of a safetensors file.
-
-    Args:
-        path: The file.
-
-    Returns:
-        Tensors by name, and the header.
-
-    Raises:
-        KernelError: If it cannot be read.
-    """
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
-        raise KernelError(
-            f"Cannot read {path}: {error}. Expected a safetensors file; delete it to compute it again."
-        ) from error
-
-
 def load_kernel(path: Path) -> Kernel:
     """Read what `Kernel.save` wrote.
 
@@ -107,3 +78,59 @@ def load_kernel(path: Path) -> Kernel:
         raise KernelError(f"{path} holds no kernel: expected tensors 'gram' and 'F' and a spec, got {sorted(tensors)}.")
     groups = {name.removeprefix("groups/"): t for name, t in tensors.items() if name.startswith("groups/")}
     return Kernel(tensors["gram"], tensors["F"], groups, json.loads(header["spec"]))
+
+
+ENGINE_VERSION = 1  # part of every spec; raise it when the numbers change
+
+
+def describe(
+    problem: Problem, labels: Mapping[str, str], rows: Inputs, columns: Inputs | None, precision: str, identify: bool
+) -> dict[str, Any]:
+    """What decides the numbers; with fingerprints of weights and inputs only where something is stored."""
+    spec: dict[str, Any] = {
+        "engine": ENGINE_VERSION,
+        "model": type(problem.model).__name__,
+        "N": count(rows),
+        "M": count(rows if columns is None else columns),
+        "symmetric": columns is None,
+        "C": len(problem.V),
+        "H": problem.V.shape[1],
+        "bias": problem.bias,
+        "parameters": sum(shape.numel() for shape in problem.wanted.shapes.values()),
+        "names": hashlib.sha256(json.dumps(dict(labels), sort_keys=True).encode()).hexdigest()[:16],
+        "dtype": str(problem.V.dtype).removeprefix("torch."),
+        "precision": precision,
+    }
+    if identify:
+        digest = hashlib.sha256(weights_fingerprint(problem.model).encode())
+        for tensors in (rows, columns or {}, {"V": problem.V}):
+            for name, t in sorted(tensors.items()):
+                digest.update(name.encode() + str(tuple(t.shape)).encode() + t.cpu().contiguous().numpy().tobytes())
+        spec["fingerprint"] = digest.hexdigest()[:16]
+    return spec
+
+
+def stored(folder: Path, spec: Mapping[str, Any]) -> Kernel | int | None:
+    """The finished kernel, the block size of an unfinished one, or None if the folder is empty."""
+    if (folder / "kernel.safetensors").exists():
+        found = load_kernel(folder / "kernel.safetensors")
+        _compare(folder, found.spec, spec)
+        return found
+    if (folder / "spec.json").exists():
+        begun = json.loads((folder / "spec.json").read_text())
+        _compare(folder, begun, spec)
+        return int(begun["block_size"])
+    return None
+
+
+def _compare(folder: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+    different = [name for name in new if old.get(name) != new[name]]
+    if different:
+        what = ", ".join(f"{name} {old.get(name)} there, {new[name]} asked for" for name in different)
+        raise KernelError(f"{folder} holds another kernel ({what}). Choose another folder, or delete it.")
+
+
+def begin(folder: Path, spec: Mapping[str, Any], block_size: int) -> None:
+    """Note in a folder what is computed there, before the first block."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "spec.json").write_text(json.dumps({**spec, "block_size": block_size}, indent=1))

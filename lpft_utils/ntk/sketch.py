@@ -28,13 +28,13 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from lpft_utils.errors import KernelError
+from lpft_utils.common.errors import KernelError
+from lpft_utils.common.files import write_tensors
 from lpft_utils.ntk.engine import kernel
 from lpft_utils.ntk.factors import Inputs, verify
 from lpft_utils.ntk.gradients import Dense, Gradient, Outer, Rows
-from lpft_utils.ntk.inputs import by_length, count, longest, named_inputs, take
-from lpft_utils.ntk.problem import Problem, prepared
-from lpft_utils.ntk.result import Kernel, write_tensors
+from lpft_utils.ntk.problem import Problem, by_length, count, longest, named_inputs, prepared, take
+from lpft_utils.ntk.result import Kernel
 
 N_PILOT = 32  # examples from which leading directions are taken
 TOKENS = 1024  # in one forward pass

@@ -13,7 +13,7 @@ import pytest
 import yaml
 from conftest import ROOT, BuiltBook
 
-from lpft_utils import publish
+from lpft_utils.publishing import publish
 
 MAX_LINES = 18
 PARAMETERS = {"profile": "laptop", "task": None, "backbone": None, "seeds": None}

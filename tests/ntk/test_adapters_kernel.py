@@ -3,14 +3,13 @@
 import peft
 import pytest
 import torch
+from small_models import H, classifier, relative, tokens
 from torch import nn
 from transformers import DebertaV2Config
 
-from lpft_utils.classifier import Classifier, ClassifierConfig
-from lpft_utils.errors import KernelError
+from lpft_utils.common.errors import KernelError
+from lpft_utils.models.classifier import Classifier, ClassifierConfig
 from lpft_utils.ntk import dense_kernel, kernel, sketch
-
-from .models import H, classifier, relative, tokens
 
 TARGETS = {  # scaled outputs, then scaled inputs, as peft has them by default
     "bert": (["key", "value"], ["output.dense"]),

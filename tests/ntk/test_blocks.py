@@ -5,23 +5,20 @@ import os
 import socket
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
+from conftest import ROOT
+from small_models import classifier, relative, tokens
 
-from lpft_utils.errors import KernelError
+from lpft_utils.common.errors import KernelError
+from lpft_utils.common.files import write_tensors
 from lpft_utils.ntk import engine, kernel
-from lpft_utils.ntk.result import write_tensors
-
-from .models import classifier, relative, tokens
-
-ROOT = Path(__file__).parents[2]
 
 PEAK = """
 import resource, sys, torch
 from transformers import BertConfig
-from lpft_utils.classifier import Classifier, ClassifierConfig
+from lpft_utils.models.classifier import Classifier, ClassifierConfig
 from lpft_utils.ntk import kernel
 
 torch.set_num_threads(1)
@@ -132,7 +129,7 @@ def test_half_written_files_never_have_the_name_of_a_whole_one(tmp_path, monkeyp
     def fail(*_args, **_kwargs):
         raise OSError("disk full")
 
-    monkeypatch.setattr("lpft_utils.ntk.result.save_file", fail)
+    monkeypatch.setattr("lpft_utils.common.files.save_file", fail)
     with pytest.raises(OSError, match="disk full"):
         write_tensors(tmp_path / "block.safetensors", {"x": torch.ones(2)}, {})
     assert not (tmp_path / "block.safetensors").exists()
@@ -142,7 +139,7 @@ SHARED = """
 import sys, torch
 from torch import distributed
 from lpft_utils.ntk import kernel
-from tests.ntk.models import classifier, tokens
+from small_models import classifier, tokens
 
 rank, port, out = int(sys.argv[1]), sys.argv[2], sys.argv[3]
 torch.set_num_threads(1)
@@ -157,7 +154,7 @@ def test_two_processes_share_the_blocks_and_both_have_the_kernel(tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "tests")}
     workers = [
         subprocess.Popen([sys.executable, "-c", SHARED, str(rank), port, str(tmp_path)], cwd=ROOT, env=environment)
         for rank in range(2)

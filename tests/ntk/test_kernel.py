@@ -7,12 +7,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small_models import FAMILIES, H, classifier, relative, tokens
 from torch import nn
 
-from lpft_utils.errors import KernelError
+from lpft_utils.common.errors import KernelError
 from lpft_utils.ntk import dense_kernel, jacobian, kernel, load_kernel
-
-from .models import FAMILIES, H, classifier, relative, tokens
 
 
 def body(name: str) -> bool:

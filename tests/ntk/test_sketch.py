@@ -2,12 +2,11 @@
 
 import pytest
 import torch
+from small_models import classifier, relative, tokens
 
-from lpft_utils.errors import KernelError
+from lpft_utils.common.errors import KernelError
 from lpft_utils.ntk import kernel, sketch
 from lpft_utils.ntk.sketch import _orthogonal, _table
-
-from .models import classifier, relative, tokens
 
 LENGTHS = (9, 4, 6, 1, 9, 5, 8, 7)
 

@@ -1,0 +1,22 @@
+"""The table that a page shows."""
+
+from __future__ import annotations
+
+import re
+
+import pandas as pd
+
+
+class Table(pd.DataFrame):
+    """A data frame that a page shows in full: no text is cut, and a named index is its first column."""
+
+    @property
+    def _constructor(self) -> type[Table]:
+        return Table
+
+    def _repr_html_(self) -> str:
+        with pd.option_context("display.max_colwidth", None):
+            shown = self.reset_index() if self.index.name else self
+            html = shown.to_html(index=False, justify="left", border=0)
+        # A narrow column would break "0.7 ± 0.1", "1, 2, 3" and "4 → 5" after every number.
+        return re.sub(r"(?<=\d)( ±|,| →) (?=-?\d)", lambda m: m[1].replace(" ", "&nbsp;") + "&nbsp;", html)

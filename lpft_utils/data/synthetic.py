@@ -1,0 +1,224 @@
+"""The built-in task: a seeded generator of short reviews with three sentiments. The texts are synthetic.
+
+What is hard is composition, not vocabulary: a clause may be negated ("the soup was not bland"), compare ("the steak
+was worse than what I make at home"), report a fear or hope that did not come true, or quote a judgement without making
+one; and a text may join two opposed clauses ("X, but Y": Y decides) or add an irrelevant one. Counting positive and
+negative words is therefore not enough, which is what frozen sentence features mostly offer.
+
+Training, validation and test are about restaurants. `ood_electronics` and `ood_hotels` are about other things, with
+other nouns, other judging words and other phrasings (`builtin_words`): the meaning is the same, the words are new.
+"""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+
+from lpft_utils.common.errors import TaskError
+from lpft_utils.data.examples import Split, Task
+from lpft_utils.data.synthetic_words import ELECTRONICS, HOTELS, RESTAURANTS, Aspect, Domain
+
+T = TypeVar("T")
+LABEL_NAMES = ("negative", "positive", "neutral")  # the order of the BOSS suite
+NEGATIVE, POSITIVE, NEUTRAL = range(3)
+
+
+@dataclass(frozen=True)
+class Mix:
+    """How often each construction occurs; weights, normalised within each group.
+
+    Attributes:
+        plain: A clause that says what it means.
+        negated: A negated clause.
+        compared: A comparison.
+        expected: A fear or hope that did not come true.
+        single: A text of one clause.
+        contrast: A text of two opposed clauses, of which one decides.
+        aside: A text with an irrelevant clause.
+    """
+
+    plain: float = 0.68
+    negated: float = 0.17
+    compared: float = 0.09
+    expected: float = 0.06
+    single: float = 0.35
+    contrast: float = 0.3
+    aside: float = 0.35
+
+
+DEFAULT_MIX = Mix()
+
+
+def generate(
+    seed: int = 0,
+    label_noise: float = 0.0,
+    n_train: int = 4000,
+    n_validation: int = 600,
+    n_test: int = 1000,
+    n_ood: int = 1000,
+    mix: Mix = DEFAULT_MIX,
+) -> Task:
+    """Generate the built-in task.
+
+    No text occurs twice, within a split or across splits. Classes are balanced to within one example. Test sets do not
+    depend on `n_train`, and no text depends on `label_noise`. The result depends on the arguments alone, on every
+    platform: only `random.Random.random()` is used, whose sequence Python guarantees.
+
+    Args:
+        seed: Seed of all draws.
+        label_noise: Share of *training* labels, from 0 to 1, replaced by one of the two others.
+        n_train: Training examples.
+        n_validation: Validation examples.
+        n_test: Test examples.
+        n_ood: Examples of each out-of-distribution test set.
+        mix: How often each construction occurs.
+
+    Returns:
+        Task `builtin` with the splits train, validation, test, ood_electronics and ood_hotels.
+
+    Raises:
+        TaskError: If an argument is out of range, or more distinct texts are asked for than the grammar offers.
+    """
+    sizes = {"n_train": n_train, "n_validation": n_validation, "n_test": n_test, "n_ood": n_ood}
+    for name, size in sizes.items():
+        if not isinstance(size, int) or size < len(LABEL_NAMES):
+            raise TaskError(f"{name} must be an integer of at least {len(LABEL_NAMES)} (one per class), got {size!r}.")
+    if not 0 <= label_noise <= 1:
+        raise TaskError(f"label_noise is a share of the training labels, from 0 to 1, got {label_noise}.")
+    seen: set[str] = set()
+    # Test sets first and train last: a later split gives way to an earlier one, so test sets never change with n_train.
+    plan = (
+        ("test", RESTAURANTS, n_test),
+        ("ood_electronics", ELECTRONICS, n_ood),
+        ("ood_hotels", HOTELS, n_ood),
+        ("validation", RESTAURANTS, n_validation),
+        ("train", RESTAURANTS, n_train),
+    )
+    drawn = {name: _draw_split(domain, size, mix, random.Random(f"{seed}/{name}"), seen) for name, domain, size in plan}
+    if label_noise:
+        texts, labels = drawn["train"].texts, drawn["train"].labels
+        drawn["train"] = Split(texts, _flip(labels, label_noise, random.Random(f"{seed}/noise")))
+    order = ("train", "validation", "test", "ood_electronics", "ood_hotels")
+    noise = f", {label_noise:.0%} of the training labels replaced" if label_noise else ""
+    source = f"built-in generator (synthetic reviews, seed {seed}{noise})"
+    return Task("builtin", LABEL_NAMES, {name: drawn[name] for name in order}, source, synthetic=True)
+
+
+def _pick(rng: random.Random, items: Sequence[T]) -> T:
+    # Not rng.choice: only random() is guaranteed to give the same sequence in every Python version.
+    return items[int(rng.random() * len(items))]
+
+
+def _weighted(rng: random.Random, weights: dict[str, float]) -> str:
+    point = rng.random() * sum(weights.values())
+    for name, weight in weights.items():
+        point -= weight
+        if point < 0:
+            return name
+    return max(weights, key=lambda name: weights[name])  # rounding at the upper end
+
+
+def _draw_split(domain: Domain, size: int, mix: Mix, rng: random.Random, seen: set[str]) -> Split:
+    """Draw `size` texts that are not in `seen` yet, with labels in turn, in random order."""
+    examples = []
+    for i in range(size):
+        label = i % len(LABEL_NAMES)
+        for _ in range(1000):
+            text = draw_text(domain, label, mix, rng)
+            if text.casefold() not in seen:
+                break
+        else:
+            raise TaskError(
+                f"The grammar for {domain.name} gives no further distinct text after {i} of {size}: ask for fewer."
+            )
+        seen.add(text.casefold())
+        examples.append((rng.random(), text, label))
+    examples.sort()
+    return Split(tuple((text,) for _, text, _ in examples), np.array([label for *_, label in examples]))
+
+
+def draw_text(domain: Domain, label: int, mix: Mix, rng: random.Random) -> str:
+    """Draw one review.
+
+    Args:
+        domain: Words and templates.
+        label: 0 negative, 1 positive, 2 neutral.
+        mix: How often each construction occurs.
+        rng: Source of randomness; advanced.
+
+    Returns:
+        A text of one or two clauses whose deciding clause has the sentiment `label`.
+    """
+    form = _weighted(rng, {"single": mix.single, "contrast": mix.contrast, "aside": mix.aside})
+    deciding = _draw_clause(domain, label, mix, rng, avoid="")
+    if form == "contrast":
+        others = (POSITIVE, NEGATIVE) if label == NEUTRAL else (POSITIVE + NEGATIVE - label,)
+        loser = _draw_clause(domain, _pick(rng, others), mix, rng, avoid=deciding)
+        text = _pick(rng, domain.contrast).format(x=loser, y=deciding)
+    elif form == "aside":
+        irrelevant = _fill(rng, domain, _pick(rng, domain.aspects), _pick(rng, domain.irrelevant), deciding)
+        text = _pick(rng, domain.aside).format(i=irrelevant, y=deciding)
+    else:
+        text = deciding
+    return ". ".join(part[0].upper() + part[1:] for part in text.split(". ")) + "."
+
+
+def _draw_clause(domain: Domain, label: int, mix: Mix, rng: random.Random, avoid: str) -> str:
+    """Draw a clause of the given sentiment about a noun that does not occur in the clause `avoid`."""
+    kind = _weighted(
+        rng, {"plain": mix.plain, "negated": mix.negated, "compared": mix.compared, "expected": mix.expected}
+    )
+    template = _pick(rng, _templates(domain, label, kind))
+    return _fill(rng, domain, _pick(rng, domain.aspects), template, avoid, label)
+
+
+def _fill(rng: random.Random, domain: Domain, aspect: Aspect, template: str, avoid: str, label: int = NEUTRAL) -> str:
+    """Fill a template with words of one aspect, about a noun that does not occur in `avoid`."""
+    same, opposite = _adjectives(aspect, label)
+    clause = template.format(
+        n=_pick(rng, [noun for noun in aspect.nouns if noun not in avoid]),
+        a=_pick(rng, same),
+        o=_pick(rng, opposite),
+        p=_pick(rng, aspect.positive),
+        q=_pick(rng, aspect.negative),
+        m=_pick(rng, domain.middling),
+        r=_pick(rng, domain.references),
+        w=_pick(rng, domain.people),
+    )
+    return _with_article(clause)
+
+
+def _templates(domain: Domain, label: int, kind: str) -> tuple[str, ...]:
+    if label == NEUTRAL:
+        return domain.same if kind == "compared" else domain.neutral
+    if kind == "compared":
+        return domain.better if label == POSITIVE else domain.worse
+    if kind == "expected":
+        return domain.relief if label == POSITIVE else domain.letdown
+    return domain.plain if kind == "plain" else domain.negated
+
+
+def _adjectives(aspect: Aspect, label: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    if label == NEGATIVE:
+        return aspect.negative, aspect.positive
+    return aspect.positive, aspect.negative  # a neutral clause uses {p} and {q} instead
+
+
+def _with_article(clause: str) -> str:
+    """Write "an" before a vowel; the templates say "a" throughout."""
+    words = clause.split(" ")
+    for i, following in enumerate(words[1:]):
+        if words[i] in ("a", "A") and following[:1] in "aeiou" and not following.startswith(("use", "uni")):
+            words[i] += "n"
+    return " ".join(words)
+
+
+def _flip(labels: np.ndarray, share: float, rng: random.Random) -> np.ndarray:
+    """Replace the labels of `round(share * N)` examples by another class, drawn evenly."""
+    noisy = labels.copy()
+    keys = [rng.random() for _ in labels]
+    for i in sorted(range(len(labels)), key=keys.__getitem__)[: round(share * len(labels))]:
+        noisy[i] = (labels[i] + 1 + int(rng.random() * (len(LABEL_NAMES) - 1))) % len(LABEL_NAMES)
+    return noisy

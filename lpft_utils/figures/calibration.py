@@ -1,0 +1,150 @@
+"""Figures of the calibration chapter; like `plots`, each function gives a finished `Figure`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from lpft_utils.figures.style import COLORS, LABELS, MARKERS, STYLE, WIDTH
+from lpft_utils.metrics.calibration import Reliability
+
+_LARGEST = 220  # points², the marker of the fullest bin
+_FADED = "0.45"
+
+
+def reliability_diagrams(diagrams: Mapping[str, tuple[Reliability, Reliability]]) -> Figure:
+    """Accuracy against confidence, bin by bin, before and after temperature scaling: one panel a method.
+
+    The area of a marker is in proportion to the number of examples in its bin, over all panels.
+
+    Args:
+        diagrams: Diagrams before and after, by method.
+
+    Returns:
+        The figure.
+    """
+    n_rows = (len(diagrams) + 2) // 2  # one place is kept for the legend
+    most = max(int(diagram.counts.max()) for pair in diagrams.values() for diagram in pair)
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, 3.0 * n_rows))
+        places = figure.subplots(n_rows, 2, squeeze=False).ravel()
+        for axes, (method, pair) in zip(places, diagrams.items(), strict=False):
+            axes.plot([0, 1], [0, 1], color="0.35", linewidth=1, linestyle="--", label="calibrated")
+            _bins(axes, pair[0], most, label="before", color=COLORS[method], marker=MARKERS[method])
+            _bins(axes, pair[1], most, label="after", color="black", marker=MARKERS[method], hollow=True)
+            axes.set(title=LABELS[method], xlim=(0, 1.03), ylim=(-0.03, 1.03), aspect="equal")
+            axes.set(xlabel="mean confidence in the bin", ylabel="accuracy in the bin")
+        for axes in places[len(diagrams) :]:
+            axes.set_axis_off()
+        legend = places[0].get_legend_handles_labels()
+        places[len(diagrams)].legend(*legend, loc="center", title="temperature scaling")
+        return figure
+
+
+def head_scaling(
+    scales: Sequence[float], curves: Mapping[str, Mapping[str, Sequence[float]]], fitted: float, method: str = "lp"
+) -> Figure:
+    """What the length of the head does: cross-entropy, and confidence beside accuracy, against the factor on V and b.
+
+    Args:
+        scales: The factors s.
+        curves: Result of `calibration_study.scaling_curves` with "train" and "test".
+        fitted: 1 / T, with T fitted on validation.
+        method: Method of the run.
+
+    Returns:
+        The figure.
+    """
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, 3.4))
+        left, right = figure.subplots(1, 2)
+        for split, line in (("train", ":"), ("test", "-")):
+            left.loglog(scales, curves[split]["NLL"], line, color=COLORS[method], label=split)
+        for key, line, color in (("confidence", "-", COLORS[method]), ("accuracy", "--", "black"), ("ECE", ":", "0.3")):
+            right.semilogx(scales, curves["test"][key], line, color=color, label=key)
+        left.set(xlabel="factor s on V and b", ylabel="cross-entropy")
+        left.set_ylim(bottom=max(1e-3, left.get_ylim()[0]))  # on separable data it falls beyond every axis
+        right.set(xlabel="factor s on V and b", ylabel="on the test set", ylim=(0, 1.03))
+        for axes in (left, right):
+            axes.axvline(1, color=_FADED, linewidth=1)
+            axes.axvline(fitted, color=_FADED, linewidth=1, linestyle="-.", label="s = 1/T")
+            axes.legend(fontsize=9)
+        return figure
+
+
+def temperature_against_norm(groups: Mapping[str, tuple[str, Sequence[float], Sequence[float]]]) -> Figure:
+    """The fitted temperature against the norm of the head, one point a run, and the line T ∝ ‖V‖.
+
+    Args:
+        groups: By label: a method, for the colour and the marker, the norms and the temperatures. Labels that begin
+            with "sweep" are drawn hollow.
+
+    Returns:
+        The figure.
+    """
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, 3.8))
+        axes = figure.subplots()
+        everything = [
+            (norm, T) for _, norms, temperatures in groups.values() for norm, T in zip(norms, temperatures, strict=True)
+        ]
+        for label, (method, norms, temperatures) in groups.items():
+            face = "none" if label.startswith("sweep") else COLORS[method]
+            axes.plot(
+                norms, temperatures, MARKERS[method], color=COLORS[method], markerfacecolor=face, label=label, alpha=0.8
+            )
+        axes.set(xscale="log", yscale="log", xlabel="‖V‖ after training", ylabel="fitted temperature T")
+        if everything:
+            norms, temperatures = np.array(everything).T
+            ends = np.array([norms.min(), norms.max()])
+            middle = np.exp(np.log(temperatures).mean() - np.log(norms).mean())
+            axes.plot(ends, middle * ends, color=_FADED, linewidth=1, linestyle="--", label="T ∝ ‖V‖")
+        axes.axhline(1, color=_FADED, linewidth=1)
+        figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=9)
+        return figure
+
+
+def before_and_after(
+    errors: Mapping[str, Mapping[str, tuple[Sequence[float], Sequence[float], float]]], label: str = "ECE"
+) -> Figure:
+    """A calibration error by split and method, joined from before to after temperature scaling; one line a seed.
+
+    Args:
+        errors: Result of `calibration_study.errors_by_split`.
+        label: Axis label.
+
+    Returns:
+        The figure.
+    """
+    top = max(x for by_method in errors.values() for pair in by_method.values() for x in (*pair[0], *pair[1], pair[2]))
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, 2.6 * len(errors)))
+        panels = figure.subplots(len(errors), 1, squeeze=False, sharex=True, sharey=True)[:, 0]
+        for axes, (title, by_method) in zip(panels, errors.items(), strict=True):
+            for i, (method, (before, after, chance)) in enumerate(by_method.items()):
+                for pair in zip(before, after, strict=True):
+                    axes.plot([i - 0.18, i + 0.18], pair, color=COLORS[method], linewidth=1, alpha=0.6)
+                style = {"color": COLORS[method], "marker": MARKERS[method], "linestyle": "none"}
+                axes.plot(np.full(len(before), i - 0.18), before, **style)
+                axes.plot(np.full(len(after), i + 0.18), after, markerfacecolor="white", **style)
+                axes.plot([i - 0.36, i + 0.36], [chance, chance], color="0.35", linewidth=1, linestyle="--")
+            axes.set(title=title, ylabel=label, ylim=(0, 1.08 * top))
+            axes.set_xticks(range(len(by_method)), [LABELS[method] for method in by_method])
+            axes.grid(visible=False, axis="x")
+        panels[-1].set(xlabel="filled: before, hollow: after temperature scaling; dashed: chance")
+        return figure
+
+
+def _bins(
+    axes: Axes, shown: Reliability, most: int, *, label: str, color: str, marker: str, hollow: bool = False
+) -> None:
+    some = shown.counts > 0
+    x, y, area = shown.confidence[some], shown.accuracy[some], _LARGEST * shown.counts[some] / most
+    axes.plot(x, y, color=color, linewidth=1, linestyle=":" if hollow else "-", alpha=0.7)
+    axes.scatter(
+        x, y, s=np.maximum(area, 4), marker=marker, edgecolor=color, facecolor="none" if hollow else color, label=label
+    )

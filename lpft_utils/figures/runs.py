@@ -1,0 +1,232 @@
+"""Every figure of the book: one function a figure, each takes results and returns a matplotlib figure.
+
+One colour, marker and line style for each method everywhere (seaborn's colour-blind palette).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from lpft_utils.common.errors import RunError
+from lpft_utils.common.names import split_label
+from lpft_utils.common.validation import Array
+from lpft_utils.figures.style import CLASS_COLORS, CLASS_MARKERS, COLORS, LABELS, LINES, MARKERS, STYLE, WIDTH
+from lpft_utils.metrics.intervals import interval
+from lpft_utils.runs.store import Run
+
+
+def logistic_path(about: Mapping[str, Any], norm_init: float) -> Figure:
+    """Cross-validated accuracy and ‖V‖ against C.
+
+    Args:
+        about: `metrics["lp"]` of a `cv` run: "Cs", "cv_accuracy", "norms", "C".
+        norm_init: ‖V‖ of the random head that FT starts from.
+
+    Returns:
+        The figure.
+    """
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, 3.2))
+        left, right = figure.subplots(1, 2)
+        left.semilogx(about["Cs"], about["cv_accuracy"], color=COLORS["lp"], marker="s")
+        left.set(xlabel="C (weak penalty to the right)", ylabel="accuracy on held-out folds")
+        right.loglog(about["Cs"], about["norms"], color=COLORS["lp"], marker="s", label="LP optimum")
+        right.axhline(norm_init, color=COLORS["ft"], label="random head of FT")
+        right.set(xlabel="C", ylabel="‖V‖")
+        for axes in (left, right):
+            axes.axvline(about["C"], color="0.35", linestyle="--", linewidth=1, label="chosen C")
+        right.legend()
+        return figure
+
+
+def descent(histories: Sequence[pd.DataFrame], norm_init: float) -> Figure:
+    """Accuracy saturates, ‖V‖ goes on: unregularised LP by gradient descent, one line a seed.
+
+    Args:
+        histories: Histories of `gd` runs.
+        norm_init: ‖V‖ of the random head that FT starts from.
+
+    Returns:
+        The figure.
+    """
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, 3.2))
+        left, right = figure.subplots(1, 2, sharex=True)
+        for i, history in enumerate(histories):
+            rows = history[history["step"] > 0]
+            one = i == 0
+            left.semilogx(rows["step"], rows["train_accuracy"], color=COLORS["lp"], label="train" if one else None)
+            left.semilogx(
+                rows["step"], rows["test_accuracy"], color="0.35", linestyle="--", label="test" if one else None
+            )
+            right.semilogx(rows["step"], rows["head_norm"], color=COLORS["lp"], label="LP" if one else None)
+        right.axhline(norm_init, color=COLORS["ft"], label="random head of FT")
+        left.set(xlabel="gradient step", ylabel="accuracy")
+        right.set(xlabel="gradient step", ylabel="‖V‖")
+        left.legend()
+        right.legend()
+        return figure
+
+
+def toy_flow(t: Array, distance: Mapping[str, Array], error: Mapping[str, Array]) -> Figure:
+    """The two-layer linear model: how far features move, and the error out of distribution, over time.
+
+    Args:
+        t: Times, shape (T,).
+        distance: ‖B_t − B_0‖ by method, each of shape (T,).
+        error: Relative error on out-of-distribution inputs by method, each of shape (T,).
+
+    Returns:
+        The figure.
+    """
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, 3.2))
+        left, right = figure.subplots(1, 2)
+        for method in distance:
+            style = {"color": COLORS[method], "linestyle": LINES[method], "label": LABELS[method]}
+            left.semilogx(t[1:], distance[method][1:], **style)
+            right.semilogx(t[1:], error[method][1:], **style)
+        left.set(xlabel="time t", ylabel="‖B(t) − B(0)‖")
+        right.set(xlabel="time t", ylabel="error, out of distribution")
+        left.legend()
+        return figure
+
+
+def training(runs: Mapping[str, Sequence[Run]], columns: Mapping[str, str]) -> Figure:
+    """What was recorded while training, one panel a quantity; thin lines are seeds, thick ones their mean.
+
+    Args:
+        runs: Runs by method, one a seed.
+        columns: Axis label by column of the history.
+
+    Returns:
+        The figure.
+
+    Raises:
+        RunError: If a run recorded no such column, as LP does and training with `n_probe=0`.
+    """
+    with mpl.rc_context(STYLE):
+        n_rows = (len(columns) + 1) // 2
+        figure = Figure(figsize=(WIDTH, 3.0 * n_rows))
+        panels = [figure.add_subplot(n_rows, 2, i + 1) for i in range(len(columns))]
+        for axes, (column, label) in zip(panels, columns.items(), strict=True):
+            for method, group in runs.items():
+                if blind := [run.folder.name for run in group if column not in run.history]:
+                    raise RunError(
+                        f"{blind[0]} recorded no {column!r}: training is watched where n_probe is above 0, and LP has "
+                        "none."
+                    )
+                table = pd.concat([run.history.set_index("step")[column].dropna() for run in group], axis=1)
+                axes.plot(table, color=COLORS[method], linewidth=0.7, alpha=0.5)
+                mean = table.dropna().mean(axis=1)
+                axes.plot(mean, color=COLORS[method], linestyle=LINES[method], linewidth=2, label=LABELS[method])
+            if column == "head_norm" and len(runs) > 1:
+                axes.set_yscale("log")  # FT and LP-FT differ by an order of magnitude
+            axes.set(xlabel="optimiser step", ylabel=label)
+        panels[0].legend()
+        return figure
+
+
+def by_split(
+    runs: Mapping[str, Sequence[Run]], values: Mapping[str, Mapping[str, Sequence[float]]], label: str
+) -> Figure:
+    """A quantity by split and method: a point for the mean, a bar for the 95 % interval, dots for the seeds.
+
+    Args:
+        runs: Runs by method; gives the order of the methods.
+        values: One value a seed by method and split.
+        label: Axis label.
+
+    Returns:
+        The figure.
+    """
+    methods = list(runs)
+    splits = list(values[methods[0]])
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, 3.6))
+        axes = figure.subplots()
+        for i, method in enumerate(methods):
+            for j, split in enumerate(splits):
+                _mean_and_seeds(axes, j + 0.22 * (i - (len(methods) - 1) / 2), values[method][split], method, j == 0)
+        axes.set_xticks(range(len(splits)), [split_label(split) for split in splits])
+        axes.set(ylabel=label)
+        axes.margins(x=0.08)
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.16), ncols=len(methods))
+        return figure
+
+
+def accuracies(runs: Mapping[str, Sequence[Run]]) -> Figure:
+    """Accuracy in and out of distribution by method.
+
+    Args:
+        runs: Runs by method, one a seed.
+
+    Returns:
+        The figure.
+    """
+    first = next(iter(runs.values()))[0]
+    splits = [name for name in first.metrics["accuracy"] if name == "test" or name.startswith("ood_")]
+    values = {m: {s: [run.accuracy(s) for run in group] for s in splits} for m, group in runs.items()}
+    return by_split(runs, values, "accuracy")
+
+
+def feature_change(runs: Mapping[str, Sequence[Run]], key: str, label: str) -> Figure:
+    """A measure of feature change by split and method.
+
+    Args:
+        runs: Runs by method, one a seed.
+        key: "CS", "Diff", "FDR" or "NormF".
+        label: Axis label.
+
+    Returns:
+        The figure.
+    """
+    first = next(iter(runs.values()))[0]
+    splits = [name for name in first.metrics["change"] if name != "validation"]
+    values = {m: {s: [run.metrics["change"][s][key] for run in g] for s in splits} for m, g in runs.items()}
+    return by_split(runs, values, label)
+
+
+def feature_map(panels: Mapping[str, Mapping[str, Array]], label_names: Sequence[str]) -> Figure:
+    """t-SNE of features and head rows, before and after: one panel a method, at most three beside each other.
+
+    Args:
+        panels: Results of `embedding.joint_embedding` by title.
+        label_names: Class names.
+
+    Returns:
+        The figure.
+    """
+    with mpl.rc_context(STYLE):
+        n_rows = (len(panels) + 2) // 3
+        n_columns = -(-len(panels) // n_rows)
+        figure = Figure(figsize=(WIDTH, 4.6 if n_rows == 1 else 1.2 + 2.6 * n_rows))
+        axes = [figure.add_subplot(n_rows, n_columns, i + 1) for i in range(len(panels))]
+        for ax, (title, plane) in zip(axes, panels.items(), strict=True):
+            ax.scatter(*plane["before"].T, s=5, color="0.75", label="φ before")
+            for c, name in enumerate(label_names):
+                style = {"color": CLASS_COLORS[c % 5], "marker": CLASS_MARKERS[c % 5]}
+                ax.scatter(*plane["after"][plane["labels"] == c].T, s=12, linewidth=0, label=f"φ, {name}", **style)
+            stars = (("rows_0", 260, "white", "head rows before"), ("rows", 70, "black", "head rows after"))
+            for key, size, face, label in stars:  # the first larger, so that it shows where both are in one place
+                ax.scatter(*plane[key].T, s=size, marker="*", facecolor=face, edgecolor="black", zorder=3, label=label)
+            ax.set(title=title, xticks=[], yticks=[])
+            ax.grid(visible=False)
+        handles, names = axes[0].get_legend_handles_labels()
+        figure.legend(handles, names, loc="outside lower center", ncols=3, fontsize=9)
+        return figure
+
+
+def _mean_and_seeds(axes: Axes, x: float, values: Sequence[float], method: str, with_label: bool) -> None:
+    summary = interval(values)
+    axes.plot(np.full(len(values), x), values, ".", color=COLORS[method], alpha=0.45, markersize=4)
+    width = None if np.isnan(summary.half_width) else summary.half_width
+    label = LABELS[method] if with_label else None
+    axes.errorbar(x, summary.mean, yerr=width, fmt=MARKERS[method], color=COLORS[method], capsize=3, label=label)

@@ -1,0 +1,1 @@
+"""What follows from any kernel: statistics, regression, training dynamics."""

@@ -1,0 +1,46 @@
+"""The directions of the logits that the softmax sees."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def one_hot(labels: Tensor, n_classes: int) -> Tensor:
+    """Y, shape (N, C), float64."""
+    return torch.nn.functional.one_hot(labels, n_classes).double()
+
+
+def contrasts(n_classes: int, device: torch.device | str = "cpu") -> Tensor:
+    """An orthonormal basis of 1⊥, the directions of the logits that change the softmax.
+
+    The softmax ignores a number added to all C logits of an example, and its residual softmax(f) − Y sums to zero over
+    the classes. So whatever gradient steps of the cross-entropy build up in the dual lies in the span of this basis,
+    and C − 1 numbers an example are enough.
+
+    Args:
+        n_classes: C ≥ 2.
+        device: Where to put it.
+
+    Returns:
+        B, shape (C, C − 1), float64, with BᵀB = I and Bᵀ1 = 0 (Helmert's contrasts).
+    """
+    C = n_classes
+    B = torch.zeros(C, C - 1, dtype=torch.float64, device=device)
+    for k in range(1, C):
+        B[:k, k - 1] = 1.0
+        B[k, k - 1] = -k
+    return B / torch.linalg.vector_norm(B, dim=0)
+
+
+def contrast_kernel(K: Tensor, B: Tensor) -> Tensor:
+    """The kernel between contrasts of the outputs, (I ⊗ Bᵀ) K (I ⊗ B).
+
+    Args:
+        K: Kernel, shape (N, C, M, C), float64.
+        B: Contrasts, shape (C, C − 1).
+
+    Returns:
+        Shape (N, C − 1, M, C − 1).
+    """
+    return torch.einsum("ncmd,ci,dj->nimj", K, B, B)

@@ -1,0 +1,116 @@
+"""Checks of kernels and labels, and the directions of the logits that the softmax sees."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lpft_utils.common.errors import KernelError
+
+SYMMETRY = 1e-3  # relative; leaves room for kernels that were computed in float32 or TF32
+
+
+def check_kernel(K: Tensor, name: str = "K") -> Tensor:
+    """A kernel in float64, without gradient.
+
+    Args:
+        K: Kernel, shape (N, C, M, C).
+        name: What the error calls it.
+
+    Returns:
+        The kernel, float64, on its device.
+
+    Raises:
+        KernelError: If the shape is not (N, C, M, C) with N, M, C ≥ 1, or a value is complex, infinite or NaN.
+    """
+    if K.ndim != 4 or K.shape[1] != K.shape[3] or K.numel() == 0:
+        raise KernelError(f"{name}: expected a kernel of shape (N, C, M, C), not empty, got {tuple(K.shape)}.")
+    if K.is_complex():
+        raise KernelError(f"{name}: expected real numbers, got {K.dtype}.")
+    K = K.detach().double()
+    bad = ~torch.isfinite(K)
+    if bad.any():
+        first = tuple(bad.nonzero()[0].tolist())
+        raise KernelError(
+            f"{name}: expected finite values, but {int(bad.sum())} of {K.numel()} are infinite or NaN (first at "
+            f"{first}). Look at the features and gradients of that example."
+        )
+    return K
+
+
+def check_train_kernel(K: Tensor, name: str = "K_train") -> Tensor:
+    """A train × train kernel in float64, made exactly symmetric.
+
+    Args:
+        K: Kernel, shape (N, C, N, C).
+        name: What the error calls it.
+
+    Returns:
+        The kernel, float64, shape (N, C, N, C).
+
+    Raises:
+        KernelError: If it is no kernel of shape (N, C, N, C) with C ≥ 2, is zero, or is not symmetric to 10⁻³ of its
+            largest value.
+    """
+    K = check_kernel(K, name)
+    N, C, M, _ = K.shape
+    if N != M or C < 2:
+        raise KernelError(f"{name}: expected train × train, shape (N, C, N, C) with C ≥ 2, got {tuple(K.shape)}.")
+    if not K.any():
+        raise KernelError(f"{name}: every value is zero. Does any trainable parameter act on the output?")
+    transposed = K.permute(2, 3, 0, 1)
+    asymmetry = ((K - transposed).abs().max() / K.abs().max()).item()
+    if asymmetry > SYMMETRY:
+        raise KernelError(
+            f"{name}: expected a symmetric kernel, K[n, c, m, d] = K[m, d, n, c], got a relative difference of "
+            f"{asymmetry:.1e}. Are both sides the same examples in the same order?"
+        )
+    return (K + transposed) / 2
+
+
+def check_other_kernel(K: Tensor, K_train: Tensor, name: str = "K_test") -> Tensor:
+    """A kernel between other examples (first) and the training examples (second), in float64.
+
+    Args:
+        K: Kernel, shape (M, C, N, C).
+        K_train: The checked training kernel, shape (N, C, N, C).
+        name: What the error calls it.
+
+    Returns:
+        The kernel, float64, on the device of `K_train`.
+
+    Raises:
+        KernelError: If its shape is not (M, C, N, C) with the N and C of `K_train`, or a value is not finite.
+    """
+    K = check_kernel(K, name)
+    if K.shape[2:] != K_train.shape[2:]:
+        N, C = K_train.shape[2:]
+        raise KernelError(f"{name}: expected shape (M, {C}, {N}, {C}), test × train, got {tuple(K.shape)}.")
+    return K.to(K_train.device)
+
+
+def check_labels(labels: Tensor, n: int, n_classes: int, name: str = "labels") -> Tensor:
+    """Labels in int64.
+
+    Args:
+        labels: Class indices, shape (n,).
+        n: How many are expected.
+        n_classes: C.
+        name: What the error calls them.
+
+    Returns:
+        The labels, int64.
+
+    Raises:
+        KernelError: If they are not n integers in 0 … C − 1.
+    """
+    labels = torch.as_tensor(labels).detach()
+    if labels.shape != (n,):
+        raise KernelError(f"{name}: expected shape ({n},), one for each example, got {tuple(labels.shape)}.")
+    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+        raise KernelError(f"{name}: expected integers, got {labels.dtype}.")
+    if int(labels.min()) < 0 or int(labels.max()) >= n_classes:
+        raise KernelError(
+            f"{name}: expected values in 0 … {n_classes - 1}, got {int(labels.min())} … {int(labels.max())}."
+        )
+    return labels.long()

@@ -1,0 +1,1 @@
+"""Numbers from predictions and features: calibration, recalibration, intervals, feature change."""

@@ -1,0 +1,1 @@
+"""φ and the head: backbones, the classifier, adapters, tokenised texts, features."""

@@ -1,0 +1,77 @@
+"""From texts to token batches: tokenise once without padding, pad each batch to its own longest text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import datasets
+import torch
+from torch import Tensor
+from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
+
+from lpft_utils.data.tasks import Split
+
+MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+
+
+def encode(split: Split, tokenizer: PreTrainedTokenizerBase, max_length: int = 128) -> datasets.Dataset:
+    """Tokenise a split; nothing is padded yet.
+
+    Args:
+        split: Texts of one or two segments, and labels.
+        tokenizer: Tokenizer of the backbone.
+        max_length: Longest sequence in tokens; of a pair, the longer segment is cut first.
+
+    Returns:
+        A data set of `input_ids`, `attention_mask`, `token_type_ids` (where the tokenizer has them), `labels` and
+        `length` (tokens), in the order of the split.
+    """
+    columns = [list(segment) for segment in zip(*split.texts, strict=True)]
+    text, pair = columns if len(columns) == 2 else (columns[0], None)
+    tokens = tokenizer(text, pair, truncation=True, max_length=max_length)
+    encoded: dict[str, Any] = {k: v for k, v in tokens.items() if k in MODEL_INPUTS}
+    encoded["labels"] = split.labels.tolist()
+    encoded["length"] = [len(ids) for ids in encoded["input_ids"]]
+    return datasets.Dataset.from_dict(encoded)
+
+
+class Collator:
+    """Pads the examples of one batch to the longest of them (to a multiple of 8 on a GPU, for its tensor cores)."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, pad_to: int | None = None) -> None:
+        """Remember the tokenizer.
+
+        Args:
+            tokenizer: Tokenizer of the backbone.
+            pad_to: Pad every batch to this length instead, as the published code does; only benchmarks want it.
+        """
+        if pad_to is None:
+            multiple = 8 if torch.cuda.is_available() else None
+            self._pad = DataCollatorWithPadding(tokenizer, padding="longest", pad_to_multiple_of=multiple)
+        else:
+            self._pad = DataCollatorWithPadding(tokenizer, padding="max_length", max_length=pad_to)
+
+    def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Tensor]:
+        """Pad and stack: `input_ids`, `attention_mask`, … of shape (B, T) and `labels` of shape (B,)."""
+        return dict(self._pad([{k: v for k, v in e.items() if k != "length"} for e in examples]))
+
+
+def stack(
+    encoded: datasets.Dataset,
+    collate: Callable[[list[dict[str, Any]]], dict[str, Tensor]],
+    index: Sequence[int] | None = None,
+) -> dict[str, Tensor]:
+    """Padded inputs of tokenised examples.
+
+    Args:
+        encoded: What `encoding.encode` gives.
+        collate: Pads, such as `encoding.Collator`.
+        index: Which examples; None means all.
+
+    Returns:
+        Tensors (N, T) by name, without labels.
+    """
+    chosen = encoded if index is None else encoded.select(list(index))
+    batch = collate([dict(row) for row in chosen])
+    return {k: t for k, t in batch.items() if k != "labels"}

@@ -1,0 +1,103 @@
+"""Parameters of the chapters from the command line: plain YAML literals, their names checked before anything runs."""
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import yaml
+
+from lpft_utils.common.errors import ParameterError
+
+PROFILE_NAMES = ("smoke", "laptop", "gpu")
+
+
+class _LiteralLoader(yaml.SafeLoader):
+    """YAML 1.1, except that 1e-3 is a number (there it is text without a dot) and dates stay text."""
+
+    yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
+_LiteralLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
+
+
+def parse_literal(name: str, text: str) -> Any:
+    """Read one value as a YAML literal: number, text, true/false, null, list or mapping of these.
+
+    Args:
+        name: Name of the parameter, for the error message.
+        text: What was typed, such as `rte`, `3`, `1e-4`, `[0, 1, 2]` or `null`.
+
+    Returns:
+        The value as a plain Python object.
+
+    Raises:
+        ParameterError: The text is not valid YAML.
+    """
+    try:
+        return yaml.load(text, Loader=_LiteralLoader)
+    except yaml.YAMLError as error:
+        reason = str(error).splitlines()[0]
+        raise ParameterError(
+            f"parameter {name}: expected a plain literal such as rte, 3, 1e-4, [0, 1] or null; got {text!r} ({reason})"
+        ) from error
+
+
+def parse_pairs(pairs: Iterable[tuple[str, str]]) -> dict[str, Any]:
+    """Read name and value pairs from the command line.
+
+    Args:
+        pairs: (name, text of the value) pairs.
+
+    Returns:
+        Values by name.
+
+    Raises:
+        ParameterError: A name is given twice, or a value is no literal.
+    """
+    values: dict[str, Any] = {}
+    for name, text in pairs:
+        if name in values:
+            raise ParameterError(f"parameter {name} is given twice; give it once")
+        values[name] = parse_literal(name, text)
+    return values
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """A hint for an unknown name.
+
+    Args:
+        name: The name that came.
+        names: The names that exist.
+
+    Returns:
+        `did you mean 'x'? Known: a, b, x` or only the known names.
+    """
+    known = sorted(names)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    return f"{hint}Known: {', '.join(known) or 'none'}"
+
+
+def check_names(known: Mapping[str, Sequence[str]], given: Mapping[str, Any]) -> None:
+    """Check parameters against what the chapters declare.
+
+    Args:
+        known: Parameter names by chapter name.
+        given: The parameters to inject.
+
+    Raises:
+        ParameterError: No chapter declares one of the names, or the profile is unknown.
+    """
+    everywhere = {name for names in known.values() for name in names}
+    for name in given:
+        if name not in everywhere:
+            raise ParameterError(f"no chapter has a parameter {name!r}: {nearest(name, everywhere)}")
+    profile = given.get("profile")
+    if profile is not None and profile not in PROFILE_NAMES:
+        raise ParameterError(f"unknown profile {profile!r}: {nearest(str(profile), PROFILE_NAMES)}")

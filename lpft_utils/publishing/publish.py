@@ -1,0 +1,114 @@
+"""From notebooks to the site: papermill runs the chapters, Jupyter Book turns the executed copies into pages.
+
+Everything is written beside its final place and renamed when complete, so a failing chapter or page never replaces a
+good one. Layout of the build folder:
+
+    _build/executed/   mirror of the book with executed chapters (what the pages are made from)
+    _build/failed/     the chapter that failed last, up to the failing cell
+    _build/html/       the site
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lpft_utils.common.errors import ParameterError
+from lpft_utils.publishing import site
+from lpft_utils.publishing.chapters import PublishError, Say, chapters, execute, pages
+
+
+def build_site(root: Path, build: Path | None = None, *, say: Say = print) -> Path:
+    """Build the pages from the executed chapters and put them in place of the old site.
+
+    Args:
+        root: Folder that holds `_toc.yml` and `_config.yml`.
+        build: Build folder; `_build` under `root` when None.
+        say: Gets one line when the work starts and one when it is done.
+
+    Returns:
+        The first page of the site.
+
+    Raises:
+        PublishError: A chapter has no executed copy yet, or Sphinx reported a warning or an error; the old site stays.
+    """
+    build = build or root / "_build"
+    missing = [c.stem for c in chapters(root) if not (build / "executed" / c.relative_to(root)).is_file()]
+    if missing:
+        raise PublishError(
+            f"the site needs every chapter; not executed yet: {', '.join(missing)}. Run `lpft book` for all"
+        )
+    say("site: building")
+    start = time.perf_counter()
+    mirror = site.mirror_sources(root, build / "executed", pages(root))
+    with tempfile.TemporaryDirectory(prefix=".site-", dir=build) as folder:
+        # A fresh folder every time: old doctrees would hide broken references.
+        program = "import sys; from jupyter_book.cli.main import main; sys.exit(main())"
+        flags = ["build", str(mirror), "--path-output", folder, "-W", "-n", "--keep-going"]
+        environment = {**os.environ, "PYTHONWARNINGS": "ignore", "NO_COLOR": "1"}
+        done = subprocess.run(
+            [sys.executable, "-c", program, *flags],
+            capture_output=True, text=True, encoding="utf-8", errors="replace", env=environment,
+        )  # fmt: skip
+        log = site.plain(done.stdout + done.stderr)
+        (build / "sphinx.log").write_text(log, encoding="utf-8")
+        html = Path(folder) / "_build" / "html"
+        if done.returncode != 0 or not html.is_dir():
+            raise PublishError(f"the site was not built; the old one stays. {site.complaints(log, mirror)}")
+        site.finish(html, private={str(mirror): ".", str(root): ".", folder: "."})
+        site.replace_folder(html, build / "html")
+    first = build / "html" / "index.html"
+    say(f"site: done in {time.perf_counter() - start:.1f} s: {first}")
+    return first
+
+
+def publish(
+    root: Path,
+    parameters: Mapping[str, Any] | None = None,
+    *,
+    only: Sequence[str] = (),
+    build: Path | None = None,
+    jobs: int = 1,
+    make_site: bool = True,
+    say: Say = print,
+) -> Path | None:
+    """Run chapters, then build the site.
+
+    Args:
+        root: Folder that holds `_toc.yml`.
+        parameters: Values to inject, plain literals.
+        only: Names of chapters to run; the other pages come from an earlier build. Empty runs all.
+        build: Build folder; `_build` under `root` when None.
+        jobs: Chapters that run at the same time.
+        make_site: False stops after the chapters.
+        say: Gets the progress lines.
+
+    Returns:
+        The first page of the site, or None without a site.
+
+    Raises:
+        ParameterError: A parameter or chapter is unknown, or the site would lack chapters; raised before anything runs.
+        PublishError: A cell failed, or the site was not built.
+    """
+    build = build or root / "_build"
+    run = chapters(root, only)
+    if make_site:
+        lacking = [
+            c.stem for c in chapters(root) if c not in run and not (build / "executed" / c.relative_to(root)).is_file()
+        ]
+        if lacking:
+            raise ParameterError(
+                f"the site needs every chapter, and {', '.join(lacking)} has not run yet: run `lpft book` once without "
+                "--chapter, or add --no-site"
+            )
+        if shutil.disk_usage(root).free < 200 * 2**20:
+            raise PublishError(
+                f"less than 200 MB free on the disk of {root}: a site needs about 50 MB; make room first"
+            )
+    execute(root, parameters, only=only, build=build, jobs=jobs, say=say)
+    return build_site(root, build, say=say) if make_site else None

@@ -1,0 +1,188 @@
+"""The tables of the calibration chapter.
+
+ECE and MCE are the paper's: 15 equal-width bins (lo, hi] of the top label's confidence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from lpft_utils.common.names import split_label
+from lpft_utils.common.table import Table
+from lpft_utils.figures.style import LABELS
+from lpft_utils.metrics import calibration, recalibration
+from lpft_utils.metrics.intervals import text
+from lpft_utils.metrics.sampling import bootstrap, corrected_ece
+from lpft_utils.runs.store import Run
+from lpft_utils.studies.calibration import diagrams, evaluation_splits, maps, scaled
+
+
+def error_table(runs: Mapping[str, Sequence[Run]], split: str = "test") -> Table:
+    """The paper's table: ECE and MCE by method, without and with temperature scaling (TS).
+
+    Args:
+        runs: Runs by method, one a seed.
+        split: Name of the split.
+
+    Returns:
+        One row a method; cells "mean ± half width" over seeds.
+    """
+    rows = {}
+    for method, group in runs.items():
+        found = [scaled(stored, split).measures for stored in group]
+        rows[LABELS[method]] = {
+            "accuracy": text([before["accuracy"] for before, _ in found], 3),
+            **{
+                f"{title}{suffix}": text([pair[i][key] for pair in found], 3)
+                for key, title in (("confidence", "confidence"), ("ECE", "ECE"), ("MCE", "MCE"))
+                for i, suffix in enumerate(("", ", TS"))
+            },
+        }
+    return Table(pd.DataFrame.from_dict(rows, orient="index").rename_axis("method"))
+
+
+def chance_table(runs: Mapping[str, Sequence[Run]], split: str = "test", n_draws: int = 1000) -> Table:
+    """How much of every ECE is chance: the ECE of a perfectly calibrated model with the same confidences, at this N.
+
+    Args:
+        runs: Runs by method, one a seed.
+        split: Name of the split.
+        n_draws: Draws of the bootstrap and of the calibrated model.
+
+    Returns:
+        Two rows a method, without and with temperature scaling (TS): the first seed's ECE with its bootstrap interval;
+        over all seeds the ECE of chance and what is left; and in how many seeds the ECE is above the 95th percentile
+        of chance.
+    """
+    rows = []
+    for method, group in runs.items():
+        found = [scaled(stored, split) for stored in group]
+        for when, name in (("before", LABELS[method]), ("after", f"{LABELS[method]}, TS")):
+            p = [getattr(s, when) for s in found]
+            errors = [corrected_ece(q, s.labels, n_draws) for q, s in zip(p, found, strict=True)]
+            above = sum(e.ece > e.chance_high for e in errors)
+            rows.append(
+                {
+                    "method": name,
+                    "ECE, first seed [bootstrap]": str(bootstrap(p[0], found[0].labels, n_draws=n_draws)),
+                    "ECE of chance": text([e.chance for e in errors], 3),
+                    "ECE − chance": text([e.corrected for e in errors], 3),
+                    "seeds above chance": f"{above} of {len(errors)}",
+                }
+            )
+    return Table(pd.DataFrame(rows).set_index("method"))
+
+
+def count_table(runs: Mapping[str, Run], split: str = "test") -> Table:
+    """Examples in each bin of the confidence, before → after temperature scaling; bins that are always empty left out.
+
+    Args:
+        runs: One run by method.
+        split: Name of the split.
+
+    Returns:
+        One row a bin, one column a method.
+    """
+    found = {LABELS[method]: diagrams([stored], split) for method, stored in runs.items()}
+    edges = next(iter(found.values()))[0].edges
+    rows = {
+        f"({low:.3f}, {high:.3f}]": {
+            name: f"{before.counts[b]} → {after.counts[b]}" for name, (before, after) in found.items()
+        }
+        for b, (low, high) in enumerate(zip(edges[:-1], edges[1:], strict=True))
+        if any(diagram.counts[b] for pair in found.values() for diagram in pair)
+    }
+    return Table(pd.DataFrame.from_dict(rows, orient="index").rename_axis("confidence"))
+
+
+def comparison_table(groups: Mapping[str, Sequence[Run]], name: str, split: str = "test") -> Table:
+    """Head norm, temperature and calibration of any groups of runs.
+
+    Args:
+        groups: Runs by row, one a seed.
+        name: What the rows are.
+        split: Name of the split.
+
+    Returns:
+        One row a group; ‖V‖ and T of every seed, the rest "mean ± half width".
+    """
+    rows = {}
+    for title, group in groups.items():
+        found = [scaled(stored, split) for stored in group]
+        rows[title] = {
+            "‖V‖": ", ".join(f"{stored.metrics['head_norm']:.3g}" for stored in group),
+            "T": ", ".join(f"{s.fit.T:.3g}" for s in found),
+            **{
+                f"{key}{suffix}": text([s.measures[i][key] for s in found], 3)
+                for key, i, suffix in (
+                    ("accuracy", 0, ""),
+                    ("confidence", 0, ""),
+                    ("ECE", 0, ""),
+                    ("ECE", 1, ", TS"),
+                    ("NLL", 0, ""),
+                    ("NLL", 1, ", TS"),
+                )
+            },
+        }
+    return Table(pd.DataFrame.from_dict(rows, orient="index").rename_axis(name))
+
+
+def recalibration_table(runs: Sequence[Run], measure: str = "ECE") -> Table:
+    """One measure after every recalibration, on the test set and on every out-of-distribution set.
+
+    The last row breaks the rule on purpose: its temperature is fitted on the very split that it is judged on, which
+    gives the lowest NLL of any temperature there (not always the lowest ECE).
+
+    Args:
+        runs: Runs of one method, one a seed.
+        measure: A key of `calibration.measures`.
+
+    Returns:
+        One row a recalibration, one column a split; an infinite NLL (a class was given probability 0) is "∞".
+    """
+    found: dict[str, dict[str, list[float]]] = {}
+    for stored in runs:
+        fitted = maps(stored)
+        for split in evaluation_splits(stored):
+            f, y = stored.predictions[split]
+            here = fitted | {"temperature fitted on the column": recalibration.fit_temperature(f, y).apply}
+            for name, apply in here.items():
+                row = found.setdefault(name, {})
+                row.setdefault(split_label(split), []).append(calibration.measures(apply(f), y)[measure])
+    rows = {
+        name: {split: text(v, 3) if np.isfinite(v).all() else "∞" for split, v in row.items()}
+        for name, row in found.items()
+    }
+    return Table(pd.DataFrame.from_dict(rows, orient="index").rename_axis(measure))
+
+
+def moment_table(runs: Sequence[Run]) -> Table:
+    """Where the fitted temperature stops being right: the two sides of its equation on every split.
+
+    At the fitted T the mean of E_p[f] equals the mean of f_y on the data that T was fitted on. Where E_p[f] is larger
+    the model is over-confident still, and the split would need a higher T.
+
+    Args:
+        runs: Runs of one method, one a seed.
+
+    Returns:
+        One row a split: accuracy, both sides for the logits over T with mean 0 over classes (so that heads can be
+        compared), T as fitted and as needed here.
+    """
+    rows = {}
+    for split in ("validation", *evaluation_splits(runs[0])):
+        found = [scaled(stored, split) for stored in runs]
+        scores = [(s.logits - s.logits.mean(axis=1, keepdims=True)) / s.fit.T for s in found]  # a shift has no meaning
+        expected = [float((s.after * f).sum(axis=1).mean()) for s, f in zip(found, scores, strict=True)]
+        given = [float(f[np.arange(len(f)), s.labels].mean()) for s, f in zip(found, scores, strict=True)]
+        rows[split_label(split)] = {
+            "accuracy": text([s.measures[0]["accuracy"] for s in found], 3),
+            "E_p[f] / T": text(expected, 3),
+            "f_y / T": text(given, 3),
+            "T, validation": ", ".join(f"{s.fit.T:.3g}" for s in found),
+            "T needed here": ", ".join(f"{recalibration.fit_temperature(s.logits, s.labels).T:.3g}" for s in found),
+        }
+    return Table(pd.DataFrame.from_dict(rows, orient="index").rename_axis("split"))

@@ -1,0 +1,1 @@
+"""Runs: profiles, training once, the store, sweeps."""

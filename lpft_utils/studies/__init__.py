@@ -1,0 +1,1 @@
+"""What one chapter computes on its task."""

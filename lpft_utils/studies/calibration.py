@@ -1,0 +1,229 @@
+"""The calibration chapter: runs before and after temperature scaling, and what can be done while training.
+
+Every recalibration is fitted on a run's own validation split and judged on another one. `calibration_tables` has the
+tables, `plots_calibration` the figures.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from scipy import special
+
+from lpft_utils.common.errors import ParameterError
+from lpft_utils.common.names import split_label
+from lpft_utils.common.validation import Array
+from lpft_utils.metrics import calibration, recalibration
+from lpft_utils.metrics.calibration import Reliability
+from lpft_utils.metrics.recalibration import Temperature
+from lpft_utils.metrics.sampling import perfect_ece
+from lpft_utils.metrics.validation import Labels
+from lpft_utils.runs.run import run
+from lpft_utils.runs.store import Run
+from lpft_utils.training.spec import RunSpec
+
+
+@dataclass(frozen=True, eq=False)
+class Scaled:
+    """Predictions on one split, before and after temperature scaling.
+
+    Attributes:
+        logits: f(x), shape (N, C).
+        labels: Shape (N,).
+        fit: The temperature, fitted on validation.
+    """
+
+    logits: Array
+    labels: Labels
+    fit: Temperature
+
+    @cached_property
+    def before(self) -> Array:
+        """Probabilities at T = 1, shape (N, C)."""
+        return calibration.softmax(self.logits)
+
+    @cached_property
+    def after(self) -> Array:
+        """Probabilities at the fitted T, shape (N, C)."""
+        return self.fit.apply(self.logits)
+
+    @cached_property
+    def measures(self) -> tuple[dict[str, float], dict[str, float]]:
+        """`calibration.measures` before and after."""
+        return calibration.measures(self.before, self.labels), calibration.measures(self.after, self.labels)
+
+
+def scaled(stored: Run, split: str = "test") -> Scaled:
+    """A run's predictions on a split, and the temperature fitted on its validation split.
+
+    Args:
+        stored: A run.
+        split: Name of the split.
+
+    Returns:
+        The predictions before and after.
+
+    Raises:
+        ParameterError: If the run has no such split, or no validation split.
+    """
+    missing = [name for name in ("validation", split) if name not in stored.predictions]
+    if missing:
+        raise ParameterError(f"expected predictions on {missing[0]!r}, the run has {', '.join(stored.predictions)}")
+    return Scaled(*stored.predictions[split], recalibration.fit_temperature(*stored.predictions["validation"]))
+
+
+def evaluation_splits(stored: Run) -> list[str]:
+    """The test set and the out-of-distribution sets of a run, in the order in which they are stored."""
+    return [name for name in stored.predictions if name == "test" or name.startswith("ood_")]
+
+
+def diagrams(runs: Sequence[Run], split: str = "test") -> tuple[Reliability, Reliability]:
+    """Reliability before and after temperature scaling, the examples of all seeds pooled.
+
+    Every seed has its own model and its own T. The same N texts come once a seed, so the counts add up to N × seeds.
+
+    Args:
+        runs: Runs of one method, one a seed.
+        split: Name of the split.
+
+    Returns:
+        The diagrams before and after.
+    """
+    found = [scaled(stored, split) for stored in runs]
+    labels = np.concatenate([s.labels for s in found])
+    before, after = (np.concatenate([getattr(s, when) for s in found]) for when in ("before", "after"))
+    return calibration.reliability(before, labels), calibration.reliability(after, labels)
+
+
+def errors_by_split(
+    runs: Mapping[str, Sequence[Run]], n_draws: int = 200
+) -> dict[str, dict[str, tuple[list[float], list[float], float]]]:
+    """ECE before and after temperature scaling, beside the ECE of chance, on every test set.
+
+    Args:
+        runs: Runs by method, one a seed.
+        n_draws: Draws of the calibrated model.
+
+    Returns:
+        By split label and method: one value a seed before, one after, and the mean over seeds of what a calibrated
+        model with the confidences after scaling would score.
+    """
+    errors: dict[str, dict[str, tuple[list[float], list[float], float]]] = {}
+    for split in evaluation_splits(next(iter(runs.values()))[0]):
+        for method, group in runs.items():
+            found = [scaled(stored, split) for stored in group]
+            before, after = ([s.measures[i]["ECE"] for s in found] for i in (0, 1))
+            chance = float(np.mean([perfect_ece(s.after, n_draws) for s in found]))
+            errors.setdefault(split_label(split), {})[method] = (before, after, chance)
+    return errors
+
+
+def maps(stored: Run) -> dict[str, Callable[[Any], Array]]:
+    """Recalibrations fitted on a run's validation split.
+
+    Args:
+        stored: A run.
+
+    Returns:
+        By name, a function from logits (N, C) to probabilities (N, C).
+    """
+    f, y = stored.predictions["validation"]
+    b = stored.weights.get("head.bias", np.zeros(f.shape[1]))
+    return {
+        "none": calibration.softmax,
+        "temperature": recalibration.fit_temperature(f, y).apply,
+        "scale of V alone": recalibration.fit_head_scale(f, y, b).apply,
+        "vector scaling": recalibration.fit_vector_scaling(f, y).apply,
+        "isotonic": recalibration.fit_isotonic(f, y).apply,
+    }
+
+
+def scaling_curves(
+    stored: Run, scales: Sequence[float], splits: Sequence[str] = ("train", "test")
+) -> dict[str, dict[str, list[float]]]:
+    """Measures of the logits s f, which are those of the head s V, s b.
+
+    Args:
+        stored: A run.
+        scales: Values of s > 0.
+        splits: Names of splits.
+
+    Returns:
+        By split and measure, one value a scale.
+    """
+    curves: dict[str, dict[str, list[float]]] = {}
+    for split in splits:
+        f, y = stored.predictions[split]
+        found = [calibration.measures(calibration.softmax(s * f), y) for s in scales]
+        curves[split] = {key: [m[key] for m in found] for key in found[0]}
+        curves[split]["NLL"] = [_cross_entropy(s * f.astype(np.float64), y) for s in scales]
+    return curves
+
+
+def norms_and_temperatures(runs: Sequence[Run]) -> tuple[list[float], list[float]]:
+    """‖V‖ and the fitted T of every run that has both: not where V = 0, or where no T is best.
+
+    Args:
+        runs: Runs.
+
+    Returns:
+        The norms and the temperatures.
+    """
+    pairs = [(stored.metrics["head_norm"], scaled(stored, "validation").fit) for stored in runs]
+    kept = [(norm, fit.T) for norm, fit in pairs if norm > 1e-6 and not fit.limit]
+    return [norm for norm, _ in kept], [T for _, T in kept]
+
+
+def decay_for(spec: RunSpec, n_train: int, factor: float = 0.1) -> float:
+    """The weight decay λ that shrinks V to about `factor` of its length over a whole fine-tuning, gradients aside.
+
+    AdamW multiplies V by 1 − η_t λ in step t, and η_t falls linearly from η to 0 in T steps, so that
+    log factor ≈ −λ Σ η_t = −λ η (T + 1) / 2.
+
+    Args:
+        spec: The run.
+        n_train: Training examples.
+        factor: In (0, 1).
+
+    Returns:
+        λ, to two significant digits.
+
+    Raises:
+        ParameterError: If the factor is not in (0, 1).
+    """
+    if not 0 < factor < 1:
+        raise ParameterError(f"factor must lie between 0 and 1, got {factor!r}")
+    steps = math.ceil(math.ceil(n_train / spec.batch_size) * spec.epochs)
+    return float(f"{-math.log(factor) / (spec.learning_rate * (steps + 1) / 2):.2g}")
+
+
+def alternatives(sweep: Mapping[float, Sequence[Run]], smoothing: float = 0.1) -> dict[str, Run]:
+    """What can be done while training: LP-FT from the longest head of the sweep, changed in one way each.
+
+    One seed, since each way is a training of its own. The sweep itself is a third way: a shorter head at the start.
+
+    Args:
+        sweep: Runs by head norm, one a seed (`sweeps.head_norm_sweep`).
+        smoothing: The label smoothing.
+
+    Returns:
+        The run as it is, with label smoothing, and with a weight decay that would take V to a tenth of its length, by
+        name.
+    """
+    longest = sweep[max(sweep)][0]
+    decay = decay_for(longest.spec, longest.metrics["task"]["sizes"]["train"])
+    return {
+        "as it is": longest,
+        f"label smoothing {smoothing:g}": run(longest.spec.replace(label_smoothing=smoothing)),
+        f"weight decay {decay:g} on V": run(longest.spec.replace(head_weight_decay=decay)),
+    }
+
+
+def _cross_entropy(f: Array, y: Labels) -> float:
+    """From logits: through probabilities it would be infinite where one underflows."""
+    return float(np.mean(np.asarray(special.logsumexp(f, axis=1)) - f[np.arange(len(y)), y]))

@@ -1,0 +1,113 @@
+"""The sweep over head norms: what the kernel predicts, and what is shown of the runs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from lpft_utils.common.names import split_label
+from lpft_utils.common.table import Table
+from lpft_utils.kernel_methods.function_space import gradient_flow, predict_features
+from lpft_utils.metrics.intervals import interval
+from lpft_utils.ntk import kernel
+from lpft_utils.runs.cache import kept
+from lpft_utils.runs.profiles import Profile
+from lpft_utils.runs.store import Run
+from lpft_utils.studies.starts import examples, identity, start_model
+
+TARGET = 0.3  # training loss at which the heads are compared, as a share of log C
+
+
+def prediction_table(setting: Profile, seed: int, n: int = 16, *, store: Path | None = None) -> Table:
+    """Linearised training from LP's head at each norm of the profile, until the training loss is `TARGET` · log C.
+
+    Args:
+        setting: The profile.
+        seed: The run's seed.
+        n: Training examples, and as many other examples.
+        store: The run store, in which the result is kept; default: `paths.run_store()`.
+
+    Returns:
+        Indexed by ‖V0‖: the loss at the start, the time at which the target is met, and the mean ‖φ_t − φ_0‖ of the
+        other examples at that time.
+    """
+    key = identity(setting, "lp_ft", seed, "norms", list(setting.norms), n, TARGET)
+    rows = kept(f"{setting.task}-lp_ft-norms-s{seed}-{key}", lambda: _predict(setting, seed, n), store)
+    return Table(pd.DataFrame(rows).set_index("‖V0‖"))
+
+
+def _predict(setting: Profile, seed: int, n: int) -> list[dict[str, str]]:
+    few, other = examples(setting, seed, n)
+    model = start_model(setting, "lp_ft", seed)
+    probed = model.head.weight.norm().item()
+    at_probe = kernel(model, few.inputs)
+    target = TARGET * math.log(at_probe.n_classes)
+    rows = []
+    for norm in setting.norms:
+        model.scale_head(norm)
+        K = at_probe.scaled(norm / probed if probed else 1.0).K.double()
+        with torch.no_grad():
+            f_0 = model(**few.inputs).logits.double()
+        slowest = 1e6 * n / torch.linalg.eigvalsh(K.flatten(2).flatten(0, 1))[-1].item()
+        times = torch.cat([torch.zeros(1), torch.logspace(-6, 0, 300)]).double() * slowest
+        flow = gradient_flow(K, f_0, few.labels, times)
+        met = (flow.loss <= target).nonzero()
+        row = {"‖V0‖": f"{norm:g}", "loss at the start": f"{flow.loss[0]:.3f}"}
+        if len(met):
+            index = int(met[0])
+            assert flow.Q is not None
+            moved = predict_features(model, few.inputs, flow.Q[index : index + 1].float(), other.inputs)
+            row["time"] = f"{flow.times[index]:.2g}"
+            row["predicted ‖φ_t − φ_0‖"] = f"{moved.norm(dim=2).mean():.3f}"
+        else:
+            row["time"], row["predicted ‖φ_t − φ_0‖"] = f"> {slowest:.2g}", "target not met"
+        rows.append(row)
+    return rows
+
+
+def values(sweep: Mapping[float, Sequence[Run]]) -> dict[str, list[list[float]]]:
+    """What the sweep is about, one value a seed for each norm.
+
+    Args:
+        sweep: Runs by norm, one a seed.
+
+    Returns:
+        By axis label: Diff(F) and CS(F) on the test set, and the accuracy on every test set.
+    """
+    first = next(iter(sweep.values()))[0]
+    found = {
+        f"{key}(F), test": [[run.metrics["change"]["test"][key] for run in group] for group in sweep.values()]
+        for key in ("Diff", "CS")
+    }
+    for split in first.metrics["accuracy"]:
+        if split == "test" or split.startswith("ood_"):
+            name = f"accuracy, {split_label(split)}"
+            found[name] = [[run.accuracy(split) for run in group] for group in sweep.values()]
+    return found
+
+
+def panels(sweep: Mapping[float, Sequence[Run]]) -> dict[str, dict[str, dict[str, Any]]]:
+    """`values` as `interactive.sweep_explorer` wants them: mean, interval and seeds.
+
+    Args:
+        sweep: Runs by norm, one a seed.
+
+    Returns:
+        By quantity: one series named "lp_ft".
+    """
+    drawn = {}
+    for label, rows in values(sweep).items():
+        found = [interval(row) for row in rows]
+        series = {
+            "mean": [f.mean for f in found],
+            "low": [f.low for f in found],
+            "high": [f.high for f in found],
+            "seeds": [list(run) for run in zip(*rows, strict=True)],
+        }
+        drawn[label] = {"lp_ft": series}
+    return drawn

@@ -1,0 +1,199 @@
+"""What the LoRA chapter computes on its task: concentration over ranks, kernels of other adapters, costs.
+
+Everything that takes more than a few seconds is kept in the run store.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from lpft_utils.kernel_methods.statistics import alignment
+from lpft_utils.models.adapters import add_ia3
+from lpft_utils.models.classifier import initial_head
+from lpft_utils.ntk import Kernel, kernel, load_kernel
+from lpft_utils.runs.cache import kept, lock, place
+from lpft_utils.runs.profiles import Profile
+from lpft_utils.runs.run import run
+from lpft_utils.studies.lora_kernel import RANKS, adapted_weights, concentration, fluctuation, ft_kernel, layer_factors
+from lpft_utils.studies.starts import examples, identity, start_model, starts
+from lpft_utils.training.spec import PROBED
+
+ADAPTED_FROM = {"ft": "lora", "lp_ft": "lp_lora"}  # the same head, with an adapter in place of the weights
+N_SHUFFLES = 10
+
+
+@dataclass(frozen=True)
+class Concentration:
+    """How close LoRA's kernel comes to FT's of the same weights as r grows.
+
+    Attributes:
+        table: Result of `lora_kernel.concentration`.
+        kappa: Predicted root mean square of the relative error at r = 1; at r it is κ / √r.
+        reference: Centred alignment of `reference_kernel` with the same FT kernel.
+        init: How A is drawn.
+    """
+
+    table: pd.DataFrame
+    kappa: float
+    reference: float
+    init: str
+
+    def rms(self) -> dict[int, float]:
+        """Root mean square of the relative error over draws, by r."""
+        return {r: math.sqrt((e**2).mean()) for r, e in self.by_rank("error").items()}
+
+    def by_rank(self, column: str) -> dict[int, np.ndarray]:
+        """Values of a column, one a draw, by r."""
+        return {int(r): rows[column].to_numpy() for r, rows in self.table.groupby("r")}  # pyright: ignore
+
+
+def rank_sweep(
+    setting: Profile,
+    method: str,
+    seed: int,
+    *,
+    init: str = "gaussian",
+    n: int = 24,
+    n_draws: int = 16,
+    ranks: Sequence[int] = RANKS,
+    store: Path | None = None,
+) -> Concentration:
+    """LoRA's kernel against FT's of the same weights at a start, over ranks and draws of A.
+
+    Args:
+        setting: The profile.
+        method: "ft" (random head) or "lp_ft" (LP's head).
+        seed: The run's seed.
+        init: "gaussian" or "uniform".
+        n: Training examples of the kernel.
+        n_draws: Draws of A at each rank.
+        ranks: Ranks.
+        store: The run store; default: `paths.run_store()`.
+
+    Returns:
+        The sweep, from the store if it is there.
+    """
+
+    def compute() -> dict[str, Any]:
+        model = start_model(setting, method, seed)
+        few, _ = examples(setting, seed, n)
+        factors = layer_factors(model, few.inputs, adapted_weights(model))
+        table = concentration(factors, ranks=ranks, n_draws=n_draws, init=init, seed=seed)
+        with torch.no_grad():
+            phi = model.features(**few.inputs)
+        bare = reference_kernel(phi @ phi.T, model.head.weight.detach())
+        return {
+            "kappa": fluctuation(factors, init),
+            "reference": alignment(bare, ft_kernel(factors), centered=True),
+            "rows": table.to_dict("records"),
+        }
+
+    key = identity(setting, method, seed, "ranks", 2, n, n_draws, list(ranks), init)
+    found = kept(f"{setting.task}-{method}-ranks-s{seed}-{key}", compute, store)
+    return Concentration(pd.DataFrame(found["rows"]), found["kappa"], found["reference"], init)
+
+
+def parts(setting: Profile, method: str, seed: int, *, store: Path | None = None) -> dict[str, Kernel]:
+    """Kernels of parts of the parameters at a start, and of other adapters with the same head.
+
+    Args:
+        setting: The profile.
+        method: "ft" (random head) or "lp_ft" (LP's head).
+        seed: The run's seed.
+        store: The run store; default: `paths.run_store()`.
+
+    Returns:
+        Train × train kernels: "FT" (all of the backbone), "FT, adapted weights" (those that LoRA adapts), "LoRA",
+        "IA³" and "biases".
+    """
+    lora = ADAPTED_FROM[method]
+    found = starts(setting, seed, (method, lora), store=store)
+    folder = place(f"{setting.task}-{method}-parts-s{seed}-{identity(setting, method, seed, 'parts', 1)}", store)
+    train, _ = examples(setting, seed)
+    out = {"FT": found[method].train, "LoRA": found[lora].train}
+    for name in ("FT, adapted weights", "IA³", "biases"):
+        here = folder / re.sub(r"\W+", "_", name)
+        with lock(here):
+            if not (here / "kernel.safetensors").exists():
+                model = start_model(setting, method, seed)
+                if name == "IA³":
+                    kernel(add_ia3(model), train.inputs, folder=here)
+                else:
+                    wanted = adapted_weights(model) if name.startswith("FT") else _biases(model)
+                    kernel(model, train.inputs, parameters=wanted, folder=here)
+        out[name] = load_kernel(here / "kernel.safetensors")
+    return out
+
+
+def reference_kernel(gram: Tensor, V: Tensor) -> Tensor:
+    """The F that any features with Θ_φ(x, x') = ⟨φ(x), φ(x')⟩ I would have: it knows φ and the head, and no gradient.
+
+    Args:
+        gram: Inner products of the features, shape (N, N).
+        V: The head, shape (C, H).
+
+    Returns:
+        ⟨φ(x), φ(x')⟩ (V Vᵀ)_cd, shape (N, C, N, C).
+    """
+    V = V.to(gram.dtype)
+    return torch.einsum("nm,cd->ncmd", gram, V @ V.T)
+
+
+def closeness(setting: Profile, method: str, seed: int, *, store: Path | None = None) -> pd.DataFrame:
+    """How alike the kernels of adapters are to FT's, with two references that adapters must beat.
+
+    Args:
+        setting: The profile.
+        method: "ft" (random head) or "lp_ft" (LP's head).
+        seed: The run's seed.
+        store: The run store; default: `paths.run_store()`.
+
+    Returns:
+        Indexed by kernel: "parameters", alignment with F of FT ("all", "all, centred") and with FT's F of the weights
+        that LoRA adapts ("adapted", "adapted, centred"). Rows are those of `parts`, "features and head"
+        (`reference_kernel`), and "LoRA, texts shuffled": the mean over random orders of LoRA's texts.
+    """
+    found = parts(setting, method, seed, store=store)
+    probed = run(setting.spec("lp", seed=seed))
+    V = probed.V if method in PROBED else initial_head(*probed.V.shape, seed=seed)
+    targets = {"all": found["FT"].F, "adapted": found["FT, adapted weights"].F}
+
+    def likeness(K: Tensor) -> dict[str, float]:
+        return {
+            f"{name}{', centred' if centred else ''}": alignment(K, target, centered=centred)
+            for name, target in targets.items()
+            for centred in (False, True)
+        }
+
+    rows = {
+        name: {"parameters": float(k.spec["parameters"]), **likeness(k.F)} for name, k in found.items() if name != "FT"
+    }
+    inner = found["FT"].gram - float(found["FT"].spec["bias"])  # ⟨φ, φ'⟩ without the 1 of the bias
+    rows["features and head"] = {"parameters": 0.0, **likeness(reference_kernel(inner, V))}
+    generator = torch.Generator().manual_seed(seed)
+    F = found["LoRA"].F
+    orders = [torch.randperm(len(F), generator=generator) for _ in range(N_SHUFFLES)]
+    shuffled = pd.DataFrame([likeness(F[order][:, :, order]) for order in orders]).mean()
+    rows["LoRA, texts shuffled"] = {"parameters": 0.0, **shuffled.to_dict()}
+    total = {"FT": {"parameters": float(found["FT"].spec["parameters"]), **likeness(found["FT"].F)}}
+    return pd.DataFrame.from_dict(total | rows, orient="index").rename_axis("kernel")
+
+
+def _biases(model: torch.nn.Module) -> list[str]:
+    """What BitFit trains: every bias of the backbone."""
+    return [n for n, _ in model.named_parameters() if n.startswith("backbone.") and n.endswith(".bias")]
+
+
+def _share(found: Kernel, group: str) -> float:
+    traces = {name: torch.einsum("ncnc->", part.double()).item() for name, part in found.groups.items()}
+    return traces.get(group, 0.0) / (sum(traces.values()) or 1.0)

@@ -1,0 +1,230 @@
+"""The kernels at the points where fine-tuning starts: what the NTK chapters look at.
+
+A start is a pre-trained φ with a head: the random one (FT, LoRA) or LP's (LP-FT, LP-LoRA); for LoRA the parameters of
+φ are those of a fresh adapter. Kernels are computed once and kept in the run store.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from lpft_utils.kernel_methods.regression import KernelFit, logistic, ridge
+from lpft_utils.models.backbones import load_tokenizer
+from lpft_utils.models.classifier import Classifier, load_classifier
+from lpft_utils.models.encoding import Collator, encode, stack
+from lpft_utils.ntk import Kernel, kernel, load_kernel
+from lpft_utils.ntk.result import ENGINE_VERSION
+from lpft_utils.runs.cache import kept, lock, place
+from lpft_utils.runs.profiles import Profile
+from lpft_utils.runs.run import load_data, run
+from lpft_utils.studies.published_code import PublishedFit, published
+from lpft_utils.training.probing import fit_head
+from lpft_utils.training.spec import ADAPTED, PROBED
+
+STARTS = ("ft", "lp_ft", "lora", "lp_lora")
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Tokenised examples of a task.
+
+    Attributes:
+        inputs: Arguments of φ by name, each of shape (N, T).
+        labels: Class indices, shape (N,).
+    """
+
+    inputs: dict[str, Tensor]
+    labels: Tensor
+
+
+@dataclass(frozen=True)
+class Start:
+    """A point where fine-tuning starts, and its kernels.
+
+    Attributes:
+        method: "ft", "lp_ft", "lora" or "lp_lora".
+        train: Kernel of N training examples.
+        test: Kernel of M test examples (rows) with the training examples (columns).
+        labels: Classes of the training examples, shape (N,).
+        test_labels: Classes of the test examples, shape (M,).
+    """
+
+    method: str
+    train: Kernel
+    test: Kernel
+    labels: Tensor
+    test_labels: Tensor
+
+    def regression(self, part: str, kind: str = "ridge") -> KernelFit:
+        """Kernel regression with "P" or "K" = P + F, by "ridge" or "logistic" regression."""
+        fit = {"ridge": ridge, "logistic": logistic}[kind]
+        return fit(getattr(self.train, part).double(), self.labels, getattr(self.test, part).double())
+
+
+def part_of_model(name: str) -> str:
+    """Where in a Transformer a parameter is.
+
+    Args:
+        name: Its name, in any of the families that the book uses.
+
+    Returns:
+        "embeddings", "layer 1, attention", "layer 1, feed-forward", "layer 1, norm", … or "final norm".
+    """
+    layer = re.search(r"\.(?:layers?|h)\.(\d+)\.", name)
+    lower = name.lower()
+    norm = "norm" in lower or re.search(r"\bln_", lower) is not None
+    if layer is None:
+        return "final norm" if norm and "embed" not in lower else "embeddings"
+    kind = "norm" if norm else "attention" if "att" in lower[layer.end() :] else "feed-forward"
+    return f"layer {int(layer.group(1)) + 1}, {kind}"
+
+
+def examples(setting: Profile, seed: int, n: int | None = None) -> tuple[Examples, Examples]:
+    """Training and test examples of a kernel, drawn from the splits of the LP run of this seed.
+
+    Args:
+        setting: The profile.
+        seed: The run's seed; it draws the training examples. The test examples are the same for all seeds.
+        n: Number of each; default: the profile's.
+
+    Returns:
+        Training and test examples.
+    """
+    spec = setting.spec("lp", seed=seed)
+    task, tokenizer = load_data(spec), load_tokenizer(setting.backbone)
+    drawn = []
+    for name, draw in (("train", seed), ("test", 0)):
+        split = task.split(name)
+        order = torch.randperm(len(split), generator=torch.Generator().manual_seed(draw))
+        index = order[: n or setting.n_kernel].sort().values.tolist()
+        encoded = encode(split, tokenizer, spec.max_length)
+        labels = torch.tensor(split.labels)[index]
+        drawn.append(Examples(stack(encoded, Collator(tokenizer), index), labels))
+    return drawn[0], drawn[1]
+
+
+def start_model(setting: Profile, method: str, seed: int) -> Classifier:
+    """The classifier as it is when fine-tuning starts.
+
+    Args:
+        setting: The profile.
+        method: "ft", "lp_ft", "lora" or "lp_lora".
+        seed: The run's seed.
+
+    Returns:
+        The classifier; what requires gradients is what the method trains.
+    """
+    spec = setting.spec(method, seed=seed)
+    probed = run(setting.spec("lp", seed=seed))
+    V = probed.V
+    model = load_classifier(setting.backbone, len(V), pooling=spec.pooling, seed=seed)
+    if method in PROBED:
+        model.set_head(V, probed.weights["head.bias"])
+    if method in ADAPTED:
+        from lpft_utils.models.adapters import add_lora  # not above: peft takes seconds to import
+
+        add_lora(model, r=spec.lora_r, alpha=spec.lora_alpha, targets=spec.lora_targets, seed=seed)
+    return model
+
+
+def starts(
+    setting: Profile, seed: int, methods: Iterable[str] = STARTS, *, own_head: bool = False, store: Path | None = None
+) -> dict[str, Start]:
+    """Kernels at the starting points, computed or read from the run store.
+
+    Args:
+        setting: The profile.
+        seed: The run's seed.
+        methods: Starting points.
+        own_head: Fit LP's head on the kernel's own training examples, so that F knows no labels that P does not know.
+            By default it is that of the LP run, which has seen all training examples.
+        store: The run store; default: `paths.run_store()`.
+
+    Returns:
+        Starts by method.
+    """
+    train, test = examples(setting, seed)
+    found = {}
+    for method in methods:
+        name = f"{setting.task}-{method}-s{seed}-{identity(setting, method, seed, own_head)}"
+        folder = place(name, store)
+        paths = [folder / part / "kernel.safetensors" for part in ("train", "test")]
+        with lock(folder):
+            if not all(path.exists() for path in paths):
+                model = start_model(setting, method, seed)
+                if own_head and method in PROBED:
+                    _fit_own_head(model, train, float(run(setting.spec("lp", seed=seed)).metrics["lp"]["C"]))
+                kernel(model, train.inputs, groups=part_of_model, folder=paths[0].parent)
+                kernel(model, test.inputs, train.inputs, folder=paths[1].parent)
+        square, block = (load_kernel(path) for path in paths)
+        found[method] = Start(method, square, block, train.labels, test.labels)
+    return found
+
+
+def _fit_own_head(model: Classifier, train: Examples, C: float) -> None:
+    """LP on the kernel's own examples, with the penalty that LP chose: they are too few for a cross-validation."""
+    with torch.no_grad():
+        phi = model.features(**train.inputs)
+    head = fit_head(phi, train.labels, len(model.head.weight), C)
+    model.set_head(head.V.to(phi), head.b.to(phi))
+
+
+def identity(setting: Profile, method: str, seed: int, *more: object) -> str:
+    """Hash of everything that a stored kernel of a start depends on."""
+    probed = run(setting.spec("lp", seed=seed))
+    spec = setting.spec(method, seed=seed)
+    adapter = [spec.lora_r, spec.lora_alpha, spec.lora_targets] if method in ADAPTED else []
+    parts = [
+        ENGINE_VERSION,
+        probed.folder.name,
+        probed.metrics["backbone_fingerprint"],
+        setting.n_kernel,
+        adapter,
+        *more,
+    ]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:10]
+
+
+def as_published(start: Start, store: Path | None = None) -> PublishedFit:
+    """The published code's regression with P + F, computed or read from the run store.
+
+    Args:
+        start: A start.
+        store: The run store; default: `paths.run_store()`.
+
+    Returns:
+        Its accuracies, which are not those of a regression that chooses one class; see `ntk.regression.published`.
+    """
+    given = (start.train.K.double(), start.labels, start.test.K.double(), start.test_labels)
+    digest = hashlib.sha256(version("scikit-learn").encode())
+    for tensor in given:
+        digest.update(tensor.cpu().numpy().tobytes())
+    return PublishedFit(**kept(f"published-{digest.hexdigest()[:16]}", lambda: asdict(published(*given)), store))
+
+
+def shares(start: Start) -> pd.DataFrame:
+    """The share of each layer and kind of parameter in the trace of F.
+
+    Args:
+        start: A start with its kernel by `part_of_model`.
+
+    Returns:
+        Rows: layers; columns: kinds; values sum to 1.
+    """
+    traces = {name: torch.einsum("ncnc->", part.double()).item() for name, part in start.train.groups.items()}
+    total = sum(traces.values()) or 1.0
+    rows: dict[str, dict[str, float]] = {}
+    for name, value in traces.items():
+        layer, _, kind = name.partition(", ")
+        rows.setdefault(layer, {})[kind or layer] = value / total
+    return pd.DataFrame.from_dict(rows, orient="index").fillna(0.0)

@@ -1,0 +1,1 @@
+"""What a chapter holds besides results: its frame, its exercises."""

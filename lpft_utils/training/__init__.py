@@ -1,0 +1,1 @@
+"""How a run is trained: its spec, the methods, linear probing, fine-tuning."""

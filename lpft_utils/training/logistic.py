@@ -1,0 +1,315 @@
+r"""Linear probing: L2-regularised multinomial logistic regression, its path over C and its choice by cross-validation.
+
+The objective is scikit-learn's, with features unscaled and the intercept not penalised:
+
+$$F_C(V, b) = C \sum_i \mathrm{CE}(V x_i + b, y_i) + \tfrac12 \lVert V \rVert_F^2 .$$
+
+**Two classes.** scikit-learn fits one vector for two classes, $C \sum_i \log(1 + e^{-s_i (w^\top x_i + c)}) + \tfrac12
+\lVert w \rVert^2$ with $s_i = \pm 1$, not two rows. A head with two rows gives the same probabilities if $v_1 - v_0 =
+w$; among those heads the penalty picks the shortest, $V = [-w/2,\, w/2]$, with $\lVert V \rVert_F^2 = \tfrac12 \lVert
+w \rVert^2$. In terms of this head scikit-learn's objective is $C \sum_i \mathrm{CE} + \lVert V \rVert_F^2$: twice the
+penalty of the formula above, which moves the solution to that of $C/2$. `binary="sigmoid"` (the default) uses it, so
+that probabilities and chosen C are scikit-learn's; `binary="softmax"` keeps $\tfrac12 \lVert V \rVert_F^2$ for two
+classes too.
+
+The published LP-FT code asked scikit-learn for the multinomial fit of two classes (since removed there), which is
+`"softmax"`: its optimum is $V = [-d,\, d]$ with $p_1 = \sigma(2 d^\top x + \dots)$, of which scikit-learn kept `coef_`
+$= d$. The code then installed $[-d/2,\, d/2]$: half the fitted head. To reproduce it, halve `V` and `b` of a
+`"softmax"` fit. Heads returned here give the fitted probabilities by softmax as they are. With three classes or more
+all of this agrees.
+
+**Certificate.** All folds and all values of C are solved together (see `logistic_solver`), and every solution says how
+good it is: `gap` bounds how far its objective is from the minimum, and by strong convexity $\tfrac12 \lVert V - V^*
+\rVert_F^2 \le$ `gap`.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from torch import Tensor
+
+from lpft_utils.common.threads import one_thread_if_small
+from lpft_utils.training.logistic_descent import LogisticDescent, logistic_gd
+from lpft_utils.training.logistic_solver import Design, solve
+from lpft_utils.training.validation import as_tensor, check_binary, check_Cs, check_data, check_tol, fold_ids
+
+__all__ = [
+    "LogisticConvergenceWarning",
+    "LogisticDescent",
+    "LogisticFit",
+    "LogisticPath",
+    "fit_logistic",
+    "logistic_gd",
+    "logistic_objective",
+    "logistic_path",
+]
+
+Binary = Literal["sigmoid", "softmax"]
+DEFAULT_CS: tuple[float, ...] = tuple(np.logspace(-4, 4, 10).tolist())
+
+
+class LogisticConvergenceWarning(UserWarning):
+    """A logistic regression stopped before its certificate reached the tolerance."""
+
+
+@dataclass(frozen=True)
+class LogisticFit:
+    """One fitted head.
+
+    Attributes:
+        V: Weights (C, H); rows sum to zero.
+        b: Intercepts (C,); they sum to zero.
+        C: Strength of the data term.
+        objective: F_C at (V, b).
+        gap: Certified bound on `objective` minus the minimum.
+        n_iter: Newton steps.
+        converged: Whether `gap` is at most the tolerance times `objective`.
+    """
+
+    V: Tensor
+    b: Tensor
+    C: float
+    objective: float
+    gap: float
+    n_iter: int
+    converged: bool
+
+
+@dataclass(frozen=True)
+class LogisticPath:
+    """The path over C: cross-validated accuracies, and the heads fitted on all data.
+
+    Attributes:
+        Cs: Values of C, ascending or as given (n_Cs,).
+        fold_accuracy: Accuracy on the held-out part of each fold (n_folds, n_Cs).
+        best_index: Index of the first C of the highest mean accuracy.
+        V_path: Heads fitted on all data (n_Cs, C, H).
+        b_path: Their intercepts (n_Cs, C).
+        objective: F_C of each of them (n_Cs,).
+        gap: Certified bound on how far each objective is from its minimum (n_Cs,).
+        fold_objective: F_C of the fits on the training part of each fold (n_folds, n_Cs).
+        fold_gap: Certified bounds of those (n_folds, n_Cs).
+        n_iter: Newton steps of the fits on all data (n_Cs,).
+        converged: Whether every fit, on all data and on folds, reached the tolerance.
+    """
+
+    Cs: np.ndarray
+    fold_accuracy: np.ndarray
+    best_index: int
+    V_path: Tensor
+    b_path: Tensor
+    objective: np.ndarray
+    gap: np.ndarray
+    fold_objective: np.ndarray
+    fold_gap: np.ndarray
+    n_iter: np.ndarray
+    converged: bool
+
+    @property
+    def mean_accuracy(self) -> np.ndarray:
+        """Mean held-out accuracy of each C (n_Cs,)."""
+        return self.fold_accuracy.mean(0)
+
+    @property
+    def best_C(self) -> float:
+        """The chosen C: the first one of the highest mean held-out accuracy."""
+        return float(self.Cs[self.best_index])
+
+    @property
+    def V(self) -> Tensor:
+        """Weights at the chosen C, fitted on all data (C, H)."""
+        return self.V_path[self.best_index]
+
+    @property
+    def b(self) -> Tensor:
+        """Intercepts at the chosen C, fitted on all data (C,)."""
+        return self.b_path[self.best_index]
+
+    @property
+    def norms(self) -> np.ndarray:
+        """‖V‖_F of the head fitted on all data, for each C (n_Cs,)."""
+        return torch.linalg.matrix_norm(self.V_path).cpu().numpy()
+
+
+def logistic_path(
+    X: Tensor | ArrayLike,
+    y: Tensor | ArrayLike,
+    n_classes: int,
+    Cs: Sequence[float] | None = None,
+    n_folds: int = 5,
+    *,
+    tol: float | None = None,
+    binary: Binary = "sigmoid",
+    device: torch.device | str | None = None,
+    dtype: torch.dtype = torch.float64,
+    max_iter: int = 200,
+    progress: Callable[[int, int], None] | None = None,
+) -> LogisticPath:
+    """Fit every C on every fold and on all data, and choose C as `LogisticRegressionCV` does.
+
+    The folds are those of `StratifiedKFold(n_folds)` without shuffling; the chosen C is the first one of the highest
+    sum of fold accuracies; its head is the one fitted on all data.
+
+    Args:
+        X: Features (N, H), finite.
+        y: Labels (N,), integers in 0 … n_classes − 1; every class at least twice.
+        n_classes: Number of classes C ≥ 2.
+        Cs: Positive values of C; default 10 values from 1e-4 to 1e4, evenly spaced in log.
+        n_folds: Number of folds, at least 2.
+        tol: Certified relative suboptimality of every fit; default 1e-8 (1e-4 in float32).
+        binary: Penalty for two classes, see the module's text.
+        device: Where to compute; default where X is.
+        dtype: torch.float64 (default) or torch.float32 (half the memory).
+        max_iter: Newton steps at most.
+        progress: Called after each Newton step with (fits done, fits in all).
+
+    Returns:
+        The path; tensors are on `device` in `dtype`.
+
+    Raises:
+        ParameterError: For bad shapes, non-finite features, labels out of range, a class absent or seen only once, bad
+            `Cs`, `n_folds`, `tol`, `dtype` or `binary`.
+
+    Warns:
+        UserWarning: If a class has fewer examples than there are folds (some held-out parts then lack it).
+        LogisticConvergenceWarning: If a fit has not reached `tol`.
+    """
+    X, y = check_data(X, y, n_classes, device, dtype)
+    tol = check_tol(tol, dtype)
+    Cs_array = check_Cs(DEFAULT_CS if Cs is None else Cs)
+    folds = fold_ids(y, n_classes, n_folds)  # (N,)
+    trained_on = torch.ones(len(X), n_folds + 1, dtype=dtype, device=X.device)  # column 0: all data
+    trained_on[torch.arange(len(X), device=X.device), folds + 1] = 0
+    n_Cs, scale = len(Cs_array), _penalty_scale(n_classes, binary)
+    C_each = torch.as_tensor(Cs_array, dtype=dtype, device=X.device).repeat(n_folds + 1)  # fold-major (P,)
+    fold_each = torch.arange(n_folds + 1, device=X.device).repeat_interleave(n_Cs)
+    with one_thread_if_small(X):
+        design = Design(X, y, n_classes, trained_on)
+        solution = solve(design, scale / C_each, fold_each, tol=tol, max_iter=max_iter, progress=progress)
+    objective = (C_each * solution.objective).view(n_folds + 1, n_Cs).cpu().numpy()
+    gap = (C_each * solution.gap).view(n_folds + 1, n_Cs).cpu().numpy()
+    converged = _check_converged(objective, gap, tol, max_iter)
+
+    accuracy = _held_out_accuracy(design, solution.theta.unflatten(0, (n_folds + 1, n_Cs))[1:], folds)
+    V_path, b_path = design.to_head(solution.theta[:n_Cs])
+    return LogisticPath(
+        Cs=Cs_array,
+        fold_accuracy=accuracy,
+        best_index=int(accuracy.sum(0).argmax()),
+        V_path=V_path,
+        b_path=b_path,
+        objective=objective[0],
+        gap=gap[0],
+        fold_objective=objective[1:],
+        fold_gap=gap[1:],
+        n_iter=solution.n_iter[:n_Cs].cpu().numpy(),
+        converged=converged,
+    )
+
+
+def fit_logistic(
+    X: Tensor | ArrayLike,
+    y: Tensor | ArrayLike,
+    n_classes: int,
+    C: float = 1.0,
+    *,
+    tol: float | None = None,
+    binary: Binary = "sigmoid",
+    device: torch.device | str | None = None,
+    dtype: torch.dtype = torch.float64,
+    max_iter: int = 200,
+) -> LogisticFit:
+    """Fit one head at one C on all data.
+
+    Args:
+        X: Features (N, H), finite.
+        y: Labels (N,), integers in 0 … n_classes − 1; every class at least once.
+        n_classes: Number of classes C ≥ 2.
+        C: Strength of the data term, positive.
+        tol: Certified relative suboptimality; default 1e-8 (1e-4 in float32).
+        binary: Penalty for two classes, see the module's text.
+        device: Where to compute; default where X is.
+        dtype: torch.float64 (default) or torch.float32.
+        max_iter: Newton steps at most.
+
+    Returns:
+        The fitted head.
+
+    Raises:
+        ParameterError: For bad shapes, non-finite features, labels out of range, an absent class, or a
+            bad `C`, `tol`, `dtype` or `binary`.
+
+    Warns:
+        LogisticConvergenceWarning: If the fit has not reached `tol`.
+    """
+    X, y = check_data(X, y, n_classes, device, dtype)
+    tol = check_tol(tol, dtype)
+    (C,) = check_Cs([C]).tolist()
+    lam = torch.tensor([_penalty_scale(n_classes, binary) / C], dtype=dtype, device=X.device)
+    fold = torch.zeros(1, dtype=torch.int64, device=X.device)
+    with one_thread_if_small(X):
+        design = Design(X, y, n_classes)
+        solution = solve(design, lam, fold, tol=tol, max_iter=max_iter)
+    objective, gap = C * float(solution.objective), C * float(solution.gap)
+    converged = _check_converged(np.array([objective]), np.array([gap]), tol, max_iter)
+    V, b = design.to_head(solution.theta)
+    return LogisticFit(V[0], b[0], C, objective, gap, int(solution.n_iter), converged)
+
+
+def logistic_objective(
+    V: Tensor, b: Tensor, X: Tensor | ArrayLike, y: Tensor | ArrayLike, C: float, *, binary: Binary = "sigmoid"
+) -> float:
+    """F_C at a head, evaluated directly from its definition.
+
+    Args:
+        V: Weights (C, H).
+        b: Intercepts (C,).
+        X: Features (N, H).
+        y: Labels (N,).
+        C: Strength of the data term.
+        binary: Penalty for two classes, see the module's text.
+
+    Returns:
+        The objective.
+    """
+    X, y = as_tensor(X).to(V), as_tensor(y).to(V.device)
+    loss = torch.nn.functional.cross_entropy(X @ V.T + b, y, reduction="sum")
+    return float(C * loss + 0.5 * _penalty_scale(len(V), binary) * (V**2).sum())
+
+
+def _penalty_scale(n_classes: int, binary: str) -> float:
+    """Factor of ½‖V‖²: 2 for scikit-learn's binary fit, else 1."""
+    check_binary(binary)
+    return 2.0 if n_classes == 2 and binary == "sigmoid" else 1.0
+
+
+def _held_out_accuracy(design: Design, theta: Tensor, folds: Tensor) -> np.ndarray:
+    """Accuracy of each fold's heads θ (n_folds, n_Cs, K, r + 1) on the examples the fold left out: (n_folds, n_Cs)."""
+    rows = []
+    for fold in range(len(theta)):
+        held_out = folds == fold
+        logits = design.T @ theta[fold] @ design.Z[held_out].T  # relative to the last class (n_Cs, K, n)
+        logits = torch.cat([logits, torch.zeros_like(logits[:, :1])], 1)
+        correct = (logits.argmax(1) == design.y[held_out]).sum(1)
+        rows.append(correct.cpu().numpy() / int(held_out.sum()))
+    return np.stack(rows)
+
+
+def _check_converged(objective: np.ndarray, gap: np.ndarray, tol: float, max_iter: int) -> bool:
+    failed = ~(gap <= tol * objective)
+    if failed.any():
+        worst = float(np.max(gap[failed] / objective[failed]))
+        warnings.warn(
+            f"{int(failed.sum())} of {failed.size} logistic regressions stopped within {max_iter} Newton steps before "
+            f"their relative gap reached {tol:g} (worst {worst:.2g}); raise max_iter or tol, or drop the largest C",
+            LogisticConvergenceWarning,
+            stacklevel=3,
+        )
+    return not failed.any()

@@ -1,0 +1,208 @@
+"""`RunSpec`: everything that decides a run's numbers, and the name it is stored under."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypeGuard
+
+from lpft_utils.common.errors import RunError
+
+METHOD_NAMES = ("lp", "ft", "lp_ft", "lora", "lp_lora")
+PROBED = ("lp_ft", "lp_lora")  # tuned from the head that LP leaves
+ADAPTED = ("lora", "lp_lora")  # tuned through an adapter
+POOLING_NAMES = ("auto", "first", "mean", "last")
+# Part of every hash. Raise it when a change of the code changes the numbers that a spec gives.
+STORE_VERSION = 1
+LORA_FIELDS = ("lora_r", "lora_alpha", "lora_dropout", "lora_targets")
+_TUNING_FIELDS = (
+    "epochs", "batch_size", "learning_rate", "weight_decay", "head_weight_decay", "label_smoothing", "n_probe",
+)  # fmt: skip
+# What a method ignores, so that it does not cause a second, equal run.
+_IGNORED = {
+    "lp": (*_TUNING_FIELDS, "head_norm", *LORA_FIELDS),
+    "ft": ("lp", "lp_steps", "head_norm", *LORA_FIELDS),
+    "lp_ft": LORA_FIELDS,
+    "lora": ("lp", "lp_steps", "head_norm"),
+    "lp_lora": (),
+}
+# Fields younger than STORE_VERSION: at their defaults no part of the hash, so that stored runs keep their names.
+_LATER_FIELDS = ("head_norm", "label_smoothing", "head_weight_decay", "n_probe", *LORA_FIELDS)
+
+
+def _is_number(value: object) -> TypeGuard[float]:
+    """Whether a value is a finite number; True and False are none."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSpec:
+    """One run: task, method, backbone, seed and settings.
+
+    The seed draws the training subset (where `n_train` asks for one), the head of FT, the A of LoRA, the data order
+    and dropout.
+    Evaluation splits do not depend on it, so that runs of different seeds are compared on the same examples.
+
+    Attributes:
+        task: Name that `load_task` knows.
+        method: "lp", "ft", "lp_ft", "lora" or "lp_lora".
+        backbone: "minilm", "tiny", a local folder or a Hub id.
+        seed: Seed, ≥ 0.
+        ood: Tasks whose test sets are attached as out-of-distribution sets; None means the task's own.
+        n_train: Training examples, drawn with `seed`; None means all.
+        n_eval: Largest number of examples in each other split; None means all.
+        label_noise: Share of wrong training labels, built-in task only.
+        max_length: Longest sequence, in tokens.
+        pooling: "auto", "first", "mean" or "last".
+        lp: How LP fits the head: "cv" (as published), "gd" (unregularised accelerated gradient steps), or a value of C.
+        lp_steps: Gradient steps of `lp="gd"`.
+        head_norm: ‖V‖_F that the head of LP is scaled to before FT or LoRA, b by the same factor: its direction stays,
+            and the logits change by a temperature alone. None leaves the head as LP made it.
+        epochs: Passes over the training examples in FT and LoRA.
+        batch_size: Examples in a step.
+        learning_rate: Initial learning rate of FT or LoRA.
+        weight_decay: Decoupled weight decay of FT or LoRA (biases and layer norms have none).
+        head_weight_decay: Weight decay of V alone; None means `weight_decay`.
+        label_smoothing: Share of every target that is spread evenly over all classes in FT or LoRA.
+        n_probe: Examples of the training and of the test set on which FT or LoRA is watched as it goes; 0 for none.
+        lora_r: Rank of LoRA.
+        lora_alpha: Scale α of LoRA; the adapter enters with the factor α / r.
+        lora_dropout: Dropout on the adapter's input while training.
+        lora_targets: Endings of the names of the adapted layers. None means query and value: `query`, `value` (BERT,
+            RoBERTa), `q_lin`, `v_lin` (DistilBERT), `q_proj`, `v_proj` (Llama), and GPT-2's `c_attn`, where query, key
+            and value are one matrix that is adapted as a whole.
+    """
+
+    task: str = "builtin"
+    method: str = "lp_ft"
+    backbone: str = "minilm"
+    seed: int = 0
+    ood: tuple[str, ...] | None = None
+    n_train: int | None = None
+    n_eval: int | None = None
+    label_noise: float = 0.0
+    max_length: int = 128
+    pooling: str = "auto"
+    lp: str | float = "cv"
+    lp_steps: int = 10_000
+    head_norm: float | None = None
+    epochs: float = 10
+    batch_size: int = 16
+    learning_rate: float = 5e-5
+    weight_decay: float = 0.0
+    head_weight_decay: float | None = None
+    label_smoothing: float = 0.0
+    n_probe: int = 16
+    lora_r: int = 8
+    lora_alpha: float = 8
+    lora_dropout: float = 0.0
+    lora_targets: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("ood", "lora_targets"):
+            if isinstance(getattr(self, name), list):
+                object.__setattr__(self, name, tuple(getattr(self, name)))
+        if self.method not in METHOD_NAMES:
+            near = difflib.get_close_matches(str(self.method).replace("-", "_"), METHOD_NAMES, n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise RunError(f"method: expected one of {', '.join(METHOD_NAMES)}, got {self.method!r}.{hint}")
+        if self.pooling not in POOLING_NAMES:
+            raise RunError(f"pooling: expected one of {', '.join(POOLING_NAMES)}, got {self.pooling!r}.")
+        if self.lp not in ("cv", "gd") and not (_is_number(self.lp) and self.lp > 0):
+            raise RunError(f"lp: expected 'cv', 'gd' or a positive value of C, got {self.lp!r}.")
+        for name in ("n_train", "n_eval", "max_length", "batch_size", "lp_steps", "lora_r"):
+            value = getattr(self, name)
+            if value is None and name in ("n_train", "n_eval"):
+                continue
+            if not (_is_number(value) and isinstance(value, int) and value > 0):
+                raise RunError(f"{name}: expected a positive integer, got {value!r}.")
+        for name in ("epochs", "learning_rate", "lora_alpha", "head_norm"):
+            value = getattr(self, name)
+            if value is None and name == "head_norm":
+                continue
+            if not (_is_number(value) and value > 0):
+                raise RunError(f"{name}: expected a positive number, got {value!r}.")
+        for name in ("weight_decay", "head_weight_decay"):
+            value = getattr(self, name)
+            if value is None and name == "head_weight_decay":
+                continue
+            if not (_is_number(value) and value >= 0):
+                raise RunError(f"{name}: expected a number ≥ 0, got {value!r}.")
+        for name in ("seed", "n_probe"):
+            value = getattr(self, name)
+            if not (_is_number(value) and isinstance(value, int) and value >= 0):
+                raise RunError(f"{name}: expected an integer ≥ 0, got {value!r}.")
+        for name in ("label_noise", "label_smoothing", "lora_dropout"):
+            value = getattr(self, name)
+            if not (_is_number(value) and 0 <= value < 1):
+                raise RunError(f"{name}: expected a share in [0, 1), got {value!r}.")
+        targets = self.lora_targets
+        if targets is not None and not (
+            isinstance(targets, tuple) and targets and all(isinstance(t, str) and t for t in targets)
+        ):
+            raise RunError(f"lora_targets: expected names of layers, such as ['query', 'value'], got {targets!r}.")
+        if self.label_noise and self.task != "builtin":
+            raise RunError(f"label_noise: only the built-in task can have it, not {self.task!r}.")
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain types for JSON."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> RunSpec:
+        """The inverse of `to_dict`.
+
+        Args:
+            fields: Field values by name.
+
+        Returns:
+            The spec.
+
+        Raises:
+            RunError: If a field is unknown or has a bad value.
+        """
+        known = [field.name for field in dataclasses.fields(cls)]
+        for name in fields:
+            if name not in known:
+                near = difflib.get_close_matches(name, known, n=1)
+                hint = f" Did you mean {near[0]!r}?" if near else ""
+                raise RunError(f"Unknown field {name!r} of a run.{hint} Known: {', '.join(known)}.")
+        return cls(**fields)
+
+    def replace(self, **changes: Any) -> RunSpec:
+        """A copy with some fields changed."""
+        return type(self).from_dict({**self.to_dict(), **changes})
+
+    def key(self, data_fingerprint: str) -> str:
+        """Name of the run's folder: task, method, seed and a hash of everything that matters to its numbers.
+
+        What a method ignores (for example the learning rate of LP) is left out of the hash, so that it does not cause
+        a second, equal run.
+
+        Args:
+            data_fingerprint: `Task.fingerprint` of the data in use and the fingerprint of a local backbone's files, so
+                that changed files mean a new run.
+
+        Returns:
+            For example "builtin-lp_ft-s0-1f3a5c7e9b".
+        """
+        defaults = {field.name: field.default for field in dataclasses.fields(self)}
+        relevant = {
+            name: value
+            for name, value in self.to_dict().items()
+            if name not in _IGNORED[self.method] and not (name in _LATER_FIELDS and value == defaults[name])
+        }
+        if self.head_weight_decay == self.weight_decay:  # what None means
+            relevant.pop("head_weight_decay", None)
+        if relevant.get("lp") != "gd":
+            relevant.pop("lp_steps", None)
+        numbers = {k: float(v) if isinstance(v, (int, float)) else v for k, v in relevant.items()}  # 3 and 3.0 are one
+        text = json.dumps([STORE_VERSION, data_fingerprint, numbers], sort_keys=True)
+        task = re.sub(r"[^A-Za-z0-9_.]+", "_", self.task).strip("_.")[-40:] or "task"
+        return f"{task}-{self.method}-s{self.seed}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"

@@ -1,0 +1,156 @@
+"""Kernel statistics against numpy on the flattened matrix, closed forms, and invariances."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lpft_utils.common.errors import KernelError, LpftError
+from lpft_utils.kernel_methods.statistics import alignment, effective_rank, flatten, frobenius, ft_ratio, spectrum
+
+HEALTHY = torch.eye(6, dtype=torch.float64).reshape(2, 3, 2, 3)
+
+
+def psd(rng: np.random.Generator, N: int, C: int, rank: int) -> torch.Tensor:
+    J = torch.tensor(rng.normal(size=(N, C, rank)))
+    return torch.einsum("ncp,mdp->ncmd", J, J)
+
+
+shapes = st.tuples(st.integers(1, 6), st.integers(1, 4), st.integers(1, 6), st.integers(0, 10_000))
+
+
+def test_rows_of_the_matrix_are_pairs_of_example_and_class():
+    K = torch.arange(2 * 3 * 4 * 3).reshape(2, 3, 4, 3)
+    A = flatten(K)
+    assert A.shape == (6, 12) and A.dtype == torch.float64
+    assert A[1 * 3 + 2, 3 * 3 + 1] == K[1, 2, 3, 1]
+
+
+@settings(max_examples=40, deadline=None)
+@given(shapes)
+def test_measures_equal_numpy_on_the_matrix(shape):
+    N, C, M, seed = shape
+    rng = np.random.default_rng(seed)
+    K1, K2 = rng.normal(size=(N, C, M, C)), rng.normal(size=(N, C, M, C))
+    A, B = K1.reshape(N * C, M * C), K2.reshape(N * C, M * C)
+    t1, t2 = torch.tensor(K1), torch.tensor(K2)
+    assert frobenius(t1) == pytest.approx(np.linalg.norm(A), rel=1e-12)
+    assert ft_ratio(t1, t2) == pytest.approx(np.linalg.norm(B) / np.linalg.norm(A + B), rel=1e-10)
+    values = np.linalg.svd(A, compute_uv=False)
+    np.testing.assert_allclose(spectrum(t1), values / values[0], atol=1e-12)
+    p = values / values.sum()
+    assert effective_rank(t1) == pytest.approx(np.exp(-(p * np.log(p)).sum()), rel=1e-8)
+    cosine = np.trace(A.T @ B) / np.linalg.norm(A) / np.linalg.norm(B)
+    assert alignment(t1, t2) == pytest.approx(cosine, abs=1e-12)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(2, 7), st.integers(1, 4), st.integers(1, 9), st.integers(0, 10_000))
+def test_symmetric_kernels_take_the_same_values_by_eigenvalues(N, C, rank, seed):
+    K = psd(np.random.default_rng(seed), N, C, rank)
+    values = torch.linalg.svdvals(K.reshape(N * C, N * C))
+    torch.testing.assert_close(spectrum(K), values / values[0], atol=1e-12, rtol=0)
+    assert effective_rank(K) <= min(rank, N * C) + 1e-6
+    assert 0 <= ft_ratio(psd(np.random.default_rng(seed + 1), N, C, 3), K) <= 1
+
+
+def test_negative_eigenvalues_count_by_their_size():
+    torch.testing.assert_close(
+        spectrum(torch.diag(torch.tensor([1.0, -4.0])).reshape(2, 1, 2, 1)), torch.tensor([1, 0.25]).double()
+    )
+
+
+def test_effective_rank_counts_equal_values():
+    assert effective_rank(HEALTHY) == pytest.approx(6)
+    K = torch.diag(torch.tensor([3.0, 3.0, 3.0, 0.0])).reshape(2, 2, 2, 2)
+    assert effective_rank(K) == pytest.approx(3)
+    unequal = torch.diag(torch.tensor([3.0, 1.0])).reshape(2, 1, 2, 1)
+    assert effective_rank(unequal) == pytest.approx(np.exp(-0.75 * np.log(0.75) - 0.25 * np.log(0.25)))
+
+
+def test_ft_ratio_of_equal_and_absent_parts():
+    assert ft_ratio(HEALTHY, HEALTHY) == pytest.approx(0.5)
+    assert ft_ratio(HEALTHY, 0 * HEALTHY) == 0
+    assert ft_ratio(0 * HEALTHY, HEALTHY) == 1
+
+
+@pytest.mark.parametrize("centered", [False, True])
+def test_alignment_ignores_scale_and_only_scale(centered):
+    rng = np.random.default_rng(0)
+    K1, K2 = psd(rng, 8, 3, 5), psd(rng, 8, 3, 5)
+    assert alignment(K1, 7 * K1, centered=centered) == pytest.approx(1, abs=1e-12)
+    assert alignment(3 * K1, K2, centered=centered) == pytest.approx(alignment(K1, K2, centered=centered), abs=1e-12)
+    assert alignment(K1, K2, centered=centered) < 0.9
+
+
+def test_centring_is_that_of_the_jacobians():
+    """The centred kernel is the plain kernel of Jacobians minus their mean, also between two sets of examples."""
+    rng = np.random.default_rng(1)
+    J, J2, L, L2 = (torch.tensor(rng.normal(size=s) + 2) for s in ((5, 2, 6), (4, 2, 6), (5, 2, 7), (4, 2, 7)))
+
+    def kernel(a, b):
+        return torch.einsum("ncp,mdp->ncmd", a, b)
+
+    centred = alignment(kernel(J - J.mean(0), J2 - J2.mean(0)), kernel(L - L.mean(0), L2 - L2.mean(0)))
+    assert alignment(kernel(J, J2), kernel(L, L2), centered=True) == pytest.approx(centred, abs=1e-12)
+    assert alignment(kernel(J, J2), kernel(L, L2)) > 0.8 > abs(centred)
+
+
+def test_centring_takes_the_bias_away():
+    rng = np.random.default_rng(2)
+    K1, K2 = psd(rng, 6, 2, 4), psd(rng, 6, 2, 4)
+    bias = 50 * torch.eye(2, dtype=torch.float64)[None, :, None, :].expand(6, 2, 6, 2)
+    expected = alignment(K1, K2, centered=True)
+    assert alignment(K1 + bias, K2 + bias, centered=True) == pytest.approx(expected, abs=1e-9)
+    assert alignment(K1 + bias, K2 + bias) > 0.98
+
+
+def test_arguments_stay_as_they_are():
+    K = psd(np.random.default_rng(3), 3, 2, 2)
+    before = K.clone()
+    alignment(K, K, centered=True)
+    assert torch.equal(K, before)
+
+
+# ---- what is refused ----
+
+ALL = [flatten, frobenius, spectrum, effective_rank, lambda K: ft_ratio(K, K), lambda K: alignment(K, K)]
+
+
+@pytest.mark.parametrize("measure", ALL)
+@pytest.mark.parametrize("shape", [(3, 3), (2, 3, 2), (2, 3, 2, 4), (0, 3, 0, 3)])
+def test_wrong_shapes_are_refused(measure, shape):
+    with pytest.raises(KernelError, match=r"expected a kernel of shape \(N, C, M, C\)"):
+        measure(torch.ones(shape))
+
+
+@pytest.mark.parametrize("measure", ALL)
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_values_that_are_not_finite_are_located(measure, value):
+    K = HEALTHY.clone()
+    K[1, 0, 1, 2] = value
+    with pytest.raises(KernelError, match=r"1 of 36 .* \(first at \(1, 0, 1, 2\)\)"):
+        measure(K)
+
+
+@pytest.mark.parametrize("measure", ALL[2:])
+def test_zero_kernels_are_refused(measure):
+    with pytest.raises(LpftError, match="zero"):
+        measure(0 * HEALTHY)
+
+
+def test_the_norm_of_zero_is_zero():
+    assert frobenius(0 * HEALTHY) == 0
+
+
+def test_kernels_of_different_examples_are_not_compared():
+    other = torch.eye(9).reshape(3, 3, 3, 3)
+    for measure in (ft_ratio, alignment):
+        with pytest.raises(KernelError, match=r"\(2, 3, 2, 3\) and \(3, 3, 3, 3\)"):
+            measure(HEALTHY, other)
+
+
+def test_a_kernel_that_is_the_same_for_all_examples_has_no_centred_direction():
+    with pytest.raises(KernelError, match="K2 is zero after centring"):
+        alignment(psd(np.random.default_rng(4), 3, 2, 4), torch.ones(3, 2, 3, 2) / 3, centered=True)

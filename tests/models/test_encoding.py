@@ -1,0 +1,69 @@
+"""Tokens and batches against the tokenizer called on each text alone."""
+
+import numpy as np
+import pytest
+import torch
+from tiny import CLS, PAD, SEP, save_backbone
+
+from lpft_utils.data.examples import Split
+from lpft_utils.models.backbones import load_tokenizer
+from lpft_utils.models.encoding import Collator, encode
+
+SINGLE = Split((("the cat sat",), ("good film and very bad house",), ("dog",)), np.array([2, 0, 1]))
+PAIRS = Split((("the cat sat", "good"), ("film", "very bad house was under the mat")), np.array([1, 0]))
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    return load_tokenizer(str(save_backbone("bert", tmp_path_factory.mktemp("bert"))))
+
+
+def test_texts_are_tokenised_in_order_without_padding(tokenizer):
+    encoded = encode(SINGLE, tokenizer)
+    for row, (text,) in zip(encoded, SINGLE.texts, strict=True):
+        ids = [CLS, *tokenizer.convert_tokens_to_ids(text.split()), SEP]
+        assert row["input_ids"] == ids and row["attention_mask"] == [1] * len(ids) and row["length"] == len(ids)
+    assert encoded["labels"][:] == [2, 0, 1]
+
+
+def test_pairs_are_two_segments_of_one_sequence(tokenizer):
+    encoded = encode(PAIRS, tokenizer)
+    for row, (a, b) in zip(encoded, PAIRS.texts, strict=True):
+        first, second = (tokenizer.convert_tokens_to_ids(s.split()) for s in (a, b))
+        assert row["input_ids"] == [CLS, *first, SEP, *second, SEP]
+
+
+def test_long_text_is_cut_to_max_length_and_the_longer_segment_first(tokenizer):
+    assert encode(SINGLE, tokenizer, max_length=5)["length"][:] == [5, 5, 3]
+    ids = encode(PAIRS, tokenizer, max_length=6)[1]["input_ids"]
+    film, very, bad = tokenizer.convert_tokens_to_ids("film very bad".split())
+    assert ids == [CLS, film, SEP, very, bad, SEP]
+
+
+def test_segment_ids_of_a_real_tokenizer_are_kept():
+    row = encode(PAIRS, load_tokenizer("tiny"))[0]
+    assert set(row["token_type_ids"]) == {0, 1} and len(row["token_type_ids"]) == row["length"]
+
+
+def test_collator_pads_to_the_longest_of_the_batch_and_drops_length(tokenizer, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    encoded = encode(SINGLE, tokenizer)
+    batch = Collator(tokenizer)([encoded[0], encoded[2]])
+    assert set(batch) == {"input_ids", "attention_mask", "labels"}
+    assert batch["input_ids"].shape == (2, 5)
+    assert batch["input_ids"][1].tolist()[3:] == [PAD, PAD]
+    assert batch["attention_mask"].tolist() == [[1] * 5, [1, 1, 1, 0, 0]]
+    assert batch["labels"].tolist() == [2, 1] and batch["labels"].dtype == torch.int64
+
+
+def test_collator_pads_to_a_multiple_of_8_for_tensor_cores(tokenizer, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    encoded = encode(SINGLE, tokenizer)
+    assert Collator(tokenizer)([encoded[0]])["input_ids"].shape == (1, 8)
+
+
+def test_collator_pads_to_a_given_length(tokenizer):
+    encoded = encode(SINGLE, tokenizer)
+    batch = Collator(tokenizer, pad_to=12)([encoded[0], encoded[1]])
+    assert batch["input_ids"].shape == (2, 12)
+    assert batch["attention_mask"].sum(1).tolist() == [encoded[0]["length"], encoded[1]["length"]]

@@ -1,0 +1,395 @@
+"""`run(spec)`: the same numbers whatever happens, on tiny models; processes are really killed."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import ROOT
+from filelock import FileLock
+from processes import CONTEXT, DEATHS, generate_little, run_and_count, run_until
+from sklearn.linear_model import LogisticRegression
+from tiny import save_backbone
+
+from lpft_utils.common.errors import RunError, TaskError
+from lpft_utils.common.files import weights_fingerprint
+from lpft_utils.metrics.feature_change import feature_change
+from lpft_utils.models.adapters import merge_lora
+from lpft_utils.models.backbone_files import folder_fingerprint
+from lpft_utils.models.backbones import load_tokenizer
+from lpft_utils.models.classifier import load_classifier
+from lpft_utils.runs import execute as pipeline
+from lpft_utils.runs.execute import load_model
+from lpft_utils.runs.run import load_data, run, run_seeds
+from lpft_utils.runs.store import MAX_FEATURES, Run, list_runs
+from lpft_utils.training.spec import RunSpec
+
+SPEC = RunSpec(
+    backbone="tiny", method="ft", n_train=24, n_eval=15, epochs=3, batch_size=8, learning_rate=5e-3, lp=1.0
+)  # fmt: skip
+METHODS = ("lp", "ft", "lp_ft", "lora", "lp_lora")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_generator():
+    """The built-in task is small here, and generated once, not for every run."""
+    from lpft_utils.data import synthetic as builtin_task
+    from lpft_utils.data import tasks
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(builtin_task, "generate", generate_little(builtin_task.generate))
+        tasks._generate.cache_clear()  # it may hold the large task of another file
+        yield
+    tasks._generate.cache_clear()
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("store")
+
+
+@pytest.fixture(scope="module")
+def stored(store) -> dict[str, Run]:
+    return {method: run(SPEC.replace(method=method), store=store) for method in METHODS}
+
+
+def assert_equal(a: Run, b: Run) -> None:
+    """All numbers of two runs agree to the last bit."""
+    times = ("seconds", "train_seconds", "environment")
+    assert {k: v for k, v in a.metrics.items() if k not in times} == {
+        k: v for k, v in b.metrics.items() if k not in times
+    }
+    pd.testing.assert_frame_equal(a.history, b.history, check_exact=True)
+    for part in ("predictions", "features"):
+        one, two = getattr(a, part), getattr(b, part)
+        assert one.keys() == two.keys()
+        for name in one:
+            for x, y in zip(one[name], two[name], strict=True):
+                assert np.array_equal(x, y), (part, name)
+    assert a.weights.keys() == b.weights.keys()
+    assert all(torch.equal(v, b.weights[k]) for k, v in a.weights.items())
+
+
+# ---- what a run holds ----
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_run_holds_what_its_readers_need(method, stored):
+    r = stored[method]
+    assert r.spec == SPEC.replace(method=method)
+    splits = {"train", "validation", "test", "ood_electronics", "ood_hotels"}
+    assert set(r.metrics["accuracy"]) == set(r.predictions) == set(r.features) == set(r.metrics["change"]) == splits
+    assert r.metrics["task"]["sizes"] == {"train": 24} | dict.fromkeys(splits - {"train"}, 15)
+    assert r.metrics["task"]["synthetic"] is True
+    assert r.metrics["environment"]["torch"] == torch.__version__
+    assert {p.name for p in r.folder.iterdir()} == {
+        "spec.json", "metrics.json", "history.parquet", "predictions.npz", "features.safetensors", "model.safetensors",
+        "manifest.json",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_metrics_follow_from_predictions_features_and_weights(method, stored):
+    r = stored[method]
+    for split, (logits, labels) in r.predictions.items():
+        assert r.accuracy(split) == np.mean(logits.argmax(1) == labels)
+        log_p = logits - np.log(np.exp(logits.astype(float)).sum(1, keepdims=True))
+        assert r.metrics["loss"][split] == pytest.approx(-log_p[range(len(labels)), labels].mean(), abs=1e-5)
+        phi_0, phi = r.features[split]
+        assert r.metrics["change"][split] == pytest.approx(feature_change(phi_0, phi, torch.tensor(labels)))
+        V, b = r.weights["head.weight"], r.weights["head.bias"]
+        np.testing.assert_allclose(logits, phi @ V.T + b, atol=1e-5)
+        assert len(phi) <= MAX_FEATURES
+    assert r.metrics["head_norm"] == pytest.approx(np.linalg.norm(r.V.numpy()), rel=1e-6)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_loaded_model_reproduces_the_stored_predictions(method, stored):
+    r = stored[method]
+    model, tokenizer = load_model(r), load_tokenizer("tiny")
+    assert not model.training
+    for split, data in load_data(r.spec).splits.items():
+        texts = [" ".join(t) for t in data.texts]
+        with torch.no_grad():
+            logits = torch.cat(
+                [model(**tokenizer(t, truncation=True, max_length=128, return_tensors="pt")).logits for t in texts]
+            )
+        expected, labels = r.predictions[split]
+        np.testing.assert_allclose(logits, expected, atol=2e-5)
+        assert np.array_equal(labels, data.labels)
+
+
+# ---- methods ----
+
+
+def test_lp_leaves_the_features_as_they_are_and_stores_the_head_alone(stored):
+    r = stored["lp"]
+    assert set(r.weights) == {"head.weight", "head.bias"}
+    for phi_0, phi in r.features.values():
+        assert torch.equal(phi_0, phi)
+    assert all(change["CS"] == pytest.approx(1) and change["Diff"] == 0 for change in r.metrics["change"].values())
+    assert weights_fingerprint(load_model(r).backbone) == weights_fingerprint(load_classifier("tiny", 3).backbone)
+
+
+def test_lp_head_is_scikit_learns(stored):
+    r = stored["lp"]
+    phi, labels = r.features["train"][0].double().numpy(), r.predictions["train"][1]
+    oracle = LogisticRegression(C=1.0, tol=1e-10, max_iter=10_000).fit(phi, labels)
+    for split, (logits, _) in r.predictions.items():
+        expected = oracle.predict_log_proba(r.features[split][0].double().numpy())
+        np.testing.assert_allclose(torch.tensor(logits).log_softmax(1), expected, atol=1e-4)
+    np.testing.assert_allclose(r.V, oracle.coef_, atol=1e-4)
+
+
+def watched(r: Run) -> tuple[float, float]:
+    """Accuracy and mean cross-entropy on the training examples that a training watches."""
+    logits, labels = (torch.as_tensor(values)[: r.spec.n_probe] for values in r.predictions["train"])
+    accuracy = (logits.argmax(1) == labels).double().mean().item()
+    return accuracy, torch.nn.functional.cross_entropy(logits, labels).item()
+
+
+def test_lp_ft_starts_at_lps_head_and_ft_at_the_random_one(stored):
+    lp, ft, lp_ft = (stored[m] for m in ("lp", "ft", "lp_ft"))
+    start = {m: stored[m].history.set_index("step").loc[0] for m in ("ft", "lp_ft")}
+    assert start["lp_ft"]["head_norm"] == pytest.approx(lp.metrics["head_norm"], rel=1e-6)
+    assert (start["lp_ft"]["train_accuracy"], start["lp_ft"]["train_loss"]) == pytest.approx(watched(lp), rel=1e-5)
+    assert lp_ft.metrics["lp"] == lp.metrics["lp"]
+    fresh = load_classifier("tiny", 3, seed=SPEC.seed).head.weight.detach().numpy()
+    assert start["ft"]["head_norm"] == pytest.approx(np.linalg.norm(fresh), rel=1e-6)
+    for r in stored.values():
+        assert r.metrics["head_norm_init"] == pytest.approx(np.linalg.norm(fresh), rel=1e-6)
+    moved = np.linalg.norm(lp_ft.V - lp.V)
+    assert lp_ft.metrics["ft"]["head_change"] == pytest.approx(moved, rel=1e-5) and moved > 0
+
+
+def test_tuned_features_differ_from_the_pre_trained_ones(stored):
+    for method in ("ft", "lp_ft", "lora", "lp_lora"):
+        assert stored[method].metrics["change"]["test"]["Diff"] > 1e-3
+
+
+@pytest.mark.parametrize("method", ["lora", "lp_lora"])
+def test_adapter_runs_store_adapter_and_head_alone(method, stored):
+    r = stored[method]
+    assert {"head.weight", "head.bias"} < set(r.weights)
+    assert all(".lora_A." in k or ".lora_B." in k or k.startswith("head.") for k in r.weights)
+    assert r.metrics["trainable_parameters"] == sum(v.numel() for v in r.weights.values())
+    full = stored["ft"]
+    assert full.metrics["trainable_parameters"] > 20 * r.metrics["trainable_parameters"]
+    sizes = [(x.folder / "model.safetensors").stat().st_size for x in (r, full)]
+    assert sizes[0] < sizes[1] / 10
+    merged = merge_lora(load_model(r))
+    plain = load_classifier("tiny", 3).state_dict()
+    moved = {k for k, v in merged.state_dict().items() if not torch.equal(v, plain[k])}
+    assert moved == {"head.weight", "head.bias"} | {
+        f"backbone.encoder.layer.{i}.attention.self.{m}.weight" for i in (0, 1) for m in ("query", "value")
+    }
+
+
+def test_lp_lora_starts_at_lps_head(stored):
+    start = stored["lp_lora"].history.set_index("step").loc[0]
+    assert start["head_norm"] == pytest.approx(stored["lp"].metrics["head_norm"], rel=1e-6)
+    assert (start["train_accuracy"], start["train_loss"]) == pytest.approx(watched(stored["lp"]), rel=1e-5)
+    assert stored["lp_lora"].metrics["lp"] == stored["lp"].metrics["lp"]
+
+
+def test_who_only_reads_stored_runs_need_not_wait_for_transformers(stored, store):
+    code = """
+import json, sys
+from pathlib import Path
+from processes import generate_little
+from lpft_utils.data import synthetic
+from lpft_utils.figures import embedding, runs as plots
+from lpft_utils.results import calibration_tables, claims, reference, stamp, tables
+from lpft_utils.runs.run import run
+from lpft_utils.teaching import checkers
+from lpft_utils.training import methods
+from lpft_utils.training.spec import RunSpec
+
+synthetic.generate = generate_little(synthetic.generate)
+print(run(RunSpec.from_dict(json.loads(sys.argv[1])), store=Path(sys.argv[2])).folder.name)
+print(*{"transformers", "peft", "datasets"} & set(sys.modules))
+"""
+    arguments = [json.dumps(stored["ft"].spec.to_dict()), str(store)]
+    command = [sys.executable, "-c", code, *arguments]
+    done = subprocess.run(command, check=True, cwd=ROOT / "tests", capture_output=True, text=True)
+    assert done.stdout.split("\n") == [stored["ft"].folder.name, "", ""]
+
+
+# ---- the same numbers ----
+
+
+def test_second_call_reads_what_the_first_stored(stored, store, monkeypatch):
+    monkeypatch.setattr(pipeline, "METHODS", {})
+    again = run(SPEC, store=store)
+    assert again.folder == stored["ft"].folder
+    run(SPEC.replace(method="lp", learning_rate=0.5), store=store)  # LP has no learning rate: the same run
+
+
+@pytest.mark.parametrize("method", ["lp", "lp_ft", "lp_lora"])
+def test_same_spec_in_another_store_gives_identical_numbers(method, stored, tmp_path):
+    torch.manual_seed(123)
+    assert_equal(run(SPEC.replace(method=method), store=tmp_path), stored[method])
+
+
+def test_cached_features_do_not_change_the_numbers(stored, store, tmp_path):
+    shutil.copytree(store / ".features", tmp_path / ".features")
+    assert list((tmp_path / ".features").glob("*.safetensors"))
+    assert_equal(run(SPEC, store=tmp_path), stored["ft"])
+
+
+def test_a_training_that_nobody_watches_gives_the_same_model(stored, tmp_path):
+    unwatched = run(SPEC.replace(n_probe=0), store=tmp_path)
+    assert unwatched.folder.name != stored["ft"].folder.name
+    assert all(torch.equal(v, stored["ft"].weights[k]) for k, v in unwatched.weights.items())
+    watched_columns = [name for name in stored["ft"].history if name.startswith(("train_", "test_"))]
+    assert watched_columns
+    expected = stored["ft"].history.drop(columns=watched_columns)
+    pd.testing.assert_frame_equal(unwatched.history, expected, check_exact=True)
+
+
+def test_seeds_give_their_own_runs_on_the_same_evaluation_texts(stored, store):
+    spec = SPEC.replace(method="lp")
+    first, second = run_seeds(spec.replace(seed=77), [0, 1], store=store)
+    assert first.folder == stored["lp"].folder and second.spec.seed == 1
+    assert not torch.equal(first.V, second.V)
+    a, b = load_data(first.spec), load_data(second.spec)
+    assert a.splits["test"].texts == b.splits["test"].texts and a.splits["train"].texts != b.splits["train"].texts
+
+
+def test_seeds_that_another_process_trains_come_last(tmp_path):
+    spec = SPEC.replace(method="lp")
+    key = spec.key(load_data(spec).fingerprint + folder_fingerprint(spec.backbone))
+    (tmp_path / ".scratch").mkdir()
+    lock = FileLock(tmp_path / ".scratch" / f"{key}.lock")
+    with ThreadPoolExecutor(1) as pool:
+        with lock:  # as another process would hold it
+            asked = pool.submit(run_seeds, spec, [spec.seed, spec.seed + 1], store=tmp_path)
+            end = time.monotonic() + 60
+            while not list_runs(tmp_path) and time.monotonic() < end:
+                time.sleep(0.05)
+            assert [found.spec.seed for found in list_runs(tmp_path)] == [spec.seed + 1]
+            assert not asked.done()
+        assert [found.spec.seed for found in asked.result(60)] == [spec.seed, spec.seed + 1]
+
+
+def test_changed_data_are_another_run(store, stored):
+    noisy = SPEC.replace(method="lp", label_noise=0.3)
+    original, changed = (load_data(s).fingerprint for s in (SPEC, noisy))
+    assert original != changed
+    assert SPEC.key(original) != SPEC.key(changed)
+
+
+# ---- interrupted ----
+
+
+def in_process(target, *args):
+    process = CONTEXT.Process(target=target, args=args)
+    process.start()
+    return process
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory) -> Run:
+    """What another process gives that nobody disturbs."""
+    store = tmp_path_factory.mktemp("undisturbed")
+    process = in_process(run_until, "never", SPEC.replace(method="lp_ft").to_dict(), str(store))
+    process.join(120)
+    assert process.exitcode == 0
+    (only,) = list_runs(store)
+    return only
+
+
+@pytest.mark.parametrize("death", DEATHS)
+def test_killed_anywhere_the_next_call_gives_the_whole_run(death, undisturbed, tmp_path):
+    fields = undisturbed.spec.to_dict()
+    process = in_process(run_until, death, fields, str(tmp_path))
+    process.join(120)
+    assert process.exitcode == -signal.SIGKILL
+    assert list_runs(tmp_path) == [], "a reader sees half a run"
+    if death == "training":
+        checkpoints = list((tmp_path / ".scratch").glob("*/checkpoint-*/trainer_state.json"))
+        assert checkpoints, "nothing to resume from: the test would prove nothing"
+    process = in_process(run_until, "never", fields, str(tmp_path))
+    process.join(120)
+    assert process.exitcode == 0
+    (whole,) = list_runs(tmp_path)
+    assert_equal(whole, undisturbed)
+    left = {p.name for p in tmp_path.iterdir()} - {whole.folder.name, ".features", ".scratch"}
+    assert not left and not [p for p in (tmp_path / ".scratch").iterdir() if p.is_dir()]
+
+
+def test_two_processes_that_ask_for_one_run_train_once(undisturbed, tmp_path):
+    barrier, trained, failures = CONTEXT.Barrier(2), CONTEXT.Value("i", 0), CONTEXT.Value("i", 0)
+    arguments = (barrier, undisturbed.spec.to_dict(), str(tmp_path), trained, failures)
+    both = [in_process(run_and_count, *arguments) for _ in range(2)]
+    deadline = time.monotonic() + 120
+    while any(process.is_alive() for process in both) and time.monotonic() < deadline:
+        list_runs(tmp_path)  # raises if it ever meets half a run
+        time.sleep(0.02)
+    assert [process.exitcode for process in both] == [0, 0]
+    assert (trained.value, failures.value) == (1, 0)
+    (only,) = list_runs(tmp_path)
+    assert_equal(only, undisturbed)
+
+
+# ---- refused ----
+
+
+def test_damaged_run_is_named_and_not_silently_trained_again(stored, store, tmp_path):
+    shutil.copytree(stored["lp"].folder, tmp_path / stored["lp"].folder.name)
+    file = tmp_path / stored["lp"].folder.name / "predictions.npz"
+    file.write_bytes(file.read_bytes()[:-3])
+    with pytest.raises(RunError, match="predictions.npz is damaged"):
+        run(stored["lp"].spec, store=tmp_path)
+
+
+@pytest.mark.parametrize("method", ["lp", "lora"])
+def test_run_from_other_backbone_weights_is_refused(method, tmp_path):
+    folder = save_backbone("bert", tmp_path / "backbone", seed=0)
+    r = run(SPEC.replace(method=method, epochs=1, backbone=str(folder)), store=tmp_path / "store")
+    load_model(r)
+    save_backbone("bert", folder, seed=1)
+    with pytest.raises(RunError, match="trained on other weights"):
+        load_model(r)
+
+
+def test_backbone_of_another_architecture_is_refused(tmp_path):
+    folder = save_backbone("bert", tmp_path / "backbone")
+    r = run(SPEC.replace(epochs=1, backbone=str(folder)), store=tmp_path / "store")
+    shutil.rmtree(folder)
+    save_backbone("gpt2", folder)
+    with pytest.raises(RunError, match="has no weights named"):
+        load_model(r)
+
+
+def test_task_without_a_training_split_is_refused_before_anything_is_written(tmp_path, monkeypatch):
+    folder = tmp_path / "data" / "dynasent"
+    folder.mkdir(parents=True)
+    rows = [{"text": f"text {i}", "label": i % 3} for i in range(6)]
+    (folder / "test.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    monkeypatch.setenv("LPFT_DATA", str(tmp_path / "data"))
+    with pytest.raises(TaskError):
+        run(SPEC.replace(task="dynasent"), store=tmp_path / "store")
+    assert not (tmp_path / "store").exists()
+
+
+# ---- real data ----
+
+
+def test_rte_runs_end_to_end(data_dir, tmp_path, monkeypatch):
+    monkeypatch.setenv("LPFT_DATA", str(data_dir))
+    spec = SPEC.replace(task="rte", method="lp_ft", n_train=40, n_eval=20, epochs=1)
+    r = run(spec, store=tmp_path)
+    assert r.metrics["task"]["label_names"] == ["entailment", "not_entailment"]
+    assert r.metrics["task"]["synthetic"] is False
+    assert r.metrics["task"]["sizes"] == {"train": 40, "validation": 20, "test": 20}
+    assert r.metrics["change"]["test"]["Diff"] > 0 and np.isfinite(r.history["train_loss"].dropna()).all()
+    assert r.folder.name.startswith("rte-lp_ft-s0-")

@@ -1,0 +1,242 @@
+"""Starting points, their kernels, and linearised training beside real training, in the smoke profile."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from lpft_utils.common.errors import RunError
+from lpft_utils.figures import kernels as plots_ntk
+from lpft_utils.kernel_methods import regression
+from lpft_utils.kernel_methods.statistics import spectrum
+from lpft_utils.ntk import Kernel, dense_kernel
+from lpft_utils.results import reference
+from lpft_utils.results.claims import claim_4, claim_5, ledger
+from lpft_utils.runs.profiles import get_profile
+from lpft_utils.runs.run import run
+from lpft_utils.runs.sweeps import head_norm_sweep
+from lpft_utils.studies import head_norm as norm_study
+from lpft_utils.studies import linearised
+from lpft_utils.studies import starts as kernels
+from lpft_utils.studies.starts import Start, part_of_model
+
+
+@pytest.fixture(scope="module")
+def setting(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LPFT_RUNS", str(tmp_path_factory.mktemp("runs")))
+        yield replace(get_profile("smoke"), n_kernel=15, norms=(0.5, 5.0))
+
+
+@pytest.fixture(scope="module")
+def by_seed(setting):
+    return [kernels.starts(setting, seed) for seed in setting.seeds]
+
+
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [
+        ("backbone.embeddings.word_embeddings.weight", "embeddings"),
+        ("backbone.embeddings.LayerNorm.bias", "embeddings"),
+        ("backbone.encoder.layer.0.attention.self.query.weight", "layer 1, attention"),
+        ("backbone.encoder.layer.11.attention.output.LayerNorm.weight", "layer 12, norm"),
+        ("backbone.encoder.layer.3.intermediate.dense.bias", "layer 4, feed-forward"),
+        ("backbone.encoder.layer.3.attention.self.query.lora_A.default.weight", "layer 4, attention"),
+        ("backbone.transformer.layer.2.attention.q_lin.weight", "layer 3, attention"),
+        ("backbone.transformer.layer.2.sa_layer_norm.weight", "layer 3, norm"),
+        ("backbone.transformer.layer.2.ffn.lin1.weight", "layer 3, feed-forward"),
+        ("backbone.h.4.attn.c_attn.weight", "layer 5, attention"),
+        ("backbone.h.4.ln_1.weight", "layer 5, norm"),
+        ("backbone.h.4.mlp.c_fc.weight", "layer 5, feed-forward"),
+        ("backbone.ln_f.weight", "final norm"),
+        ("backbone.wpe.weight", "embeddings"),
+        ("backbone.layers.1.self_attn.v_proj.weight", "layer 2, attention"),
+        ("backbone.layers.1.input_layernorm.weight", "layer 2, norm"),
+        ("backbone.layers.1.mlp.up_proj.weight", "layer 2, feed-forward"),
+        ("backbone.norm.weight", "final norm"),
+    ],
+)
+def test_parameters_of_every_family_find_their_part(name, part):
+    assert part_of_model(name) == part
+
+
+def test_starts_have_the_kernels_of_what_each_method_trains(setting, by_seed):
+    train, _ = kernels.examples(setting, 0)
+    for method, start in by_seed[0].items():
+        model = kernels.start_model(setting, method, 0)
+        exact = dense_kernel(model.double(), train.inputs)
+        assert (start.train.F - exact).norm() <= 1e-4 * exact.norm()
+        assert start.train.F.shape == (15, 3, 15, 3) and start.test.F.shape == (15, 3, 15, 3)
+        total = sum(part.double() for part in start.train.groups.values())
+        torch.testing.assert_close(total, start.train.F.double(), rtol=1e-4, atol=1e-6)
+
+
+def test_p_is_the_same_at_every_start(by_seed):
+    for found in by_seed:
+        assert all(torch.equal(s.train.gram, found["ft"].train.gram) for s in found.values())
+
+
+def test_heads_are_those_of_the_methods(setting):
+    probed = run(setting.spec("lp", seed=1))
+    assert torch.equal(kernels.start_model(setting, "lp_ft", 1).head.weight, probed.V)
+    assert not torch.equal(kernels.start_model(setting, "ft", 1).head.weight, probed.V)
+    lora = kernels.start_model(setting, "lp_lora", 1)
+    assert {n.split(".")[-3] for n, p in lora.named_parameters() if p.requires_grad and "lora" in n} == {
+        "lora_A",
+        "lora_B",
+    }
+
+
+def test_a_head_of_its_own_differs_and_is_kept_apart(setting, by_seed):
+    own = kernels.starts(setting, 0, ("lp_ft",), own_head=True)["lp_ft"]
+    assert not torch.equal(own.train.F, by_seed[0]["lp_ft"].train.F)
+    assert torch.equal(own.train.gram, by_seed[0]["lp_ft"].train.gram)
+
+
+def test_stored_kernels_are_read(setting, by_seed, monkeypatch):
+    monkeypatch.setattr("lpft_utils.ntk.engine._pair", lambda *_: pytest.fail("computed again"))
+    again = kernels.starts(setting, 0)
+    assert torch.equal(again["ft"].train.F, by_seed[0]["ft"].train.F)
+
+
+def test_shares_are_a_partition_of_the_trace(by_seed):
+    shares = kernels.shares(by_seed[0]["ft"])
+    assert shares.to_numpy().sum() == pytest.approx(1)
+    assert list(shares.index) == ["embeddings", "layer 1", "layer 2"]
+    assert set(kernels.shares(by_seed[0]["lora"])) == {"attention"}
+
+
+def test_tables_have_a_row_for_every_start(by_seed):
+    for table in (kernels.statistics_table(by_seed), kernels.regression_table(by_seed)):
+        assert list(table.index) == ["FT", "LP-FT", "LoRA", "LP-LoRA"]
+    assert kernels.statistics_table(by_seed)["‖P‖"].nunique() == 1
+
+
+def test_the_published_regression_is_computed_once(by_seed, monkeypatch):
+    start = by_seed[0]["ft"]
+    given = (start.train.K.double(), start.labels, start.test.K.double(), start.test_labels)
+    assert kernels.as_published(start) == regression.published(*given)
+    monkeypatch.delattr(kernels, "published")
+    assert kernels.as_published(start) == regression.published(*given)
+    with pytest.raises(NameError):  # other labels: another regression
+        kernels.as_published(replace(start, labels=1 - start.labels.clamp(max=1)))
+
+
+def made_start(scale: float, seed: int, useful: bool = True) -> Start:
+    """P knows nothing of the labels; F, if useful, knows them."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(18) % 3
+    signal = torch.nn.functional.one_hot(labels, 3).double()
+    noise = torch.randn(18, 2, dtype=torch.float64, generator=generator)
+    features = signal if useful else torch.randn(18, 3, dtype=torch.float64, generator=generator)
+    F = scale * torch.einsum("nm,cd->ncmd", features @ features.T, torch.eye(3, dtype=torch.float64))
+    kernel = Kernel(noise @ noise.T, F)
+    return Start("lp_ft", kernel, kernel, labels, labels)
+
+
+def test_claim_4_compares_the_ft_ratios():
+    rises = [{"ft": made_start(0.1, s), "lp_ft": made_start(10.0, s)} for s in range(3)]
+    falls = [{"ft": made_start(10.0, s), "lp_ft": made_start(0.1, s)} for s in range(3)]
+    assert [v.outcome for v in claim_4(rises)] == ["holds"]
+    assert [v.outcome for v in claim_4(falls)] == ["fails"]
+
+
+def test_claim_5_compares_the_fits():
+    helps = claim_5([{"lp_ft": made_start(10.0, s)} for s in range(3)])
+    assert [v.outcome for v in helps] == ["holds", "holds", "holds"]
+    useless = claim_5([{"lp_ft": made_start(1e-9, s, useful=False)} for s in range(3)])
+    assert "holds" not in [v.outcome for v in useless]
+
+
+def test_linearised_and_real_training_start_together_and_stay_close(setting):
+    c = linearised.compare(setting, "ft", 0, rate=0.01, steps=8, every=2, n=6)
+    assert c.f["real"].shape == c.f["linear"].shape == (5, 6, 3)
+    torch.testing.assert_close(c.f["real"][0], c.f["linear"][0], atol=1e-5, rtol=1e-5)
+    assert c.moved("real")[0] == c.moved("linear")[0] == 0
+    torch.testing.assert_close(c.moved("linear")[1:], c.moved("real")[1:], rtol=0.05, atol=0)
+    still = linearised.compare(setting, "ft", 0, rate=0.01, steps=0, n=6)
+    assert still.moved("real").tolist() == still.moved("linear").tolist() == [0]
+    assert (c.error() < 0.05).all()
+    faster = linearised.compare(setting, "ft", 0, rate=0.3, steps=8, every=2, n=6)
+    assert faster.error()[-1] > c.error()[-1]
+
+
+def test_a_stored_comparison_is_read(setting, monkeypatch):
+    first = linearised.compare(setting, "lora", 0, rate=0.02, steps=2, n=4)
+    monkeypatch.setattr(linearised, "_compute", lambda *_: pytest.fail("computed again"))
+    again = linearised.compare(setting, "lora", 0, rate=0.02, steps=2, n=4)
+    assert torch.equal(first.f["real"], again.f["real"]) and again.learning_rate == first.learning_rate
+
+
+def test_largest_stable_rate_is_where_descent_on_the_quadratic_diverges():
+    generator = torch.Generator().manual_seed(0)
+    A = torch.randn(12, 20, dtype=torch.float64, generator=generator)
+    K = (A @ A.T).view(4, 3, 4, 3)
+    eta = linearised.largest_stable_rate(K)
+    # at p = (½, ½, 0) the Hessian of the mean cross-entropy reaches its bound 1/2N
+    assert eta * torch.linalg.eigvalsh(A @ A.T)[-1].item() / (2 * 4) == pytest.approx(2)
+
+
+def test_prediction_table_meets_its_target_or_says_so(setting):
+    table = norm_study.prediction_table(setting, 0, n=6)
+    assert list(table.index) == ["0.5", "5"]
+    target = norm_study.TARGET * math.log(3)
+    for _, row in table.iterrows():
+        met = row["predicted ‖φ_t − φ_0‖"] != "target not met"
+        assert met or row["time"].startswith(">")
+        assert float(row["loss at the start"]) > target or float(row["predicted ‖φ_t − φ_0‖"]) == 0
+
+
+def test_prediction_table_is_computed_once(setting, monkeypatch):
+    first = norm_study.prediction_table(setting, 0, n=6)
+    monkeypatch.delattr(norm_study, "_predict")
+    assert norm_study.prediction_table(setting, 0, n=6).equals(first)
+    with pytest.raises(NameError):  # other examples: another table
+        norm_study.prediction_table(setting, 0, n=5)
+
+
+def test_what_is_kept_is_computed_once_and_whole(tmp_path):
+    def fail() -> None:
+        raise ZeroDivisionError
+
+    for wrong, error in ((fail, ZeroDivisionError), (lambda: {1, 2}, TypeError)):  # a set is no plain type
+        with pytest.raises(error):
+            kernels.kept("α/β of rte", wrong, tmp_path)
+    assert kernels.kept("α/β of rte", lambda: {"a": [1.5]}, tmp_path) == {"a": [1.5]}
+    assert kernels.kept("α/β of rte", fail, tmp_path) == {"a": [1.5]}
+    (path,) = tmp_path.glob(".kernels/*.json")
+    path.write_text('{"a": [1.')
+    with pytest.raises(RunError, match="is damaged.*Delete it"):
+        kernels.kept("α/β of rte", fail, tmp_path)
+
+
+def test_reference_of_the_kernel_chapters(setting, by_seed):
+    sweep = head_norm_sweep(setting.sweep_spec(), setting.norms, setting.seeds)
+    result = reference.summarise_kernels(sweep, by_seed, by_seed)
+    assert {v["claim"] for v in result["claims"]} == {3, 4, 5}
+    assert len(reference.claims_table([result])) == len(result["claims"])
+    assert "minutes of training" in reference.provenance([result | {"seconds": 90.0}])
+    assert list(reference.norm_table([result])["‖V0‖"]) == [str(norm) for norm in setting.norms]
+    values, panels = norm_study.values(sweep), norm_study.panels(sweep)
+    assert list(values) == list(panels)
+    assert panels["Diff(F), test"]["lp_ft"]["mean"] == pytest.approx([sum(row) / 2 for row in values["Diff(F), test"]])
+    plots_ntk.norm_sweep(setting.norms, values)
+
+
+def test_figures_show_what_they_are_given(setting, by_seed):
+    c = {m: linearised.compare(setting, m, 0, rate=0.01, steps=8, every=2, n=6) for m in ("ft", "lp_ft")}
+    figure = plots_ntk.linearisation(c)
+    assert [axes.get_title() for axes in figure.axes[:2]] == ["ft", "lp_ft"]
+    assert len(plots_ntk.linearisation_error(c).axes[0].lines) == 2
+    assert len(plots_ntk.predicted_and_measured({m: [x] for m, x in c.items()}).axes) == 2
+    starts = by_seed[0]
+    spectra = plots_ntk.spectra({"P": {m: spectrum(s.train.P) for m, s in starts.items()}})
+    assert len(spectra.axes[0].lines) == 4
+    bars = plots_ntk.layer_shares({m: kernels.shares(starts[m]) for m in ("ft", "lora")})
+    widths = [sum(patch.get_width() for patch in axes.patches) for axes in bars.axes]
+    assert widths == pytest.approx([1, 1])
+    image = plots_ntk.kernel_image(torch.einsum("ncmc->nm", starts["ft"].train.K), starts["ft"].labels, ["a", "b", "c"])
+    assert image.axes[0].images[0].get_array().shape == (15, 15)
+    law = plots_ntk.norm_law([1.0, 2.0], {"F": [1.0, 4.0], "P": [1.0, 1.0]})
+    assert ledger(claim_4(by_seed)).shape[0] == 2 and len(law.axes[0].lines) == 3
