@@ -14,7 +14,7 @@ from pathlib import Path
 from lpft_utils.results.reference import summarise_kernels
 from lpft_utils.runs.profiles import get_profile
 from lpft_utils.runs.sweeps import head_norm_sweep
-from lpft_utils.studies.starts import starts
+from lpft_utils.studies.initialisation import initialisations
 
 TASKS = ("cb", "rte")
 # Texts are four times as long as those of the built-in task.
@@ -22,7 +22,7 @@ N_KERNEL = 24
 SIZES = {"n_train": 120, "n_eval": 150, "epochs": 3}
 # RTE takes a minute a run on one core: three of the five norms.
 NORMS = {"rte": (0.5, 5.0, 50.0)}
-STARTS = ("ft", "lp_ft", "lora", "lp_lora")
+INITIALISATIONS = ("ft", "lp_ft", "lora", "lp_lora")
 OUT = Path(__file__).with_name("kernel-claims.json")
 
 
@@ -33,8 +33,13 @@ def main() -> None:
         laptop = get_profile("laptop", task=task)
         setting = replace(laptop, n_kernel=N_KERNEL, sweep=SIZES)
         seeds = setting.seeds
-        found = [starts(setting, seed, STARTS) for seed in seeds]
-        own = [starts(setting, s, ("lp_ft",), own_head=True) for s in seeds]
+        found = [
+            initialisations(setting, seed, INITIALISATIONS) for seed in seeds
+        ]
+        own = [
+            initialisations(setting, s, ("lp_ft",), own_head=True)
+            for s in seeds
+        ]
         norms = NORMS.get(task, setting.norms)
         sweep = head_norm_sweep(setting.sweep_spec(), norms, seeds)
         results.append(summarise_kernels(sweep, found, own))

@@ -110,7 +110,7 @@ def training(runs: Mapping[str, Sequence[Run]], columns: Mapping[str, str]) -> F
         The figure.
 
     Raises:
-        RunError: If a run recorded no such column, as LP does and training with `n_probe=0`.
+        RunError: If a run recorded no such column, as LP does and training with `n_monitor=0`.
     """
     with mpl.rc_context(STYLE):
         n_rows = (len(columns) + 1) // 2
@@ -120,8 +120,8 @@ def training(runs: Mapping[str, Sequence[Run]], columns: Mapping[str, str]) -> F
             for method, group in runs.items():
                 if blind := [run.folder.name for run in group if column not in run.history]:
                     raise RunError(
-                        f"{blind[0]} recorded no {column!r}: training is watched where n_probe is above 0, and LP has "
-                        "none."
+                        f"{blind[0]} recorded no {column!r}: training is monitored where n_monitor is above 0; "
+                        "LP has no monitors."
                     )
                 table = pd.concat([run.history.set_index("step")[column].dropna() for run in group], axis=1)
                 axes.plot(table, color=COLORS[method], linewidth=0.7, alpha=0.5)

@@ -139,7 +139,7 @@ def reliability(probabilities: Any, labels: Any, bins: int = BINS) -> Reliabilit
 def ece(probabilities: Any, labels: Any, bins: int = BINS) -> float:
     """The paper's ECE: Σ_b (n_b / N) |accuracy_b − confidence_b| over equal-width bins (lo, hi] of the confidence.
 
-    It is biased upwards when N is small: see `calibration_sampling.corrected_ece`.
+    It is biased upwards when N is small: see `calibration_sampling.debiased_ece`.
 
     Args:
         probabilities: Shape (N, C).

@@ -78,7 +78,7 @@ def interval(values: Sequence[float], level: float = LEVEL) -> Interval:
     return Interval(float(x.mean()), float(t * x.std(ddof=1) / np.sqrt(x.size)), int(x.size), level)
 
 
-def text(values: Sequence[float], digits: int = 2, scale: float = 1.0) -> str:
+def format_interval(values: Sequence[float], digits: int = 2, scale: float = 1.0) -> str:
     """`interval(values)` as text.
 
     Args:

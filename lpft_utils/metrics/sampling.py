@@ -60,7 +60,7 @@ class Bootstrap:
 
 
 @dataclass(frozen=True)
-class CorrectedECE:
+class DebiasedECE:
     """An ECE beside what chance alone gives.
 
     Attributes:
@@ -142,7 +142,7 @@ def bootstrap(
     return Bootstrap(float(estimate), float(low), float(high), level, n_draws)
 
 
-def perfect_ece(probabilities: Any, n_draws: int = 1000, seed: int = 0, bins: int = BINS) -> Array:
+def ece_under_calibration(probabilities: Any, n_draws: int = 1000, seed: int = 0, bins: int = BINS) -> Array:
     """The ECE that a perfectly calibrated model with these confidences would score at this N (Bröcker & Smith, 2007).
 
     Perfectly calibrated means that labels are drawn from the predicted probabilities themselves; of such a label the
@@ -160,7 +160,7 @@ def perfect_ece(probabilities: Any, n_draws: int = 1000, seed: int = 0, bins: in
     return np.abs(_perfect_gaps(probabilities, n_draws, seed, bins)[0]).sum(axis=1)
 
 
-def perfect_mce(probabilities: Any, n_draws: int = 1000, seed: int = 0, bins: int = BINS) -> Array:
+def mce_under_calibration(probabilities: Any, n_draws: int = 1000, seed: int = 0, bins: int = BINS) -> Array:
     """The MCE that a perfectly calibrated model with these confidences would score at this N.
 
     Args:
@@ -176,15 +176,13 @@ def perfect_mce(probabilities: Any, n_draws: int = 1000, seed: int = 0, bins: in
     return np.abs(sums[:, share > 0] / share[share > 0]).max(axis=1)
 
 
-def corrected_ece(
-    probabilities: Any, labels: Any, n_draws: int = 1000, seed: int = 0, bins: int = BINS
-) -> CorrectedECE:
+def debiased_ece(probabilities: Any, labels: Any, n_draws: int = 1000, seed: int = 0, bins: int = BINS) -> DebiasedECE:
     """The ECE, the part of it that chance explains, and a test of "this model is calibrated".
 
     Args:
         probabilities: Shape (N, C).
         labels: Shape (N,).
-        n_draws: Draws of `perfect_ece`.
+        n_draws: Draws of `ece_under_calibration`.
         seed: Seed.
         bins: Number of bins.
 
@@ -192,11 +190,9 @@ def corrected_ece(
         The measured ECE beside its distribution under perfect calibration.
     """
     measured = ece(probabilities, labels, bins)
-    draws = perfect_ece(probabilities, n_draws, seed, bins)
+    draws = ece_under_calibration(probabilities, n_draws, seed, bins)
     reached = int(np.sum(draws >= measured - 1e-12))
-    return CorrectedECE(
-        measured, float(draws.mean()), float(np.quantile(draws, 0.95)), (1 + reached) / (1 + len(draws))
-    )
+    return DebiasedECE(measured, float(draws.mean()), float(np.quantile(draws, 0.95)), (1 + reached) / (1 + len(draws)))
 
 
 def _check_draws(n_draws: int, seed: int) -> None:

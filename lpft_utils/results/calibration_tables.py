@@ -14,10 +14,10 @@ from lpft_utils.common.names import split_label
 from lpft_utils.common.table import Table
 from lpft_utils.figures.style import LABELS
 from lpft_utils.metrics import calibration, recalibration
-from lpft_utils.metrics.intervals import text
-from lpft_utils.metrics.sampling import bootstrap, corrected_ece
+from lpft_utils.metrics.intervals import format_interval
+from lpft_utils.metrics.sampling import bootstrap, debiased_ece
 from lpft_utils.runs.store import Run
-from lpft_utils.studies.calibration import diagrams, evaluation_splits, maps, scaled
+from lpft_utils.studies.calibration import diagrams, evaluation_splits, fit_calibrators, temperature_scaled
 
 
 def error_table(runs: Mapping[str, Sequence[Run]], split: str = "test") -> Table:
@@ -32,11 +32,11 @@ def error_table(runs: Mapping[str, Sequence[Run]], split: str = "test") -> Table
     """
     rows = {}
     for method, group in runs.items():
-        found = [scaled(stored, split).measures for stored in group]
+        found = [temperature_scaled(stored, split).measures for stored in group]
         rows[LABELS[method]] = {
-            "accuracy": text([before["accuracy"] for before, _ in found], 3),
+            "accuracy": format_interval([before["accuracy"] for before, _ in found], 3),
             **{
-                f"{title}{suffix}": text([pair[i][key] for pair in found], 3)
+                f"{title}{suffix}": format_interval([pair[i][key] for pair in found], 3)
                 for key, title in (("confidence", "confidence"), ("ECE", "ECE"), ("MCE", "MCE"))
                 for i, suffix in enumerate(("", ", TS"))
             },
@@ -59,17 +59,17 @@ def chance_table(runs: Mapping[str, Sequence[Run]], split: str = "test", n_draws
     """
     rows = []
     for method, group in runs.items():
-        found = [scaled(stored, split) for stored in group]
+        found = [temperature_scaled(stored, split) for stored in group]
         for when, name in (("before", LABELS[method]), ("after", f"{LABELS[method]}, TS")):
             p = [getattr(s, when) for s in found]
-            errors = [corrected_ece(q, s.labels, n_draws) for q, s in zip(p, found, strict=True)]
+            errors = [debiased_ece(q, s.labels, n_draws) for q, s in zip(p, found, strict=True)]
             above = sum(e.ece > e.chance_high for e in errors)
             rows.append(
                 {
                     "method": name,
                     "ECE, first seed [bootstrap]": str(bootstrap(p[0], found[0].labels, n_draws=n_draws)),
-                    "ECE of chance": text([e.chance for e in errors], 3),
-                    "ECE − chance": text([e.corrected for e in errors], 3),
+                    "ECE of chance": format_interval([e.chance for e in errors], 3),
+                    "ECE − chance": format_interval([e.corrected for e in errors], 3),
                     "seeds above chance": f"{above} of {len(errors)}",
                 }
             )
@@ -111,12 +111,12 @@ def comparison_table(groups: Mapping[str, Sequence[Run]], name: str, split: str 
     """
     rows = {}
     for title, group in groups.items():
-        found = [scaled(stored, split) for stored in group]
+        found = [temperature_scaled(stored, split) for stored in group]
         rows[title] = {
             "‖V‖": ", ".join(f"{stored.metrics['head_norm']:.3g}" for stored in group),
             "T": ", ".join(f"{s.fit.T:.3g}" for s in found),
             **{
-                f"{key}{suffix}": text([s.measures[i][key] for s in found], 3)
+                f"{key}{suffix}": format_interval([s.measures[i][key] for s in found], 3)
                 for key, i, suffix in (
                     ("accuracy", 0, ""),
                     ("confidence", 0, ""),
@@ -145,7 +145,7 @@ def recalibration_table(runs: Sequence[Run], measure: str = "ECE") -> Table:
     """
     found: dict[str, dict[str, list[float]]] = {}
     for stored in runs:
-        fitted = maps(stored)
+        fitted = fit_calibrators(stored)
         for split in evaluation_splits(stored):
             f, y = stored.predictions[split]
             here = fitted | {"temperature fitted on the column": recalibration.fit_temperature(f, y).apply}
@@ -153,7 +153,7 @@ def recalibration_table(runs: Sequence[Run], measure: str = "ECE") -> Table:
                 row = found.setdefault(name, {})
                 row.setdefault(split_label(split), []).append(calibration.measures(apply(f), y)[measure])
     rows = {
-        name: {split: text(v, 3) if np.isfinite(v).all() else "∞" for split, v in row.items()}
+        name: {split: format_interval(v, 3) if np.isfinite(v).all() else "∞" for split, v in row.items()}
         for name, row in found.items()
     }
     return Table(pd.DataFrame.from_dict(rows, orient="index").rename_axis(measure))
@@ -174,14 +174,14 @@ def moment_table(runs: Sequence[Run]) -> Table:
     """
     rows = {}
     for split in ("validation", *evaluation_splits(runs[0])):
-        found = [scaled(stored, split) for stored in runs]
+        found = [temperature_scaled(stored, split) for stored in runs]
         scores = [(s.logits - s.logits.mean(axis=1, keepdims=True)) / s.fit.T for s in found]  # a shift has no meaning
         expected = [float((s.after * f).sum(axis=1).mean()) for s, f in zip(found, scores, strict=True)]
         given = [float(f[np.arange(len(f)), s.labels].mean()) for s, f in zip(found, scores, strict=True)]
         rows[split_label(split)] = {
-            "accuracy": text([s.measures[0]["accuracy"] for s in found], 3),
-            "E_p[f] / T": text(expected, 3),
-            "f_y / T": text(given, 3),
+            "accuracy": format_interval([s.measures[0]["accuracy"] for s in found], 3),
+            "E_p[f] / T": format_interval(expected, 3),
+            "f_y / T": format_interval(given, 3),
             "T, validation": ", ".join(f"{s.fit.T:.3g}" for s in found),
             "T needed here": ", ".join(f"{recalibration.fit_temperature(s.logits, s.labels).T:.3g}" for s in found),
         }

@@ -22,10 +22,10 @@ from lpft_utils.common.table import Table
 from lpft_utils.figures.style import LABELS
 from lpft_utils.metrics.intervals import Interval, interval, paired_difference
 from lpft_utils.runs.store import Run
-from lpft_utils.studies.calibration import scaled
+from lpft_utils.studies.calibration import temperature_scaled
 
 if TYPE_CHECKING:  # who has no kernels need not load the engine
-    from lpft_utils.studies.starts import Start
+    from lpft_utils.studies.initialisation import Initialisation
 
 
 @dataclass(frozen=True)
@@ -155,13 +155,13 @@ def claim_3(sweep: Mapping[float, Sequence[Run]], split: str = "train") -> list[
     ]
 
 
-def claim_4(by_seed: Sequence[Mapping[str, Start]]) -> list[Verdict]:
+def claim_4(by_seed: Sequence[Mapping[str, Initialisation]]) -> list[Verdict]:
     """Claim 4: after LP the share of F in the kernel (the FT ratio) rises.
 
     That P keeps its spectrum needs no test at the start: P depends on φ_0 alone, which all starts share.
 
     Args:
-        by_seed: Results of `kernels.starts`, one a seed.
+        by_seed: Results of `kernels.initialisations`, one a seed.
 
     Returns:
         One verdict for each pair of starts that is there: FT and LP-FT, LoRA and LP-LoRA.
@@ -177,13 +177,13 @@ def claim_4(by_seed: Sequence[Mapping[str, Start]]) -> list[Verdict]:
     return verdicts
 
 
-def claim_5(by_seed: Sequence[Mapping[str, Start]], method: str = "lp_ft", note: str = "") -> list[Verdict]:
+def claim_5(by_seed: Sequence[Mapping[str, Initialisation]], method: str = "lp_ft", note: str = "") -> list[Verdict]:
     """Claim 5: after LP, kernel regression with P + F fits better than with P alone.
 
     Ridge regression, its penalty chosen for each kernel by leave-one-out.
 
     Args:
-        by_seed: Results of `kernels.starts`, one a seed.
+        by_seed: Results of `kernels.initialisations`, one a seed.
         method: The start.
         note: Added to the statements, to tell kernels of different heads apart.
 
@@ -222,7 +222,7 @@ def claim_6(plain: Sequence[Run], probed: Sequence[Run], names: tuple[str, str],
         Two verdicts for ECE and two for MCE.
     """
     a, b = names
-    measured = [[scaled(run, split).measures for run in runs] for runs in (plain, probed)]
+    measured = [[temperature_scaled(run, split).measures for run in runs] for runs in (plain, probed)]
     verdicts = []
     for key in ("ECE", "MCE"):
         before, after = (
@@ -246,7 +246,7 @@ def claim_7(by_seed: Sequence[pd.DataFrame], method: str = "ft") -> list[Verdict
     gradient, and costs nothing. Alignments are of kernels centred among the texts.
 
     Args:
-        by_seed: Results of `lora_study.closeness`, one a seed.
+        by_seed: Results of `lora_study.alignment_to_ft`, one a seed.
         method: The start that they are of, "ft" or "lp_ft".
 
     Returns:

@@ -9,14 +9,14 @@ import pandas as pd
 from lpft_utils.common.table import Table
 from lpft_utils.figures.style import LABELS
 from lpft_utils.kernel_methods.statistics import alignment, effective_rank, frobenius, ft_ratio
-from lpft_utils.studies.starts import Start, as_published
+from lpft_utils.studies.initialisation import Initialisation, as_published
 
 
-def statistics_table(by_seed: Sequence[Mapping[str, Start]]) -> Table:
+def statistics_table(by_seed: Sequence[Mapping[str, Initialisation]]) -> Table:
     """Means over seeds of what characterises the kernels.
 
     Args:
-        by_seed: Results of `starts`, one a seed.
+        by_seed: Results of `initialisations`, one a seed.
 
     Returns:
         Indexed by start: norms of P and F, the FT ratio, effective ranks, and the alignment of F with FT's.
@@ -41,11 +41,11 @@ def statistics_table(by_seed: Sequence[Mapping[str, Start]]) -> Table:
     return Table(pd.DataFrame(rows).set_index("start"))
 
 
-def regression_table(by_seed: Sequence[Mapping[str, Start]]) -> Table:
+def regression_table(by_seed: Sequence[Mapping[str, Initialisation]]) -> Table:
     """Accuracy of kernel regression, in percent, means over seeds.
 
     Args:
-        by_seed: Results of `starts`, one a seed.
+        by_seed: Results of `initialisations`, one a seed.
 
     Returns:
         Indexed by start: train and test accuracy with P and with P + F for ridge and logistic regression, and the

@@ -9,24 +9,24 @@ import pandas as pd
 from lpft_utils.common.table import Table
 from lpft_utils.figures.style import LABELS
 from lpft_utils.kernel_methods.statistics import alignment, frobenius
-from lpft_utils.metrics.intervals import text
+from lpft_utils.metrics.intervals import format_interval
 from lpft_utils.ntk.engine import kernel
 from lpft_utils.ntk.result import load_kernel
-from lpft_utils.runs.cache import lock, place
+from lpft_utils.runs.cache import cache_path, lock
 from lpft_utils.runs.execute import load_model
 from lpft_utils.runs.profiles import Profile
 from lpft_utils.runs.store import Run
-from lpft_utils.studies.calibration import scaled
+from lpft_utils.studies.calibration import temperature_scaled
+from lpft_utils.studies.initialisation import examples, initial_model
 from lpft_utils.studies.lora import _share
-from lpft_utils.studies.starts import examples, start_model
 from lpft_utils.training.spec import PROBED
 
 
-def closeness_table(by_seed: Sequence[pd.DataFrame]) -> Table:
+def alignment_table(by_seed: Sequence[pd.DataFrame]) -> Table:
     """Alignments as a table.
 
     Args:
-        by_seed: Results of `closeness`, one a seed.
+        by_seed: Results of `alignment_to_ft`, one a seed.
 
     Returns:
         Indexed by kernel: trained parameters of the backbone, and alignments "mean ± half width".
@@ -41,7 +41,8 @@ def closeness_table(by_seed: Sequence[pd.DataFrame]) -> Table:
     for name in by_seed[0].index:
         count = int(by_seed[0].loc[name, "parameters"])
         rows[name] = {"parameters": f"{count:,}" if count else ""} | {
-            title: text([float(found.loc[name, key]) for found in by_seed], 3) for key, title in titles.items()
+            title: format_interval([float(found.loc[name, key]) for found in by_seed], 3)
+            for key, title in titles.items()
         }
     return Table(pd.DataFrame.from_dict(rows, orient="index").rename_axis("kernel"))
 
@@ -61,13 +62,13 @@ def trained_table(setting: Profile, runs: Mapping[str, Sequence[Run]], *, n: int
     for method, group in runs.items():
         stored = group[0]
         few, _ = examples(setting, stored.spec.seed, n)
-        folder = place(f"{setting.task}-{method}-trained-s{stored.spec.seed}-{stored.folder.name[-10:]}-{n}")
+        folder = cache_path(f"{setting.task}-{method}-trained-s{stored.spec.seed}-{stored.folder.name[-10:]}-{n}")
         found = {}
         for when in ("start", "end"):
             path = folder / when / "kernel.safetensors"
             with lock(path.parent):
                 if not path.exists():
-                    model = load_model(stored) if when == "end" else start_model(setting, method, stored.spec.seed)
+                    model = load_model(stored) if when == "end" else initial_model(setting, method, stored.spec.seed)
                     kernel(model, few.inputs, groups=lambda k: "A" if "lora_A" in k else "B", folder=path.parent)
             found[when] = load_kernel(path)
         rows[LABELS[method]] = {
@@ -101,7 +102,7 @@ def cost_table(runs: Mapping[str, Sequence[Run]]) -> Table:
             "share": f"{count / everything:.3%}",
             "gradients and Adam (MB)": f"{3 * 4 * count / 1e6:.3g}" if seconds else "none",
             "stored weights (MB)": f"{(group[0].folder / 'model.safetensors').stat().st_size / 1e6:.3g}",
-            "seconds": text(seconds, 0) if seconds else "none",
+            "seconds": format_interval(seconds, 0) if seconds else "none",
             "peak memory (MB)": f"{max(peak) / 1e6:.0f}" if peak else "not measured on a CPU",
         }
     return Table(pd.DataFrame.from_dict(rows, orient="index").rename_axis("method"))
@@ -119,15 +120,15 @@ def results_table(runs: Mapping[str, Sequence[Run]], split: str = "test") -> Tab
     """
     rows = {}
     for method, group in runs.items():
-        measured = [scaled(stored, split).measures for stored in group]
+        measured = [temperature_scaled(stored, split).measures for stored in group]
         change = [stored.metrics["change"][split] for stored in group]
         rows[LABELS[method]] = {
-            "accuracy (%)": text([stored.accuracy(split) for stored in group], 1, 100),
-            "CS(F)": text([c["CS"] for c in change], 3),
-            "Diff(F)": text([c["Diff"] for c in change], 2),
-            "FDR(F)": text([c["FDR"] for c in change], 2),
+            "accuracy (%)": format_interval([stored.accuracy(split) for stored in group], 1, 100),
+            "CS(F)": format_interval([c["CS"] for c in change], 3),
+            "Diff(F)": format_interval([c["Diff"] for c in change], 2),
+            "FDR(F)": format_interval([c["FDR"] for c in change], 2),
             "‖V‖": ", ".join(f"{stored.metrics['head_norm']:.3g}" for stored in group),
-            "ECE": text([before["ECE"] for before, _ in measured], 3),
-            "ECE, TS": text([after["ECE"] for _, after in measured], 3),
+            "ECE": format_interval([before["ECE"] for before, _ in measured], 3),
+            "ECE, TS": format_interval([after["ECE"] for _, after in measured], 3),
         }
     return Table(pd.DataFrame.from_dict(rows, orient="index").rename_axis("method"))

@@ -13,7 +13,7 @@ from lpft_utils.common.errors import ParameterError, RunError
 from lpft_utils.common.names import split_label
 from lpft_utils.common.table import Table
 from lpft_utils.figures.style import LABELS
-from lpft_utils.metrics.intervals import text
+from lpft_utils.metrics.intervals import format_interval
 from lpft_utils.results.claims import (
     Verdict,
     claim_2,
@@ -27,10 +27,10 @@ from lpft_utils.results.claims import (
 )
 from lpft_utils.results.tables import change
 from lpft_utils.runs.store import Run
-from lpft_utils.studies.calibration import scaled
+from lpft_utils.studies.calibration import temperature_scaled
 
 if TYPE_CHECKING:
-    from lpft_utils.studies.starts import Start
+    from lpft_utils.studies.initialisation import Initialisation
 
 # What `methods_table` can show beside the accuracy, with the decimals of each.
 DIGITS = {"Diff": 2, "CS": 3, "confidence": 3, "ECE": 3, "ECE, TS": 3, "MCE": 3, "MCE, TS": 3}
@@ -50,7 +50,7 @@ def summarise(runs: Mapping[str, Sequence[Run]]) -> dict[str, Any]:
         and 8, with LoRA also of claim 6.
     """
     first = runs["ft"][0]
-    measured = {method: [scaled(run).measures for run in group] for method, group in runs.items()}
+    measured = {method: [temperature_scaled(run).measures for run in group] for method, group in runs.items()}
     splits = [name for name in first.metrics["accuracy"] if name == "test" or name.startswith("ood_")]
     groups = runs.items()
     verdicts = [
@@ -89,14 +89,14 @@ def summarise(runs: Mapping[str, Sequence[Run]]) -> dict[str, Any]:
 
 def summarise_kernels(
     sweep: Mapping[float, Sequence[Run]],
-    by_seed: Sequence[Mapping[str, Start]],
-    own: Sequence[Mapping[str, Start]],
+    by_seed: Sequence[Mapping[str, Initialisation]],
+    own: Sequence[Mapping[str, Initialisation]],
 ) -> dict[str, Any]:
     """What is kept of the kernel chapters on one task.
 
     Args:
         sweep: Runs by head norm, one a seed.
-        by_seed: Results of `kernels.starts`, one a seed.
+        by_seed: Results of `kernels.initialisations`, one a seed.
         own: The same with heads fitted on the kernels' own examples.
 
     Returns:
@@ -153,9 +153,9 @@ def reference_table(results: Sequence[Mapping[str, Any]]) -> Table:
     for result in results:
         for split in result["accuracy"]["ft"]:
             row = {"task": result["name"], "set": split_label(split)}
-            row |= {LABELS[m]: text(by[split], 1, 100) for m, by in result["accuracy"].items()}
+            row |= {LABELS[m]: format_interval(by[split], 1, 100) for m, by in result["accuracy"].items()}
             for method in ("ft", "lp_ft"):
-                row[f"Diff, {LABELS[method]}"] = text(result["Diff"][method], 2) if split == "test" else ""
+                row[f"Diff, {LABELS[method]}"] = format_interval(result["Diff"][method], 2) if split == "test" else ""
             rows.append(row)
     return Table(pd.DataFrame(rows))
 
@@ -179,8 +179,8 @@ def methods_table(results: Sequence[Mapping[str, Any]], *columns: str) -> Table:
         {
             "task": result["name"],
             "method": LABELS[method],
-            "accuracy": text(by["test"], 1, 100),
-            **{name: text(result[name][method], DIGITS[name]) for name in columns},
+            "accuracy": format_interval(by["test"], 1, 100),
+            **{name: format_interval(result[name][method], DIGITS[name]) for name in columns},
             "‖V‖": ", ".join(f"{norm:.3g}" for norm in result["head_norm"][method]),
         }
         for result in results
@@ -202,8 +202,8 @@ def norm_table(results: Sequence[Mapping[str, Any]]) -> Table:
         {
             "task": result["name"],
             "‖V0‖": norm,
-            "Diff": text(result["Diff"][norm], 2),
-            "accuracy": text(result["accuracy"][norm], 1, 100),
+            "Diff": format_interval(result["Diff"][norm], 2),
+            "accuracy": format_interval(result["accuracy"][norm], 1, 100),
         }
         for result in results
         for norm in result["Diff"]

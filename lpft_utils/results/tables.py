@@ -9,7 +9,7 @@ import pandas as pd
 from lpft_utils.common.names import split_label
 from lpft_utils.common.table import Table
 from lpft_utils.figures.style import LABELS
-from lpft_utils.metrics.intervals import text
+from lpft_utils.metrics.intervals import format_interval
 from lpft_utils.runs.store import Run
 
 
@@ -71,7 +71,10 @@ def fdr_table(runs: Sequence[Run]) -> Table:
     """
     splits = [name for name in runs[0].metrics["change"] if name != "validation"]
     rows = {
-        split_label(s): {"before": text(change(runs, "FDR_0", s), 3), "after": text(change(runs, "FDR", s), 2)}
+        split_label(s): {
+            "before": format_interval(change(runs, "FDR_0", s), 3),
+            "after": format_interval(change(runs, "FDR", s), 2),
+        }
         for s in splits
     }
     return Table(pd.DataFrame.from_dict(rows, orient="index").rename_axis("split"))
@@ -79,7 +82,7 @@ def fdr_table(runs: Sequence[Run]) -> Table:
 
 def _table(runs: Mapping[str, Sequence[Run]], columns: Mapping[str, tuple[Callable[[Run], float], int]]) -> Table:
     rows = {
-        LABELS[method]: {t: text([value(run) for run in group], d) for t, (value, d) in columns.items()}
+        LABELS[method]: {t: format_interval([value(run) for run in group], d) for t, (value, d) in columns.items()}
         for method, group in runs.items()
     }
     return Table(pd.DataFrame.from_dict(rows, orient="index").rename_axis("method"))

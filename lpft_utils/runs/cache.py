@@ -14,7 +14,7 @@ from lpft_utils.common.errors import RunError
 from lpft_utils.common.paths import run_store
 
 
-def place(name: str, store: Path | None = None) -> Path:
+def cache_path(name: str, store: Path | None = None) -> Path:
     """Where in the run store what is computed from kernels is kept: its name there, fit for any file system."""
     return (store or run_store()) / ".kernels" / re.sub(r"[^A-Za-z0-9_.-]+", "_", name)
 
@@ -25,7 +25,7 @@ def lock(path: Path) -> FileLock:
     return FileLock(f"{path}.lock")
 
 
-def kept(name: str, compute: Callable[[], Any], store: Path | None = None) -> Any:
+def cached(name: str, compute: Callable[[], Any], store: Path | None = None) -> Any:
     """What was computed once, from a JSON file beside the stored kernels.
 
     Args:
@@ -39,7 +39,7 @@ def kept(name: str, compute: Callable[[], Any], store: Path | None = None) -> An
     Raises:
         RunError: If the file is damaged.
     """
-    path = place(f"{name}.json", store)
+    path = cache_path(f"{name}.json", store)
     with lock(path):
         if not path.exists():
             temporary = path.with_suffix(".tmp")

@@ -25,7 +25,7 @@ from lpft_utils.models.encoding import Collator, encode
 from lpft_utils.models.features import cached_features, extract_features
 from lpft_utils.runs.store import MAX_FEATURES, Run
 from lpft_utils.training.methods import METHODS, Outcome, Setup
-from lpft_utils.training.recorder import Probe
+from lpft_utils.training.recorder import Monitor
 from lpft_utils.training.spec import ADAPTED, RunSpec
 
 
@@ -110,12 +110,12 @@ def prepare(spec: RunSpec, task: Task, work: Path, cache: Path | None, progress:
         )
         for name in task.splits
     }
-    probes = {}
-    for name in ("train", "test") if spec.n_probe else ():
-        n = min(spec.n_probe, len(encoded[name]))
-        probes[name] = Probe(encoded[name].select(range(n)), phi_0[name][:n], labels[name][:n])
+    monitors = {}
+    for name in ("train", "test") if spec.n_monitor else ():
+        n = min(spec.n_monitor, len(encoded[name]))
+        monitors[name] = Monitor(encoded[name].select(range(n)), phi_0[name][:n], labels[name][:n])
     origin = {"backbone_fingerprint": fingerprint, "head_norm_init": _norm(model.head.weight)}
-    return Setup(spec, model, encoded, labels, phi_0, collate, work, probes, origin, progress)
+    return Setup(spec, model, encoded, labels, phi_0, collate, work, monitors, origin, progress)
 
 
 def _write(folder: Path, task: Task, setup: Setup, outcome: Outcome, started: float) -> None:

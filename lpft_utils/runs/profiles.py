@@ -90,7 +90,7 @@ PROFILES: dict[str, Profile] = {
         # 1e-4 than with 5e-5, and LoRA (300 texts) with 5e-3 than with 1e-3 or 2e-3; 1e-2 was as good, but unsteady.
         learning_rates={"ft": 1e-4, "lp_ft": 1e-4, "lora": 5e-3, "lp_lora": 5e-3},
         n_kernel=40,
-        sweep={"n_train": 128, "n_eval": 80, "epochs": 2, "n_probe": 0},
+        sweep={"n_train": 128, "n_eval": 80, "epochs": 2, "n_monitor": 0},
     ),
     "gpu": Profile(
         "gpu",

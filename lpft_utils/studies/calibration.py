@@ -21,7 +21,7 @@ from lpft_utils.common.validation import Array
 from lpft_utils.metrics import calibration, recalibration
 from lpft_utils.metrics.calibration import Reliability
 from lpft_utils.metrics.recalibration import Temperature
-from lpft_utils.metrics.sampling import perfect_ece
+from lpft_utils.metrics.sampling import ece_under_calibration
 from lpft_utils.metrics.validation import Labels
 from lpft_utils.runs.run import run
 from lpft_utils.runs.store import Run
@@ -58,7 +58,7 @@ class Scaled:
         return calibration.measures(self.before, self.labels), calibration.measures(self.after, self.labels)
 
 
-def scaled(stored: Run, split: str = "test") -> Scaled:
+def temperature_scaled(stored: Run, split: str = "test") -> Scaled:
     """A run's predictions on a split, and the temperature fitted on its validation split.
 
     Args:
@@ -94,7 +94,7 @@ def diagrams(runs: Sequence[Run], split: str = "test") -> tuple[Reliability, Rel
     Returns:
         The diagrams before and after.
     """
-    found = [scaled(stored, split) for stored in runs]
+    found = [temperature_scaled(stored, split) for stored in runs]
     labels = np.concatenate([s.labels for s in found])
     before, after = (np.concatenate([getattr(s, when) for s in found]) for when in ("before", "after"))
     return calibration.reliability(before, labels), calibration.reliability(after, labels)
@@ -116,14 +116,14 @@ def errors_by_split(
     errors: dict[str, dict[str, tuple[list[float], list[float], float]]] = {}
     for split in evaluation_splits(next(iter(runs.values()))[0]):
         for method, group in runs.items():
-            found = [scaled(stored, split) for stored in group]
+            found = [temperature_scaled(stored, split) for stored in group]
             before, after = ([s.measures[i]["ECE"] for s in found] for i in (0, 1))
-            chance = float(np.mean([perfect_ece(s.after, n_draws) for s in found]))
+            chance = float(np.mean([ece_under_calibration(s.after, n_draws) for s in found]))
             errors.setdefault(split_label(split), {})[method] = (before, after, chance)
     return errors
 
 
-def maps(stored: Run) -> dict[str, Callable[[Any], Array]]:
+def fit_calibrators(stored: Run) -> dict[str, Callable[[Any], Array]]:
     """Recalibrations fitted on a run's validation split.
 
     Args:
@@ -174,7 +174,7 @@ def norms_and_temperatures(runs: Sequence[Run]) -> tuple[list[float], list[float
     Returns:
         The norms and the temperatures.
     """
-    pairs = [(stored.metrics["head_norm"], scaled(stored, "validation").fit) for stored in runs]
+    pairs = [(stored.metrics["head_norm"], temperature_scaled(stored, "validation").fit) for stored in runs]
     kept = [(norm, fit.T) for norm, fit in pairs if norm > 1e-6 and not fit.limit]
     return [norm for norm, _ in kept], [T for _, T in kept]
 

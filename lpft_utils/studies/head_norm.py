@@ -15,10 +15,10 @@ from lpft_utils.common.table import Table
 from lpft_utils.kernel_methods.function_space import gradient_flow, predict_features
 from lpft_utils.metrics.intervals import interval
 from lpft_utils.ntk import kernel
-from lpft_utils.runs.cache import kept
+from lpft_utils.runs.cache import cached
 from lpft_utils.runs.profiles import Profile
 from lpft_utils.runs.store import Run
-from lpft_utils.studies.starts import examples, identity, start_model
+from lpft_utils.studies.initialisation import cache_key, examples, initial_model
 
 TARGET = 0.3  # training loss at which the heads are compared, as a share of log C
 
@@ -36,14 +36,14 @@ def prediction_table(setting: Profile, seed: int, n: int = 16, *, store: Path | 
         Indexed by ‖V0‖: the loss at the start, the time at which the target is met, and the mean ‖φ_t − φ_0‖ of the
         other examples at that time.
     """
-    key = identity(setting, "lp_ft", seed, "norms", list(setting.norms), n, TARGET)
-    rows = kept(f"{setting.task}-lp_ft-norms-s{seed}-{key}", lambda: _predict(setting, seed, n), store)
+    key = cache_key(setting, "lp_ft", seed, "norms", list(setting.norms), n, TARGET)
+    rows = cached(f"{setting.task}-lp_ft-norms-s{seed}-{key}", lambda: _predict(setting, seed, n), store)
     return Table(pd.DataFrame(rows).set_index("‖V0‖"))
 
 
 def _predict(setting: Profile, seed: int, n: int) -> list[dict[str, str]]:
     few, other = examples(setting, seed, n)
-    model = start_model(setting, "lp_ft", seed)
+    model = initial_model(setting, "lp_ft", seed)
     probed = model.head.weight.norm().item()
     at_probe = kernel(model, few.inputs)
     target = TARGET * math.log(at_probe.n_classes)
@@ -70,7 +70,7 @@ def _predict(setting: Profile, seed: int, n: int) -> list[dict[str, str]]:
     return rows
 
 
-def values(sweep: Mapping[float, Sequence[Run]]) -> dict[str, list[list[float]]]:
+def sweep_values(sweep: Mapping[float, Sequence[Run]]) -> dict[str, list[list[float]]]:
     """What the sweep is about, one value a seed for each norm.
 
     Args:
@@ -91,7 +91,7 @@ def values(sweep: Mapping[float, Sequence[Run]]) -> dict[str, list[list[float]]]
     return found
 
 
-def panels(sweep: Mapping[float, Sequence[Run]]) -> dict[str, dict[str, dict[str, Any]]]:
+def explorer_panels(sweep: Mapping[float, Sequence[Run]]) -> dict[str, dict[str, dict[str, Any]]]:
     """`values` as `interactive.sweep_explorer` wants them: mean, interval and seeds.
 
     Args:
@@ -101,7 +101,7 @@ def panels(sweep: Mapping[float, Sequence[Run]]) -> dict[str, dict[str, dict[str
         By quantity: one series named "lp_ft".
     """
     drawn = {}
-    for label, rows in values(sweep).items():
+    for label, rows in sweep_values(sweep).items():
         found = [interval(row) for row in rows]
         series = {
             "mean": [f.mean for f in found],

@@ -12,9 +12,9 @@ from torch import Tensor
 from lpft_utils.common.files import write_tensors
 from lpft_utils.kernel_methods.function_space import gradient_descent, predict_features, train
 from lpft_utils.ntk import kernel
-from lpft_utils.runs.cache import lock, place
+from lpft_utils.runs.cache import cache_path, lock
 from lpft_utils.runs.profiles import Profile
-from lpft_utils.studies.starts import Examples, examples, identity, start_model
+from lpft_utils.studies.initialisation import Examples, cache_key, examples, initial_model
 
 
 @dataclass(frozen=True)
@@ -88,8 +88,8 @@ def compare(
     Returns:
         The comparison.
     """
-    name = f"{setting.task}-{method}-s{seed}-{identity(setting, method, seed, 'descent', rate, steps, every, n)}"
-    path = place(f"{name}.safetensors", store)
+    name = f"{setting.task}-{method}-s{seed}-{cache_key(setting, method, seed, 'descent', rate, steps, every, n)}"
+    path = cache_path(f"{name}.safetensors", store)
     with lock(path):
         if not path.exists():
             few, other = examples(setting, seed, n)
@@ -102,7 +102,7 @@ def compare(
 def _compute(
     setting: Profile, method: str, seed: int, few: Examples, other: Examples, rate: float, steps: int, every: int
 ) -> dict[str, Tensor]:
-    model = start_model(setting, method, seed)
+    model = initial_model(setting, method, seed)
     square, block = kernel(model, few.inputs), kernel(model, other.inputs, few.inputs)
     with torch.no_grad():
         f_0, f_other = (model(**e.inputs).logits.double() for e in (few, other))

@@ -21,11 +21,18 @@ from lpft_utils.kernel_methods.statistics import alignment
 from lpft_utils.models.adapters import add_ia3
 from lpft_utils.models.classifier import initial_head
 from lpft_utils.ntk import Kernel, kernel, load_kernel
-from lpft_utils.runs.cache import kept, lock, place
+from lpft_utils.runs.cache import cache_path, cached, lock
 from lpft_utils.runs.profiles import Profile
 from lpft_utils.runs.run import run
-from lpft_utils.studies.lora_kernel import RANKS, adapted_weights, concentration, fluctuation, ft_kernel, layer_factors
-from lpft_utils.studies.starts import examples, identity, start_model, starts
+from lpft_utils.studies.initialisation import cache_key, examples, initial_model, initialisations
+from lpft_utils.studies.lora_kernel import (
+    RANKS,
+    adapted_weights,
+    concentration,
+    ft_kernel,
+    layer_factors,
+    relative_standard_deviation,
+)
 from lpft_utils.training.spec import PROBED
 
 ADAPTED_FROM = {"ft": "lora", "lp_ft": "lp_lora"}  # the same head, with an adapter in place of the weights
@@ -85,7 +92,7 @@ def rank_sweep(
     """
 
     def compute() -> dict[str, Any]:
-        model = start_model(setting, method, seed)
+        model = initial_model(setting, method, seed)
         few, _ = examples(setting, seed, n)
         factors = layer_factors(model, few.inputs, adapted_weights(model))
         table = concentration(factors, ranks=ranks, n_draws=n_draws, init=init, seed=seed)
@@ -93,13 +100,13 @@ def rank_sweep(
             phi = model.features(**few.inputs)
         bare = reference_kernel(phi @ phi.T, model.head.weight.detach())
         return {
-            "kappa": fluctuation(factors, init),
+            "kappa": relative_standard_deviation(factors, init),
             "reference": alignment(bare, ft_kernel(factors), centered=True),
             "rows": table.to_dict("records"),
         }
 
-    key = identity(setting, method, seed, "ranks", 2, n, n_draws, list(ranks), init)
-    found = kept(f"{setting.task}-{method}-ranks-s{seed}-{key}", compute, store)
+    key = cache_key(setting, method, seed, "ranks", 2, n, n_draws, list(ranks), init)
+    found = cached(f"{setting.task}-{method}-ranks-s{seed}-{key}", compute, store)
     return Concentration(pd.DataFrame(found["rows"]), found["kappa"], found["reference"], init)
 
 
@@ -117,15 +124,15 @@ def parts(setting: Profile, method: str, seed: int, *, store: Path | None = None
         "IA³" and "biases".
     """
     lora = ADAPTED_FROM[method]
-    found = starts(setting, seed, (method, lora), store=store)
-    folder = place(f"{setting.task}-{method}-parts-s{seed}-{identity(setting, method, seed, 'parts', 1)}", store)
+    found = initialisations(setting, seed, (method, lora), store=store)
+    folder = cache_path(f"{setting.task}-{method}-parts-s{seed}-{cache_key(setting, method, seed, 'parts', 1)}", store)
     train, _ = examples(setting, seed)
     out = {"FT": found[method].train, "LoRA": found[lora].train}
     for name in ("FT, adapted weights", "IA³", "biases"):
         here = folder / re.sub(r"\W+", "_", name)
         with lock(here):
             if not (here / "kernel.safetensors").exists():
-                model = start_model(setting, method, seed)
+                model = initial_model(setting, method, seed)
                 if name == "IA³":
                     kernel(add_ia3(model), train.inputs, folder=here)
                 else:
@@ -149,7 +156,7 @@ def reference_kernel(gram: Tensor, V: Tensor) -> Tensor:
     return torch.einsum("nm,cd->ncmd", gram, V @ V.T)
 
 
-def closeness(setting: Profile, method: str, seed: int, *, store: Path | None = None) -> pd.DataFrame:
+def alignment_to_ft(setting: Profile, method: str, seed: int, *, store: Path | None = None) -> pd.DataFrame:
     """How alike the kernels of adapters are to FT's, with two references that adapters must beat.
 
     Args:

@@ -157,7 +157,7 @@ def expected_factor(alpha: float, r: int, init: str, q: int) -> float:
     return (alpha / r) ** 2 * r * sigma2
 
 
-def fluctuation(factors: Mapping[str, Outer], init: str = "gaussian") -> float:
+def relative_standard_deviation(factors: Mapping[str, Outer], init: str = "gaussian") -> float:
     r"""κ in E ‖F_r / γ − F_W‖² = κ² ‖F_W‖² / r: how far one draw of rank 1 is from the FT kernel of the same weights.
 
     For one layer and M = G_c(x)ᵀ G_d(x'), an entry of F_1 / γ is zᵀ M z with iid z, whose variance is

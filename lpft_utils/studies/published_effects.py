@@ -14,7 +14,7 @@ from lpft_utils.common.table import Table
 from lpft_utils.kernel_methods.regression import ridge
 from lpft_utils.kernel_methods.statistics import ft_ratio
 from lpft_utils.metrics.calibration import brier, softmax
-from lpft_utils.metrics.intervals import text
+from lpft_utils.metrics.intervals import format_interval
 from lpft_utils.models.classifier import Classifier, ClassifierConfig, load_classifier
 from lpft_utils.ntk import jacobian, kernel
 from lpft_utils.studies.published_code import (
@@ -106,7 +106,7 @@ def embedding_table(n: int = 16, draws: int = 1000) -> Table:
         empty = (found[0].flatten(1).abs().sum(1) == 0).double().mean().item()
         rows[title] = {
             **{
-                key: text(value.tolist(), 2) if len(value) > 1 else f"{value.item():.2f}"
+                key: format_interval(value.tolist(), 2) if len(value) > 1 else f"{value.item():.2f}"
                 for key, value in means.items()
             },
             "error": f"{error:.2f}",

@@ -22,7 +22,7 @@ from transformers.trainer_utils import EvalPrediction
 from lpft_utils.models.backbones import quiet_transformers
 from lpft_utils.models.classifier import Classifier
 from lpft_utils.models.encoding import Collator
-from lpft_utils.training.recorder import Probe, Recorder
+from lpft_utils.training.recorder import Monitor, Recorder
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ def fine_tune(
     head_weight_decay: float | None = None,
     label_smoothing: float = 0.0,
     seed: int = 0,
-    probes: Mapping[str, Probe] | None = None,
+    monitors: Mapping[str, Monitor] | None = None,
     group_by_length: bool = True,
     callbacks: Sequence[TrainerCallback] = (),
     progress: bool = False,
@@ -65,17 +65,17 @@ def fine_tune(
         head_weight_decay: Weight decay of V; None means `weight_decay`.
         label_smoothing: Share of every training target that is spread evenly over all classes; validation has none.
         seed: Seed of data order and dropout.
-        probes: Examples to watch, by split name.
+        monitors: Monitored examples by split name.
         group_by_length: False draws batches at random over all lengths, as the published code does.
         callbacks: Further callbacks of the Trainer, for example to measure time.
         progress: Whether to show a progress bar.
 
     Returns:
-        History with one row for each recorded step: "step", "head_norm", "<probe>_accuracy", "<probe>_loss",
-        "<probe>_CS", "<probe>_Diff", and "validation_accuracy", "validation_loss" at the ends of epochs. The attribute
-        `attrs["best_step"]` names the step that was kept.
+        History with one row for each recorded step: "step", "head_norm", "<monitor>_accuracy", "<monitor>_loss",
+        "<monitor>_CS", "<monitor>_Diff", and "validation_accuracy", "validation_loss" at the ends of epochs. The
+        attribute `attrs["best_step"]` names the step that was kept.
     """
-    recorder = Recorder(model, probes or {}, collate, progress)
+    recorder = Recorder(model, monitors or {}, collate, progress)
     on_gpu = torch.cuda.is_available()
     arguments = TrainingArguments(
         output_dir=str(work),

@@ -1,4 +1,4 @@
-r"""Linear probing without regularisation: gradient descent on the cross-entropy, watched as it goes.
+r"""Linear probing without regularisation: gradient descent on the cross-entropy, monitored as it goes.
 
 On data that a head separates, the mean cross-entropy has no minimum: it tends to 0 as $\lVert V \rVert \to \infty$.
 Gradient descent then keeps $\lVert V_t \rVert$ growing, like $\log t$, long after the accuracy has stopped changing,

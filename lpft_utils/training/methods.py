@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from lpft_utils.models.classifier import Classifier
     from lpft_utils.models.encoding import Collator
-    from lpft_utils.training.recorder import Probe
+    from lpft_utils.training.recorder import Monitor
 
 
 @dataclass
@@ -42,7 +42,7 @@ class Setup:
         phi_0: Pre-trained features by split, each of shape (N, H).
         collate: Pads a batch.
         work: Folder for checkpoints.
-        probes: Examples on which training is watched.
+        monitors: Examples on which training is monitored.
         origin: Fingerprint of the backbone and ‖V‖ before anything is trained, for the run's metrics.
         progress: Whether to show progress bars.
     """
@@ -54,7 +54,7 @@ class Setup:
     phi_0: dict[str, Tensor]
     collate: Collator
     work: Path
-    probes: dict[str, Probe]
+    monitors: dict[str, Monitor]
     origin: dict[str, Any]
     progress: bool = False
 
@@ -79,8 +79,8 @@ def lp(setup: Setup) -> Outcome:
     spec = setup.spec
     n_classes = len(setup.model.head.weight)
     phi, labels = setup.phi_0, setup.labels
-    watch = {name: (phi[name], labels[name]) for name in phi if name != "train"}
-    head = fit_head(phi["train"], labels["train"], n_classes, spec.lp, steps=spec.lp_steps, watch=watch)
+    monitor = {name: (phi[name], labels[name]) for name in phi if name != "train"}
+    head = fit_head(phi["train"], labels["train"], n_classes, spec.lp, steps=spec.lp_steps, monitor=monitor)
     setup.model.set_head(head.V, head.b)
     return Outcome(head.history, {"lp": head.about, "trainable_parameters": trainable_parameters(setup.model.head)})
 
@@ -163,7 +163,7 @@ def _tune(setup: Setup) -> Outcome:
         head_weight_decay=spec.head_weight_decay,
         label_smoothing=spec.label_smoothing,
         seed=spec.seed,
-        probes=setup.probes,
+        monitors=setup.monitors,
         progress=setup.progress,
     )
     change = torch.linalg.matrix_norm(model.head.weight.detach() - V_0).item()

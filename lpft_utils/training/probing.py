@@ -27,7 +27,7 @@ class Head:
         b: Bias, shape (C,), float32.
         about: How it was fitted: "kind", and "C" or "steps"; for `cv` also the path ("Cs", "cv_accuracy", "norms").
         history: For `gd`, rows of "step", "head_norm", "train_loss", "train_accuracy" and "<split>_accuracy" for every
-            split watched; else empty.
+            split monitored; else empty.
     """
 
     V: Tensor
@@ -43,7 +43,7 @@ def fit_head(
     lp: str | float = "cv",
     *,
     steps: int = 10_000,
-    watch: Mapping[str, tuple[Tensor, Tensor]] | None = None,
+    monitor: Mapping[str, tuple[Tensor, Tensor]] | None = None,
 ) -> Head:
     """Fit V and b to fixed features.
 
@@ -53,7 +53,7 @@ def fit_head(
         n_classes: C.
         lp: "cv", "gd", or a value of C.
         steps: Gradient steps of "gd".
-        watch: Features and labels by split name, whose accuracy "gd" records as it goes.
+        monitor: Features and labels by split name, whose accuracy "gd" records as it goes.
 
     Returns:
         The head.
@@ -74,7 +74,7 @@ def fit_head(
             "norms": path.norms.tolist(),
         }
     elif lp == "gd":
-        descent = logistic_gd(phi, labels, n_classes, steps=steps, eval_sets=watch, nesterov=True, device=device)
+        descent = logistic_gd(phi, labels, n_classes, steps=steps, eval_sets=monitor, nesterov=True, device=device)
         V, b = descent.V, descent.b
         columns = {
             "step": descent.step,

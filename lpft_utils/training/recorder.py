@@ -17,12 +17,12 @@ from lpft_utils.models.classifier import Classifier
 from lpft_utils.models.encoding import Collator
 from lpft_utils.models.features import extract_features
 
-PROBE_BATCH = 8  # few texts of similar length: a single batch of all would be padded to about twice their tokens
+MONITOR_BATCH = 8  # few texts of similar length: a single batch of all would be padded to about twice their tokens
 
 
 @dataclass(frozen=True)
-class Probe:
-    """A few fixed examples on which training is watched.
+class Monitor:
+    """A few fixed examples on which training is monitored.
 
     Attributes:
         encoded: Tokenised examples, n of them.
@@ -38,7 +38,7 @@ class Probe:
 def record_steps(total: int) -> set[int]:
     """Steps at which training is recorded: 0, powers of 2, every quarter of the training, and the last.
 
-    Early on much happens in few steps. Each record is a forward pass on the watched texts, so there are few.
+    Early on much happens in few steps. Each record is a forward pass on the monitored texts, so there are few.
 
     Args:
         total: Optimiser steps of the whole training.
@@ -58,32 +58,32 @@ class Recorder(TrainerCallback):
     """
 
     def __init__(
-        self, model: Classifier, probes: Mapping[str, Probe], collate: Collator, progress: bool = False
+        self, model: Classifier, monitors: Mapping[str, Monitor], collate: Collator, progress: bool = False
     ) -> None:
         """Remember what to measure.
 
         Args:
             model: The model in training.
-            probes: Fixed examples by split name.
+            monitors: Monitored examples by split name.
             collate: Pads a batch.
             progress: Whether to show a progress bar.
         """
-        self.model, self.probes, self.collate, self.progress = model, probes, collate, progress
+        self.model, self.monitors, self.collate, self.progress = model, monitors, collate, progress
 
     def measure(self, step: int) -> dict[str, float]:
-        """Head norm and, for each probe, accuracy, mean cross-entropy, CS and Diff after so many steps."""
+        """Head norm and, for each monitor, accuracy, mean cross-entropy, CS and Diff after so many steps."""
         head = self.model.head
         row = {"head_norm": torch.linalg.matrix_norm(head.weight.detach().float()).item()}
-        for name, probe in self.probes.items():
-            phi = probe.phi_0
+        for name, monitor in self.monitors.items():
+            phi = monitor.phi_0
             if step > 0:
-                phi = extract_features(self.model, probe.encoded, self.collate, batch_size=PROBE_BATCH)
+                phi = extract_features(self.model, monitor.encoded, self.collate, batch_size=MONITOR_BATCH)
             with torch.no_grad():
                 logits = head(phi.to(head.weight)).float().cpu()
-            row[f"{name}_accuracy"] = (logits.argmax(1) == probe.labels).double().mean().item()
-            row[f"{name}_loss"] = torch.nn.functional.cross_entropy(logits, probe.labels).item()
-            row[f"{name}_CS"] = cosine_similarity(probe.phi_0, phi)
-            row[f"{name}_Diff"] = feature_difference(probe.phi_0, phi)
+            row[f"{name}_accuracy"] = (logits.argmax(1) == monitor.labels).double().mean().item()
+            row[f"{name}_loss"] = torch.nn.functional.cross_entropy(logits, monitor.labels).item()
+            row[f"{name}_CS"] = cosine_similarity(monitor.phi_0, phi)
+            row[f"{name}_Diff"] = feature_difference(monitor.phi_0, phi)
         return row
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: D102

@@ -22,7 +22,7 @@ POOLING_NAMES = ("auto", "first", "mean", "last")
 STORE_VERSION = 1
 LORA_FIELDS = ("lora_r", "lora_alpha", "lora_dropout", "lora_targets")
 _TUNING_FIELDS = (
-    "epochs", "batch_size", "learning_rate", "weight_decay", "head_weight_decay", "label_smoothing", "n_probe",
+    "epochs", "batch_size", "learning_rate", "weight_decay", "head_weight_decay", "label_smoothing", "n_monitor",
 )  # fmt: skip
 # What a method ignores, so that it does not cause a second, equal run.
 _IGNORED = {
@@ -33,7 +33,7 @@ _IGNORED = {
     "lp_lora": (),
 }
 # Fields younger than STORE_VERSION: at their defaults no part of the hash, so that stored runs keep their names.
-_LATER_FIELDS = ("head_norm", "label_smoothing", "head_weight_decay", "n_probe", *LORA_FIELDS)
+_LATER_FIELDS = ("head_norm", "label_smoothing", "head_weight_decay", "n_monitor", *LORA_FIELDS)
 
 
 def _is_number(value: object) -> TypeGuard[float]:
@@ -70,7 +70,7 @@ class RunSpec:
         weight_decay: Decoupled weight decay of FT or LoRA (biases and layer norms have none).
         head_weight_decay: Weight decay of V alone; None means `weight_decay`.
         label_smoothing: Share of every target that is spread evenly over all classes in FT or LoRA.
-        n_probe: Examples of the training and of the test set on which FT or LoRA is watched as it goes; 0 for none.
+        n_monitor: Examples of the training and of the test set on which FT or LoRA is monitored; 0 for none.
         lora_r: Rank of LoRA.
         lora_alpha: Scale α of LoRA; the adapter enters with the factor α / r.
         lora_dropout: Dropout on the adapter's input while training.
@@ -98,7 +98,7 @@ class RunSpec:
     weight_decay: float = 0.0
     head_weight_decay: float | None = None
     label_smoothing: float = 0.0
-    n_probe: int = 16
+    n_monitor: int = 16
     lora_r: int = 8
     lora_alpha: float = 8
     lora_dropout: float = 0.0
@@ -134,7 +134,7 @@ class RunSpec:
                 continue
             if not (_is_number(value) and value >= 0):
                 raise RunError(f"{name}: expected a number ≥ 0, got {value!r}.")
-        for name in ("seed", "n_probe"):
+        for name in ("seed", "n_monitor"):
             value = getattr(self, name)
             if not (_is_number(value) and isinstance(value, int) and value >= 0):
                 raise RunError(f"{name}: expected an integer ≥ 0, got {value!r}.")

@@ -108,11 +108,11 @@ def test_training_shows_seeds_and_their_mean(n_columns):
     assert [t.get_text() for t in axes[0].get_legend().get_texts()] == ["FT", "LP-FT"]
 
 
-def test_training_that_nobody_watched_cannot_be_drawn():
+def test_training_without_monitors_cannot_be_drawn():
     made = runs(methods=("ft",))
     made["ft"][1].history = made["ft"][1].history.drop(columns="test_Diff")
     made["ft"][1].folder = Path("builtin-ft-s1-0123456789")
-    with pytest.raises(RunError, match="builtin-ft-s1-0123456789 recorded no 'test_Diff': .* n_probe is above 0"):
+    with pytest.raises(RunError, match="builtin-ft-s1-0123456789 recorded no 'test_Diff': .* n_monitor is above 0"):
         plots.training(made, {"test_Diff": "Diff(F)"})
 
 

@@ -161,7 +161,7 @@ def test_torch_tensors_with_gradient_and_half_precision_are_accepted():
     ],
 )
 def test_bad_input_is_refused_with_the_reason(p, y, message):
-    for function in (cal.ece, cal.measures, cal.brier, cal.reliability, sampling.bootstrap, sampling.corrected_ece):
+    for function in (cal.ece, cal.measures, cal.brier, cal.reliability, sampling.bootstrap, sampling.debiased_ece):
         with pytest.raises(ParameterError, match=message):
             function(p, y)
 
@@ -169,12 +169,12 @@ def test_bad_input_is_refused_with_the_reason(p, y, message):
 @pytest.mark.parametrize("bins", [0, -3, 2.5, True])
 def test_bad_numbers_of_bins_are_refused(bins):
     p, y = [[0.5, 0.5]], [0]
-    calls = (cal.ece, cal.ece_equal_mass, cal.ece_class_wise, sampling.corrected_ece)
+    calls = (cal.ece, cal.ece_equal_mass, cal.ece_class_wise, sampling.debiased_ece)
     for call in (*calls, lambda p, y, bins: sampling.bootstrap(p, y, bins=bins)):
         with pytest.raises(ParameterError, match="bins must be a positive integer"):
             call(p, y, bins=bins)
     with pytest.raises(ParameterError, match="bins"):
-        sampling.perfect_ece(p, bins=bins)
+        sampling.ece_under_calibration(p, bins=bins)
 
 
 # ---- what chance does ----
@@ -204,20 +204,21 @@ def test_bootstrap_interval_of_accuracy_is_the_binomial_one():
 def test_draws_in_blocks_are_the_same_distribution(monkeypatch):
     f, y = drawn(0, 30, 3)
     p = cal.softmax(f)
-    whole = sampling.perfect_ece(p, 50)
+    whole = sampling.ece_under_calibration(p, 50)
     monkeypatch.setattr(sampling, "_CELLS", 100)
-    np.testing.assert_array_equal(sampling.perfect_ece(p, 50), whole)
+    np.testing.assert_array_equal(sampling.ece_under_calibration(p, 50), whole)
     assert sampling.bootstrap(p, y, n_draws=50).n_draws == 50
 
 
 def test_perfect_ece_has_the_closed_form_mean_in_one_bin():
     # one bin, confidence q: ECE = |k/N − q|, and E|k/N − 1/2| for N = 4 is 3/16
-    draws = sampling.perfect_ece(np.full((4, 2), 0.5), 20_000)
+    draws = sampling.ece_under_calibration(np.full((4, 2), 0.5), 20_000)
     assert draws.mean() == pytest.approx(3 / 16, abs=0.004)
-    large = sampling.perfect_ece(np.tile([0.9, 0.1], (2000, 1)), 4000)
+    large = sampling.ece_under_calibration(np.tile([0.9, 0.1], (2000, 1)), 4000)
     assert large.mean() == pytest.approx(np.sqrt(2 / np.pi * 0.09 / 2000), rel=0.05)
     np.testing.assert_allclose(
-        sampling.perfect_mce(np.full((4, 2), 0.5), 50), sampling.perfect_ece(np.full((4, 2), 0.5), 50)
+        sampling.mce_under_calibration(np.full((4, 2), 0.5), 50),
+        sampling.ece_under_calibration(np.full((4, 2), 0.5), 50),
     )
 
 
@@ -225,18 +226,21 @@ def test_perfect_ece_and_mce_are_the_errors_of_labels_drawn_from_the_probabiliti
     p = cal.softmax(drawn(1, 60, 4)[0])
     rng = np.random.default_rng(0)
     labels = [[rng.choice(4, p=row) for row in p] for _ in range(400)]
-    for measure, draws in ((cal.ece, sampling.perfect_ece(p, 4000)), (cal.mce, sampling.perfect_mce(p, 4000))):
+    for measure, draws in (
+        (cal.ece, sampling.ece_under_calibration(p, 4000)),
+        (cal.mce, sampling.mce_under_calibration(p, 4000)),
+    ):
         direct = [measure(p, y) for y in labels]
         assert np.mean(direct) == pytest.approx(draws.mean(), abs=4 * np.std(direct) / 20)
 
 
 def test_chance_explains_the_ece_of_a_calibrated_model_and_not_that_of_an_overconfident_one():
-    results = [sampling.corrected_ece(cal.softmax(f), y, 300) for f, y in (drawn(s, 100, 3) for s in range(60))]
+    results = [sampling.debiased_ece(cal.softmax(f), y, 300) for f, y in (drawn(s, 100, 3) for s in range(60))]
     assert all(r.ece > 0 for r in results) and np.mean([r.ece for r in results]) > 0.08
     assert abs(np.mean([r.corrected for r in results])) < 0.01
     assert np.mean([r.p_value < 0.05 for r in results]) < 0.15
     f, y = drawn(0, 100, 3)
-    sharp = sampling.corrected_ece(cal.softmax(5 * f), y, 300)
+    sharp = sampling.debiased_ece(cal.softmax(5 * f), y, 300)
     assert sharp.corrected > 0.05 and sharp.p_value == pytest.approx(1 / 301) and sharp.ece > sharp.chance_high
 
 
@@ -247,8 +251,8 @@ def test_bad_sampling_settings_are_refused():
     for n_draws in (0, 1.5, "3", None, True):
         for call in (
             sampling.bootstrap,
-            sampling.corrected_ece,
-            lambda p, _, n_draws: sampling.perfect_mce(p, n_draws),
+            sampling.debiased_ece,
+            lambda p, _, n_draws: sampling.mce_under_calibration(p, n_draws),
         ):
             with pytest.raises(ParameterError, match=f"n_draws must be a positive integer, got {n_draws!r}"):
                 call(p, y, n_draws=n_draws)
@@ -256,7 +260,7 @@ def test_bad_sampling_settings_are_refused():
         with pytest.raises(ParameterError, match=f"level must be a number between 0 and 1, got {level!r}"):
             sampling.bootstrap(p, y, level=level)
     for seed in (-1, 1.5, None, "0", True):
-        for call in (sampling.bootstrap, sampling.corrected_ece):
+        for call in (sampling.bootstrap, sampling.debiased_ece):
             with pytest.raises(ParameterError, match=f"seed must be an integer of at least 0, got {seed!r}"):
                 call(p, y, seed=seed)
     assert sampling.bootstrap(p, y, n_draws=np.int64(5), level=np.float32(0.5), seed=np.int64(3)).n_draws == 5

@@ -6,7 +6,7 @@ from click.testing import CliRunner
 
 from lpft_utils.cli import main
 from lpft_utils.figures.embedding import joint_embedding
-from lpft_utils.metrics.intervals import text
+from lpft_utils.metrics.intervals import format_interval
 from lpft_utils.models.classifier import initial_head
 from lpft_utils.results import tables
 from lpft_utils.runs.profiles import get_profile
@@ -31,7 +31,7 @@ def test_accuracy_table_shows_mean_and_interval_in_percent(runs):
     table = tables.accuracy_table(runs)
     assert list(table.index) == ["LP", "FT"]
     assert list(table.columns)[0] == "test" and all(c.endswith("(OOD)") for c in list(table.columns)[1:])
-    assert table.loc["FT", "test"] == text([100 * run.accuracy("test") for run in runs["ft"]], 1)
+    assert table.loc["FT", "test"] == format_interval([100 * run.accuracy("test") for run in runs["ft"]], 1)
 
 
 def test_change_table_has_the_papers_columns_and_lp_changes_nothing(runs):
@@ -43,7 +43,7 @@ def test_change_table_has_the_papers_columns_and_lp_changes_nothing(runs):
 def test_fdr_table_compares_before_and_after(runs):
     table = tables.fdr_table(runs["ft"])
     assert list(table.columns) == ["before", "after"] and {"train", "test"} <= set(table.index)
-    assert table.loc["test", "after"] == text(tables.change(runs["ft"], "FDR", "test"), 2)
+    assert table.loc["test", "after"] == format_interval(tables.change(runs["ft"], "FDR", "test"), 2)
 
 
 def test_stamp_names_what_was_used(runs):

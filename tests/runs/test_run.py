@@ -149,9 +149,9 @@ def test_lp_head_is_scikit_learns(stored):
     np.testing.assert_allclose(r.V, oracle.coef_, atol=1e-4)
 
 
-def watched(r: Run) -> tuple[float, float]:
-    """Accuracy and mean cross-entropy on the training examples that a training watches."""
-    logits, labels = (torch.as_tensor(values)[: r.spec.n_probe] for values in r.predictions["train"])
+def monitored(r: Run) -> tuple[float, float]:
+    """Accuracy and mean cross-entropy on the training examples that a training monitors."""
+    logits, labels = (torch.as_tensor(values)[: r.spec.n_monitor] for values in r.predictions["train"])
     accuracy = (logits.argmax(1) == labels).double().mean().item()
     return accuracy, torch.nn.functional.cross_entropy(logits, labels).item()
 
@@ -160,7 +160,7 @@ def test_lp_ft_starts_at_lps_head_and_ft_at_the_random_one(stored):
     lp, ft, lp_ft = (stored[m] for m in ("lp", "ft", "lp_ft"))
     start = {m: stored[m].history.set_index("step").loc[0] for m in ("ft", "lp_ft")}
     assert start["lp_ft"]["head_norm"] == pytest.approx(lp.metrics["head_norm"], rel=1e-6)
-    assert (start["lp_ft"]["train_accuracy"], start["lp_ft"]["train_loss"]) == pytest.approx(watched(lp), rel=1e-5)
+    assert (start["lp_ft"]["train_accuracy"], start["lp_ft"]["train_loss"]) == pytest.approx(monitored(lp), rel=1e-5)
     assert lp_ft.metrics["lp"] == lp.metrics["lp"]
     fresh = load_classifier("tiny", 3, seed=SPEC.seed).head.weight.detach().numpy()
     assert start["ft"]["head_norm"] == pytest.approx(np.linalg.norm(fresh), rel=1e-6)
@@ -196,7 +196,7 @@ def test_adapter_runs_store_adapter_and_head_alone(method, stored):
 def test_lp_lora_starts_at_lps_head(stored):
     start = stored["lp_lora"].history.set_index("step").loc[0]
     assert start["head_norm"] == pytest.approx(stored["lp"].metrics["head_norm"], rel=1e-6)
-    assert (start["train_accuracy"], start["train_loss"]) == pytest.approx(watched(stored["lp"]), rel=1e-5)
+    assert (start["train_accuracy"], start["train_loss"]) == pytest.approx(monitored(stored["lp"]), rel=1e-5)
     assert stored["lp_lora"].metrics["lp"] == stored["lp"].metrics["lp"]
 
 
@@ -245,14 +245,14 @@ def test_cached_features_do_not_change_the_numbers(stored, store, tmp_path):
     assert_equal(run(SPEC, store=tmp_path), stored["ft"])
 
 
-def test_a_training_that_nobody_watches_gives_the_same_model(stored, tmp_path):
-    unwatched = run(SPEC.replace(n_probe=0), store=tmp_path)
-    assert unwatched.folder.name != stored["ft"].folder.name
-    assert all(torch.equal(v, stored["ft"].weights[k]) for k, v in unwatched.weights.items())
-    watched_columns = [name for name in stored["ft"].history if name.startswith(("train_", "test_"))]
-    assert watched_columns
-    expected = stored["ft"].history.drop(columns=watched_columns)
-    pd.testing.assert_frame_equal(unwatched.history, expected, check_exact=True)
+def test_a_training_without_monitors_gives_the_same_model(stored, tmp_path):
+    unmonitored = run(SPEC.replace(n_monitor=0), store=tmp_path)
+    assert unmonitored.folder.name != stored["ft"].folder.name
+    assert all(torch.equal(v, stored["ft"].weights[k]) for k, v in unmonitored.weights.items())
+    monitored_columns = [name for name in stored["ft"].history if name.startswith(("train_", "test_"))]
+    assert monitored_columns
+    expected = stored["ft"].history.drop(columns=monitored_columns)
+    pd.testing.assert_frame_equal(unmonitored.history, expected, check_exact=True)
 
 
 def test_seeds_give_their_own_runs_on_the_same_evaluation_texts(stored, store):

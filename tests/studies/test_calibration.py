@@ -52,7 +52,7 @@ def runs(sharp):
 
 
 def test_the_temperature_of_the_validation_split_is_applied_to_the_test_split(sharp):
-    found = study.scaled(sharp)
+    found = study.temperature_scaled(sharp)
     assert found.fit.T == pytest.approx(4.0, rel=0.1)
     f, _ = sharp.predictions["test"]
     np.testing.assert_allclose(found.after, special.softmax(f / found.fit.T, axis=1), atol=1e-12)
@@ -62,7 +62,7 @@ def test_the_temperature_of_the_validation_split_is_applied_to_the_test_split(sh
 
 
 def test_the_error_of_the_study_is_that_of_torchmetrics(sharp):
-    found = study.scaled(sharp)
+    found = study.temperature_scaled(sharp)
     for norm, key in (("l1", "ECE"), ("max", "MCE")):
         oracle = multiclass_calibration_error(
             torch.tensor(found.before), torch.tensor(found.labels), num_classes=3, n_bins=15, norm=norm
@@ -73,16 +73,16 @@ def test_the_error_of_the_study_is_that_of_torchmetrics(sharp):
 def test_a_missing_split_is_named():
     run = MadeUpRun(predictions={"test": (np.zeros((2, 2)), np.array([0, 1]))})
     with pytest.raises(ParameterError, match="'validation'"):
-        study.scaled(run)
+        study.temperature_scaled(run)
     run.predictions["validation"] = run.predictions["test"]
     with pytest.raises(ParameterError, match="'ood_x'.*test, validation"):
-        study.scaled(run, "ood_x")
+        study.temperature_scaled(run, "ood_x")
 
 
 def test_pooled_diagrams_count_every_example_of_every_seed(runs):
     before, after = study.diagrams(runs["lp_ft"])
     assert before.counts.sum() == after.counts.sum() == 2 * N
-    found = [study.scaled(run) for run in runs["lp_ft"]]
+    found = [study.temperature_scaled(run) for run in runs["lp_ft"]]
     p, y = np.concatenate([s.after for s in found]), np.concatenate([s.labels for s in found])
     assert after.ece == pytest.approx(calibration.ece(p, y))
 
@@ -91,7 +91,7 @@ def test_the_error_table_shows_both_sides_of_temperature_scaling(runs):
     table = tables.error_table(runs)
     assert list(table.index) == ["FT", "LP-FT"]
     value = lambda row, column: float(table.loc[row, column].split(" ")[0])  # noqa: E731
-    expected = np.mean([study.scaled(run).measures[0]["MCE"] for run in runs["lp_ft"]])
+    expected = np.mean([study.temperature_scaled(run).measures[0]["MCE"] for run in runs["lp_ft"]])
     assert value("LP-FT", "MCE") == pytest.approx(expected, abs=6e-4)
     assert value("LP-FT", "ECE") > 0.15 > 0.05 > value("LP-FT", "ECE, TS")
     assert value("FT", "confidence") == pytest.approx(value("FT", "accuracy"), abs=0.03)
@@ -103,7 +103,7 @@ def test_only_the_over_confident_model_is_above_chance(runs):
     assert float(table.loc["FT", "ECE − chance"].split(" ")[0]) < 0.02
     assert float(table.loc["LP-FT, TS", "ECE − chance"].split(" ")[0]) < 0.02
     low, high = table.loc["LP-FT", "ECE, first seed [bootstrap]"].split("[")[1].rstrip("]").split(", ")
-    assert float(low) < study.scaled(runs["lp_ft"][0]).measures[0]["ECE"] < float(high)
+    assert float(low) < study.temperature_scaled(runs["lp_ft"][0]).measures[0]["ECE"] < float(high)
 
 
 def test_counts_of_the_bins_add_up_before_and_after(sharp):
@@ -164,7 +164,7 @@ def test_norms_without_a_temperature_are_left_out(sharp):
     f, y = perfect.predictions["validation"]
     perfect.predictions["validation"] = (np.eye(3)[y], y)
     norms, temperatures = study.norms_and_temperatures([sharp, flat, perfect])
-    assert norms == [8.0] and temperatures == [study.scaled(sharp).fit.T]
+    assert norms == [8.0] and temperatures == [study.temperature_scaled(sharp).fit.T]
 
 
 def test_the_weight_decay_reaches_the_factor_that_was_asked_for():

@@ -21,8 +21,8 @@ from lpft_utils.results import reference
 from lpft_utils.results.claims import claim_7
 from lpft_utils.runs.profiles import get_profile
 from lpft_utils.runs.run import run_seeds
+from lpft_utils.studies import initialisation as kernels
 from lpft_utils.studies import lora as study
-from lpft_utils.studies import starts as kernels
 
 
 @pytest.fixture(scope="module")
@@ -56,15 +56,15 @@ def test_parts_are_the_kernels_that_they_are_said_to_be(setting):
     def exact(model, wanted=None):
         return dense_kernel(model.double(), train.inputs, parameters=wanted)
 
-    plain = kernels.start_model(setting, "lp_ft", 0)
+    plain = kernels.initial_model(setting, "lp_ft", 0)
     wanted = {
         "FT": None,
         "FT, adapted weights": lambda n: n.endswith(("query.weight", "value.weight")),
         "biases": lambda n: n.endswith(".bias"),
     }
     kernels_ = {name: exact(plain, rule) for name, rule in wanted.items()}
-    kernels_["LoRA"] = exact(kernels.start_model(setting, "lp_lora", 0))
-    kernels_["IA³"] = exact(add_ia3(kernels.start_model(setting, "lp_ft", 0)))
+    kernels_["LoRA"] = exact(kernels.initial_model(setting, "lp_lora", 0))
+    kernels_["IA³"] = exact(add_ia3(kernels.initial_model(setting, "lp_ft", 0)))
     assert found.keys() == kernels_.keys()
     for name, K in kernels_.items():
         assert (found[name].F - K).norm() < 1e-4 * K.norm(), name
@@ -80,7 +80,7 @@ def test_reference_kernel_is_f_of_features_with_an_isotropic_kernel():
 
 
 def test_closeness_is_one_for_a_kernel_with_itself_and_low_for_shuffled_texts(setting):
-    table = study.closeness(setting, "ft", 1)
+    table = study.alignment_to_ft(setting, "ft", 1)
     assert table.loc["FT", "all"] == pytest.approx(1) and table.loc["FT, adapted weights", "adapted"] == pytest.approx(
         1
     )
@@ -88,7 +88,7 @@ def test_closeness_is_one_for_a_kernel_with_itself_and_low_for_shuffled_texts(se
     expected = alignment(found["LoRA"].F, found["FT"].F, centered=True)
     assert table.loc["LoRA", "all, centred"] == pytest.approx(expected)
     assert table.loc["LoRA, texts shuffled", "all, centred"] < table.loc["LoRA", "all, centred"]
-    shown = study.closeness_table([table, table])
+    shown = study.alignment_table([table, table])
     assert list(shown.index) == list(table.index) and shown.loc["FT", "with F of FT"] == "1.000 ± 0.000"
     assert shown.loc["features and head", "parameters"] == ""
 

@@ -75,7 +75,7 @@ def test_mean_and_fluctuation_over_draws_are_those_of_the_theory(init, r):
     )
     assert relative(draws.mean(0), K) < 0.03
     measured = ((draws - K).square().sum((1, 2, 3, 4)).mean() * r).sqrt() / K.norm()
-    assert measured.item() == pytest.approx(lora.fluctuation(factors, init), rel=0.04)
+    assert measured.item() == pytest.approx(lora.relative_standard_deviation(factors, init), rel=0.04)
 
 
 def test_rank_one_gradients_fluctuate_by_the_closed_form_of_their_angle():
@@ -85,7 +85,7 @@ def test_rank_one_gradients_fluctuate_by_the_closed_form_of_their_angle():
     K = a @ a.T
     variances = K**2 + 1.0  # ⟨a, a'⟩² + |a|²|a'|², all |a| = 1
     expected = (variances.sum() / K.square().sum()).sqrt().item()
-    assert lora.fluctuation(factors) == pytest.approx(expected, rel=1e-12)
+    assert lora.relative_standard_deviation(factors) == pytest.approx(expected, rel=1e-12)
 
 
 def test_trace_of_squares_equals_the_matrices_themselves_in_any_blocks(monkeypatch):
@@ -152,9 +152,9 @@ def test_bad_drawn_factors_are_told(A, told):
           for s in (float("nan"), float("inf"), None, "1")],
         (lambda: lora.lora_kernel({}, {}, 1.0), "one layer or more"),
         (lambda: lora.ft_kernel({}), "one layer or more"),
-        (lambda: lora.fluctuation({}), "one layer or more"),
+        (lambda: lora.relative_standard_deviation({}), "one layer or more"),
         (lambda: lora.concentration({}), "one layer or more"),
-        (lambda: lora.fluctuation({"w": Outer(0 * small().g, small().a)}), "norm above 0"),
+        (lambda: lora.relative_standard_deviation({"w": Outer(0 * small().g, small().a)}), "norm above 0"),
         (lambda: lora.concentration({"w": Outer(0 * small().g, small().a)}), "norm above 0"),
         *[(lambda r=r: lora.variance("gaussian", r, 16), "r: expected an integer") for r in (0, -1, 1.5, True, None)],
         (lambda: lora.variance("uniform", 8, 0), "q: expected an integer"),
@@ -185,6 +185,6 @@ def test_wrong_names_are_told(inputs):
     with pytest.raises(KernelError, match="kaiming"):
         lora.variance("kaiming", 8, 16)
     with pytest.raises(KernelError, match="kaiming"):
-        lora.fluctuation({"w": small()}, "kaiming")
+        lora.relative_standard_deviation({"w": small()}, "kaiming")
     with pytest.raises(KernelError, match="kaiming"):
         lora.concentration({"w": small()}, init="kaiming")

@@ -18,7 +18,7 @@ from lpft_utils.models.encoding import Collator, encode
 from lpft_utils.models.features import extract_features
 from lpft_utils.training import fine_tuning as training
 from lpft_utils.training.fine_tuning import fine_tune, last_complete_checkpoint
-from lpft_utils.training.recorder import Probe, Recorder, record_steps
+from lpft_utils.training.recorder import Monitor, Recorder, record_steps
 
 N, BATCH = 24, 4
 STEPS = N // BATCH  # in an epoch
@@ -39,19 +39,19 @@ def data():
     return encode(split(N), tokenizer), encode(split(20), tokenizer), Collator(tokenizer)
 
 
-def probes_of(model, data) -> dict[str, Probe]:
+def probes_of(model, data) -> dict[str, Monitor]:
     encoded = data[1].select(range(6))
-    return {"test": Probe(encoded, extract_features(model, encoded, data[2]), torch.tensor(encoded["labels"][:]))}
+    return {"test": Monitor(encoded, extract_features(model, encoded, data[2]), torch.tensor(encoded["labels"][:]))}
 
 
 def train(data, work, *, seed=0, epochs=3, probed=True, learning_rate=1e-2, adapted=False, **options):
     model = load_classifier("tiny", 2, seed=0)
     if adapted:
         add_lora(model, dropout=0.1)
-    probes = probes_of(model, data) if probed else None
+    monitors = probes_of(model, data) if probed else None
     history = fine_tune(
         model, data[0], data[1], data[2], work, epochs=epochs, batch_size=BATCH, learning_rate=learning_rate,
-        seed=seed, probes=probes, **options,
+        seed=seed, monitors=monitors, **options,
     )  # fmt: skip
     return model, history
 

@@ -201,10 +201,10 @@ def test_settings_of_tuning_reach_the_training(task, tmp_path, monkeypatch):
     assert {k: seen[k] for k in wanted} == wanted
 
 
-def test_prepare_watches_train_and_test_and_remembers_the_start(task, tmp_path):
+def test_prepare_monitors_train_and_test_and_remembers_the_start(task, tmp_path):
     setup = setup_for(task, tmp_path)
-    assert set(setup.probes) == {"train", "test"}
-    for name, probe in setup.probes.items():
+    assert set(setup.monitors) == {"train", "test"}
+    for name, probe in setup.monitors.items():
         assert torch.equal(probe.phi_0, setup.phi_0[name][: len(probe.labels)])
         assert probe.encoded["labels"][:] == probe.labels.tolist()
     assert setup.origin["head_norm_init"] == pytest.approx(setup.model.head.weight.norm().item(), rel=1e-6)

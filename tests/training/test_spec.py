@@ -12,10 +12,10 @@ OTHER_VALUES = {
     "task": "rte", "method": "ft", "backbone": "tiny", "seed": 1, "ood": ("sst5",), "n_train": 7, "n_eval": 7,
     "label_noise": 0.1, "max_length": 64, "pooling": "mean", "lp": "gd", "lp_steps": 5, "epochs": 3, "batch_size": 8,
     "learning_rate": 1e-3, "weight_decay": 0.1, "head_norm": 3.0, "head_weight_decay": 0.2, "label_smoothing": 0.1,
-    "n_probe": 0,
+    "n_monitor": 0,
     "lora_r": 4, "lora_alpha": 16, "lora_dropout": 0.1, "lora_targets": ("query",),
 }  # fmt: skip
-TUNING = {"epochs", "batch_size", "learning_rate", "weight_decay", "head_weight_decay", "label_smoothing", "n_probe"}
+TUNING = {"epochs", "batch_size", "learning_rate", "weight_decay", "head_weight_decay", "label_smoothing", "n_monitor"}
 LORA = {"lora_r", "lora_alpha", "lora_dropout", "lora_targets"}
 IGNORED = {
     "lp": {*TUNING, *LORA, "lp_steps", "head_norm"},
@@ -59,7 +59,7 @@ FROZEN = {
         ({"seed": -1}, "seed: expected an integer ≥ 0, got -1"),
         ({"seed": 1.0}, "seed: .* got 1.0"),
         ({"seed": True}, "seed: .* got True"),
-        ({"n_probe": -1}, "n_probe: expected an integer ≥ 0, got -1"),
+        ({"n_monitor": -1}, "n_monitor: expected an integer ≥ 0, got -1"),
         ({"pooling": "max"}, "pooling: expected one of auto, first, mean, last, got 'max'"),
         ({"label_noise": 1.0}, r"label_noise: expected a share in \[0, 1\), got 1.0"),
         ({"label_noise": "0.1"}, "label_noise: expected a share"),

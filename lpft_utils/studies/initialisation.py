@@ -24,14 +24,14 @@ from lpft_utils.models.classifier import Classifier, load_classifier
 from lpft_utils.models.encoding import Collator, encode, stack
 from lpft_utils.ntk import Kernel, kernel, load_kernel
 from lpft_utils.ntk.result import ENGINE_VERSION
-from lpft_utils.runs.cache import kept, lock, place
+from lpft_utils.runs.cache import cache_path, cached, lock
 from lpft_utils.runs.profiles import Profile
 from lpft_utils.runs.run import load_data, run
 from lpft_utils.studies.published_code import PublishedFit, published
 from lpft_utils.training.probing import fit_head
 from lpft_utils.training.spec import ADAPTED, PROBED
 
-STARTS = ("ft", "lp_ft", "lora", "lp_lora")
+INITIALISATIONS = ("ft", "lp_ft", "lora", "lp_lora")
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Examples:
 
 
 @dataclass(frozen=True)
-class Start:
+class Initialisation:
     """A point where fine-tuning starts, and its kernels.
 
     Attributes:
@@ -113,7 +113,7 @@ def examples(setting: Profile, seed: int, n: int | None = None) -> tuple[Example
     return drawn[0], drawn[1]
 
 
-def start_model(setting: Profile, method: str, seed: int) -> Classifier:
+def initial_model(setting: Profile, method: str, seed: int) -> Classifier:
     """The classifier as it is when fine-tuning starts.
 
     Args:
@@ -137,9 +137,14 @@ def start_model(setting: Profile, method: str, seed: int) -> Classifier:
     return model
 
 
-def starts(
-    setting: Profile, seed: int, methods: Iterable[str] = STARTS, *, own_head: bool = False, store: Path | None = None
-) -> dict[str, Start]:
+def initialisations(
+    setting: Profile,
+    seed: int,
+    methods: Iterable[str] = INITIALISATIONS,
+    *,
+    own_head: bool = False,
+    store: Path | None = None,
+) -> dict[str, Initialisation]:
     """Kernels at the starting points, computed or read from the run store.
 
     Args:
@@ -156,18 +161,18 @@ def starts(
     train, test = examples(setting, seed)
     found = {}
     for method in methods:
-        name = f"{setting.task}-{method}-s{seed}-{identity(setting, method, seed, own_head)}"
-        folder = place(name, store)
+        name = f"{setting.task}-{method}-s{seed}-{cache_key(setting, method, seed, own_head)}"
+        folder = cache_path(name, store)
         paths = [folder / part / "kernel.safetensors" for part in ("train", "test")]
         with lock(folder):
             if not all(path.exists() for path in paths):
-                model = start_model(setting, method, seed)
+                model = initial_model(setting, method, seed)
                 if own_head and method in PROBED:
                     _fit_own_head(model, train, float(run(setting.spec("lp", seed=seed)).metrics["lp"]["C"]))
                 kernel(model, train.inputs, groups=part_of_model, folder=paths[0].parent)
                 kernel(model, test.inputs, train.inputs, folder=paths[1].parent)
         square, block = (load_kernel(path) for path in paths)
-        found[method] = Start(method, square, block, train.labels, test.labels)
+        found[method] = Initialisation(method, square, block, train.labels, test.labels)
     return found
 
 
@@ -179,7 +184,7 @@ def _fit_own_head(model: Classifier, train: Examples, C: float) -> None:
     model.set_head(head.V.to(phi), head.b.to(phi))
 
 
-def identity(setting: Profile, method: str, seed: int, *more: object) -> str:
+def cache_key(setting: Profile, method: str, seed: int, *more: object) -> str:
     """Hash of everything that a stored kernel of a start depends on."""
     probed = run(setting.spec("lp", seed=seed))
     spec = setting.spec(method, seed=seed)
@@ -195,7 +200,7 @@ def identity(setting: Profile, method: str, seed: int, *more: object) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:10]
 
 
-def as_published(start: Start, store: Path | None = None) -> PublishedFit:
+def as_published(start: Initialisation, store: Path | None = None) -> PublishedFit:
     """The published code's regression with P + F, computed or read from the run store.
 
     Args:
@@ -209,10 +214,10 @@ def as_published(start: Start, store: Path | None = None) -> PublishedFit:
     digest = hashlib.sha256(version("scikit-learn").encode())
     for tensor in given:
         digest.update(tensor.cpu().numpy().tobytes())
-    return PublishedFit(**kept(f"published-{digest.hexdigest()[:16]}", lambda: asdict(published(*given)), store))
+    return PublishedFit(**cached(f"published-{digest.hexdigest()[:16]}", lambda: asdict(published(*given)), store))
 
 
-def shares(start: Start) -> pd.DataFrame:
+def shares(start: Initialisation) -> pd.DataFrame:
     """The share of each layer and kind of parameter in the trace of F.
 
     Args:

@@ -17,9 +17,9 @@ from lpft_utils.runs.profiles import get_profile
 from lpft_utils.runs.run import run
 from lpft_utils.runs.sweeps import head_norm_sweep
 from lpft_utils.studies import head_norm as norm_study
+from lpft_utils.studies import initialisation as kernels
 from lpft_utils.studies import linearised
-from lpft_utils.studies import starts as kernels
-from lpft_utils.studies.starts import Start, part_of_model
+from lpft_utils.studies.initialisation import Initialisation, part_of_model
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def setting(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def by_seed(setting):
-    return [kernels.starts(setting, seed) for seed in setting.seeds]
+    return [kernels.initialisations(setting, seed) for seed in setting.seeds]
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_parameters_of_every_family_find_their_part(name, part):
 def test_starts_have_the_kernels_of_what_each_method_trains(setting, by_seed):
     train, _ = kernels.examples(setting, 0)
     for method, start in by_seed[0].items():
-        model = kernels.start_model(setting, method, 0)
+        model = kernels.initial_model(setting, method, 0)
         exact = dense_kernel(model.double(), train.inputs)
         assert (start.train.F - exact).norm() <= 1e-4 * exact.norm()
         assert start.train.F.shape == (15, 3, 15, 3) and start.test.F.shape == (15, 3, 15, 3)
@@ -79,9 +79,9 @@ def test_p_is_the_same_at_every_start(by_seed):
 
 def test_heads_are_those_of_the_methods(setting):
     probed = run(setting.spec("lp", seed=1))
-    assert torch.equal(kernels.start_model(setting, "lp_ft", 1).head.weight, probed.V)
-    assert not torch.equal(kernels.start_model(setting, "ft", 1).head.weight, probed.V)
-    lora = kernels.start_model(setting, "lp_lora", 1)
+    assert torch.equal(kernels.initial_model(setting, "lp_ft", 1).head.weight, probed.V)
+    assert not torch.equal(kernels.initial_model(setting, "ft", 1).head.weight, probed.V)
+    lora = kernels.initial_model(setting, "lp_lora", 1)
     assert {n.split(".")[-3] for n, p in lora.named_parameters() if p.requires_grad and "lora" in n} == {
         "lora_A",
         "lora_B",
@@ -89,14 +89,14 @@ def test_heads_are_those_of_the_methods(setting):
 
 
 def test_a_head_of_its_own_differs_and_is_kept_apart(setting, by_seed):
-    own = kernels.starts(setting, 0, ("lp_ft",), own_head=True)["lp_ft"]
+    own = kernels.initialisations(setting, 0, ("lp_ft",), own_head=True)["lp_ft"]
     assert not torch.equal(own.train.F, by_seed[0]["lp_ft"].train.F)
     assert torch.equal(own.train.gram, by_seed[0]["lp_ft"].train.gram)
 
 
 def test_stored_kernels_are_read(setting, by_seed, monkeypatch):
     monkeypatch.setattr("lpft_utils.ntk.engine._pair", lambda *_: pytest.fail("computed again"))
-    again = kernels.starts(setting, 0)
+    again = kernels.initialisations(setting, 0)
     assert torch.equal(again["ft"].train.F, by_seed[0]["ft"].train.F)
 
 
@@ -123,7 +123,7 @@ def test_the_published_regression_is_computed_once(by_seed, monkeypatch):
         kernels.as_published(replace(start, labels=1 - start.labels.clamp(max=1)))
 
 
-def made_start(scale: float, seed: int, useful: bool = True) -> Start:
+def made_start(scale: float, seed: int, useful: bool = True) -> Initialisation:
     """P knows nothing of the labels; F, if useful, knows them."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.arange(18) % 3
@@ -132,7 +132,7 @@ def made_start(scale: float, seed: int, useful: bool = True) -> Start:
     features = signal if useful else torch.randn(18, 3, dtype=torch.float64, generator=generator)
     F = scale * torch.einsum("nm,cd->ncmd", features @ features.T, torch.eye(3, dtype=torch.float64))
     kernel = Kernel(noise @ noise.T, F)
-    return Start("lp_ft", kernel, kernel, labels, labels)
+    return Initialisation("lp_ft", kernel, kernel, labels, labels)
 
 
 def test_claim_4_compares_the_ft_ratios():
@@ -218,7 +218,7 @@ def test_reference_of_the_kernel_chapters(setting, by_seed):
     assert len(reference.claims_table([result])) == len(result["claims"])
     assert "minutes of training" in reference.provenance([result | {"seconds": 90.0}])
     assert list(reference.norm_table([result])["‖V0‖"]) == [str(norm) for norm in setting.norms]
-    values, panels = norm_study.values(sweep), norm_study.panels(sweep)
+    values, panels = norm_study.values(sweep), norm_study.explorer_panels(sweep)
     assert list(values) == list(panels)
     assert panels["Diff(F), test"]["lp_ft"]["mean"] == pytest.approx([sum(row) / 2 for row in values["Diff(F), test"]])
     plots_ntk.norm_sweep(setting.norms, values)
