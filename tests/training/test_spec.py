@@ -6,7 +6,8 @@ import re
 import pytest
 
 from lpft_utils.common.errors import RunError
-from lpft_utils.training.spec import METHOD_NAMES, RunSpec
+from lpft_utils.training.methods import METHODS
+from lpft_utils.training.spec import RunSpec
 
 OTHER_VALUES = {
     "task": "rte", "method": "ft", "backbone": "tiny", "seed": 1, "ood": ("sst5",), "n_train": 7, "n_eval": 7,
@@ -106,7 +107,7 @@ def test_replace_changes_a_copy():
     assert spec.replace() == spec
 
 
-@pytest.mark.parametrize("method", METHOD_NAMES)
+@pytest.mark.parametrize("method", METHODS)
 def test_key_depends_on_exactly_what_the_method_uses(method):
     assert set(OTHER_VALUES) == set(RunSpec().to_dict())
     spec = RunSpec(method=method, lp=1.0)
@@ -146,8 +147,8 @@ def test_steps_count_for_gradient_descent_alone():
 
 
 def test_key_tells_methods_and_data_apart():
-    keys = {RunSpec(method=m).key(d) for m in METHOD_NAMES for d in ("one", "two")}
-    assert len(keys) == 2 * len(METHOD_NAMES)
+    keys = {RunSpec(method=m).key(d) for m in METHODS for d in ("one", "two")}
+    assert len(keys) == 2 * len(METHODS)
 
 
 def test_equal_numbers_of_another_type_are_the_same_run():
