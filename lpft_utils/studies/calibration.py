@@ -198,6 +198,8 @@ def decay_for(spec: RunSpec, n_train: int, factor: float = 0.1) -> float:
     """
     if not 0 < factor < 1:
         raise ParameterError(f"factor must lie between 0 and 1, got {factor!r}")
+    if spec.learning_rate is None:
+        raise ParameterError(f"expected a spec of a method that tunes, {spec.method!r} has no learning rate")
     steps = math.ceil(math.ceil(n_train / spec.batch_size) * spec.epochs)
     return float(f"{-math.log(factor) / (spec.learning_rate * (steps + 1) / 2):.2g}")
 

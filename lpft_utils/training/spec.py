@@ -186,7 +186,7 @@ class RunSpec:
             For example "builtin-lp_ft-s0-1f3a5c7e9b".
         """
         relevant = {name: getattr(self, name) for name in (*COMMON_FIELDS, *METHODS[self.method].fields)}
-        if self.head_weight_decay == self.weight_decay:  # what None means
+        if self.head_weight_decay in (None, self.weight_decay):  # the latter is what None means
             relevant.pop("head_weight_decay", None)
         if relevant.get("lp") != "gd":
             relevant.pop("lp_steps", None)
