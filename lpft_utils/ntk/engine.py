@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from lpft_utils.common.errors import KernelError
 from lpft_utils.common.files import read_tensors, write_tensors

@@ -12,12 +12,12 @@ import pandas as pd
 
 from lpft_utils.common.names import split_label
 from lpft_utils.common.table import Table
-from lpft_utils.figures.style import LABELS
 from lpft_utils.metrics import calibration, recalibration
 from lpft_utils.metrics.intervals import format_interval
 from lpft_utils.metrics.sampling import debiased_ece, ece_interval
 from lpft_utils.runs.store import Run
 from lpft_utils.studies.calibration import diagrams, evaluation_splits, fit_calibrators, temperature_scaled
+from lpft_utils.training.methods import METHODS
 
 
 def error_table(runs: Mapping[str, Sequence[Run]], split: str = "test") -> Table:
@@ -33,7 +33,7 @@ def error_table(runs: Mapping[str, Sequence[Run]], split: str = "test") -> Table
     rows = {}
     for method, group in runs.items():
         found = [temperature_scaled(stored, split).metrics for stored in group]
-        rows[LABELS[method]] = {
+        rows[METHODS[method].label] = {
             "accuracy": format_interval([before["accuracy"] for before, _ in found], 3),
             **{
                 f"{title}{suffix}": format_interval([pair[i][key] for pair in found], 3)
@@ -60,7 +60,7 @@ def chance_table(runs: Mapping[str, Sequence[Run]], split: str = "test", n_draws
     rows = []
     for method, group in runs.items():
         found = [temperature_scaled(stored, split) for stored in group]
-        for when, name in (("before", LABELS[method]), ("after", f"{LABELS[method]}, TS")):
+        for when, name in (("before", METHODS[method].label), ("after", f"{METHODS[method].label}, TS")):
             p = [getattr(s, when) for s in found]
             errors = [debiased_ece(q, s.labels, n_draws) for q, s in zip(p, found, strict=True)]
             low, high = ece_interval(p[0], found[0].labels, n_draws)
@@ -87,7 +87,7 @@ def count_table(runs: Mapping[str, Run], split: str = "test") -> Table:
     Returns:
         One row a bin, one column a method.
     """
-    found = {LABELS[method]: diagrams([stored], split) for method, stored in runs.items()}
+    found = {METHODS[method].label: diagrams([stored], split) for method, stored in runs.items()}
     edges = next(iter(found.values()))[0].edges
     rows = {
         f"({low:.3f}, {high:.3f}]": {

@@ -19,10 +19,10 @@ from scipy import stats
 from lpft_utils.common.errors import ParameterError
 from lpft_utils.common.names import split_label
 from lpft_utils.common.table import Table
-from lpft_utils.figures.style import LABELS
 from lpft_utils.metrics.intervals import Interval, interval, paired_difference
 from lpft_utils.runs.store import Run
 from lpft_utils.studies.calibration import temperature_scaled
+from lpft_utils.training.methods import METHODS
 
 if TYPE_CHECKING:  # who has no kernels need not load the engine
     from lpft_utils.studies.initialisation import Initialisation
@@ -172,7 +172,7 @@ def claim_4(by_seed: Sequence[Mapping[str, Initialisation]]) -> list[Verdict]:
     for plain, probed in (("ft", "lp_ft"), ("lora", "lp_lora")):
         if plain in by_seed[0] and probed in by_seed[0]:
             a, b = ([ft_ratio(s[m].train.P, s[m].train.F) for s in by_seed] for m in (plain, probed))
-            statement = f"‖F‖/‖P+F‖ is larger at the start of {LABELS[probed]} than of {LABELS[plain]}"
+            statement = f"‖F‖/‖P+F‖ is larger at the start of {METHODS[probed].label} than of {METHODS[plain].label}"
             verdicts.append(Verdict(4, statement, paired_difference(b, a), 3))
     return verdicts
 
@@ -198,7 +198,7 @@ def claim_5(by_seed: Sequence[Mapping[str, Initialisation]], method: str = "lp_f
         whole, alone = ([100 * f[i].accuracy(y, part) for f, y in zip(fits, labels, strict=True)] for i in (0, 1))
         accuracy[part] = paired_difference(whole, alone)
     ratio = interval([math.log10(float(p.errors.min()) / float(k.errors.min())) for k, p in fits])
-    where = f"at the start of {LABELS[method]}{note}"
+    where = f"at the start of {METHODS[method].label}{note}"
     return [
         Verdict(5, f"P+F fits the training labels better than P {where} (points)", accuracy["train"], 1),
         Verdict(5, f"P+F has the smaller leave-one-out error {where} (log10 of the ratio)", ratio, 3),
@@ -255,9 +255,9 @@ def claim_7(by_seed: Sequence[pd.DataFrame], method: str = "ft") -> list[Verdict
     """
     name = {"ft": "LoRA", "lp_ft": "LP-LoRA"}[method]
     cases = (
-        ("all", LABELS[method], "LoRA, texts shuffled", "its own with the texts shuffled"),
-        ("all", LABELS[method], "features and head", "⟨φ, φ'⟩ V Vᵀ"),
-        ("adapted", f"{LABELS[method]} by the adapted weights", "features and head", "⟨φ, φ'⟩ V Vᵀ"),
+        ("all", METHODS[method].label, "LoRA, texts shuffled", "its own with the texts shuffled"),
+        ("all", METHODS[method].label, "features and head", "⟨φ, φ'⟩ V Vᵀ"),
+        ("adapted", f"{METHODS[method].label} by the adapted weights", "features and head", "⟨φ, φ'⟩ V Vᵀ"),
     )
     verdicts = []
     for key, whole, reference, what in cases:

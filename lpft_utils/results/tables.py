@@ -8,9 +8,9 @@ import pandas as pd
 
 from lpft_utils.common.names import split_label
 from lpft_utils.common.table import Table
-from lpft_utils.figures.style import LABELS
 from lpft_utils.metrics.intervals import format_interval
 from lpft_utils.runs.store import Run
+from lpft_utils.training.methods import METHODS
 
 
 def accuracy_table(runs: Mapping[str, Sequence[Run]]) -> Table:
@@ -82,7 +82,9 @@ def fdr_table(runs: Sequence[Run]) -> Table:
 
 def _table(runs: Mapping[str, Sequence[Run]], columns: Mapping[str, tuple[Callable[[Run], float], int]]) -> Table:
     rows = {
-        LABELS[method]: {t: format_interval([value(run) for run in group], d) for t, (value, d) in columns.items()}
+        METHODS[method].label: {
+            t: format_interval([value(run) for run in group], d) for t, (value, d) in columns.items()
+        }
         for method, group in runs.items()
     }
     return Table(pd.DataFrame.from_dict(rows, orient="index").rename_axis("method"))

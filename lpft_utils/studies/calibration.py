@@ -16,12 +16,11 @@ import numpy as np
 
 from lpft_utils.common.errors import ParameterError
 from lpft_utils.common.names import split_label
-from lpft_utils.common.validation import Array
+from lpft_utils.common.validation import Array, Labels
 from lpft_utils.metrics import calibration, recalibration
 from lpft_utils.metrics.calibration import Reliability, calibration_metrics, cross_entropy
 from lpft_utils.metrics.recalibration import Temperature
 from lpft_utils.metrics.sampling import ece_under_calibration
-from lpft_utils.metrics.validation import Labels
 from lpft_utils.runs.run import run
 from lpft_utils.runs.store import Run
 from lpft_utils.training.spec import RunSpec
@@ -197,6 +196,8 @@ def decay_for(spec: RunSpec, n_train: int, factor: float = 0.1) -> float:
     """
     if not 0 < factor < 1:
         raise ParameterError(f"factor must lie between 0 and 1, got {factor!r}")
+    if spec.learning_rate is None:
+        raise ParameterError(f"expected a spec of a method that tunes, {spec.method!r} has no learning rate")
     steps = math.ceil(math.ceil(n_train / spec.batch_size) * spec.epochs)
     return float(f"{-math.log(factor) / (spec.learning_rate * (steps + 1) / 2):.2g}")
 
