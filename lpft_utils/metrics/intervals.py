@@ -60,7 +60,7 @@ def interval(values: Sequence[float], level: float = LEVEL) -> Interval:
     With three seeds t is 4.3, so the interval is wide: it says what three runs can say.
 
     Args:
-        values: One value a seed.
+        values: One value per seed.
         level: Coverage.
 
     Returns:
@@ -82,7 +82,7 @@ def format_interval(values: Sequence[float], digits: int = 2, scale: float = 1.0
     """`interval(values)` as text.
 
     Args:
-        values: One value a seed.
+        values: One value per seed.
         digits: Decimals.
         scale: Factor, for example 100 for percentages.
 
@@ -96,8 +96,8 @@ def paired_difference(a: Sequence[float], b: Sequence[float], level: float = LEV
     """Interval of a − b, paired by seed: both ran on the same training subset.
 
     Args:
-        a: One value a seed.
-        b: One value a seed, in the same order.
+        a: One value per seed.
+        b: One value per seed, in the same order.
         level: Coverage.
 
     Returns:

@@ -222,7 +222,7 @@ def claim_6(plain: Sequence[Run], probed: Sequence[Run], names: tuple[str, str],
         Two verdicts for ECE and two for MCE.
     """
     a, b = names
-    measured = [[temperature_scaled(run, split).measures for run in runs] for runs in (plain, probed)]
+    measured = [[temperature_scaled(run, split).metrics for run in runs] for runs in (plain, probed)]
     verdicts = []
     for key in ("ECE", "MCE"):
         before, after = (
