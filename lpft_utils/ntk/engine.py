@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 from lpft_utils.common.errors import KernelError
 from lpft_utils.common.files import read_tensors, write_tensors
 from lpft_utils.ntk.factors import Batch, Inputs, plan, verify
-from lpft_utils.ntk.gradients import Product, gram
+from lpft_utils.ntk.gradients import Product
 from lpft_utils.ntk.memory import Sizes, cost, sizes
 from lpft_utils.ntk.problem import Problem, by_length, count, longest, named_inputs, prepared, take
 from lpft_utils.ntk.result import Kernel, begin, describe, stored
@@ -224,7 +224,7 @@ def _pair(
             if name in x[0].gradients:
                 left = [b.gradients[name] for b in x]
                 right = None if y is None else [b.gradients[name] for b in y]
-                total += gram(left, right, product, workspace)
+                total += left[0].gram(left, right, product, workspace)
             bar.update()
         part[label] = total.cpu()
     return part
@@ -241,7 +241,7 @@ def _rounding(problem: Problem, rows: Inputs, precision: str, parts: Mapping[str
     for of, product in ((problem, Product(precision)), (exact, Product())):
         with _tf32(precision == "tf32"):
             uses = of.factors(batch).gradients.values()
-            grams = [gram([g], None, product, of.V.new_empty(0)).double() for g in uses]
+            grams = [g.gram([g], None, product, of.V.new_empty(0)).double() for g in uses]
             totals.append(sum(grams, torch.tensor(0.0)))
     return ((totals[0] - totals[1]).norm() / totals[1].norm()).item()
 
