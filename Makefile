@@ -29,7 +29,7 @@ lint: $(STAMPS)/test ## check style, formatting, types, the order of imports bet
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
-	$(BIN)/lint-imports
+	$(BIN)/lint-imports --no-cache
 	$(BIN)/nbstripout --keep-id --verify book/*.ipynb
 
 format: $(STAMPS)/test ## format the code and strip the notebooks
