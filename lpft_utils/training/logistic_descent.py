@@ -60,8 +60,8 @@ def logistic_gd(
 ) -> LogisticDescent:
     r"""Full-batch gradient descent on the unregularised mean cross-entropy.
 
-    It starts at V = 0, b = 0. The step size is $1/L$ with $L = \tfrac12 \sigma_{\max}([X, 1])^2 / N$, Böhning's bound on
-    the largest eigenvalue of the Hessian: with it plain descent never increases the loss. Nesterov's acceleration
+    It starts at V = 0, b = 0. The step size is $1/L$ with $L = \tfrac12 \sigma_{\max}([X, 1])^2 / N$, Böhning's bound
+    on the largest eigenvalue of the Hessian: with it plain descent never increases the loss. Nesterov's acceleration
     usually needs far fewer steps for the same loss, but may increase it on the way.
 
     Args:

@@ -119,6 +119,8 @@ class RunSpec:
             near = difflib.get_close_matches(str(self.method).replace("-", "_"), METHODS, n=1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
             raise RunError(f"method: expected one of {', '.join(METHODS)}, got {self.method!r}.{hint}")
+        if unknown := set(METHODS[self.method].fields) - set(self.__dataclass_fields__):
+            raise RunError(f"method {self.method!r}: its record names {', '.join(sorted(unknown))}, no field of a run.")
         if self.learning_rate is None:
             object.__setattr__(self, "learning_rate", METHODS[self.method].learning_rate)
         if self.pooling not in POOLING_NAMES:
