@@ -82,9 +82,8 @@ def gradient_flow(
     atol = RTOL / reduced.abs().sum(1).max().item()
     zero = np.zeros(N * (C - 1))
     with one_thread_if_small(reduced), threadpool_limits(1):  # torch's threads and those of SciPy's LU
-        solution = solve_ivp(
-            derivative, (0, t[-1]), zero, "BDF", t_eval=t, jac=cast(Any, jacobian), rtol=RTOL, atol=atol
-        )
+        end = t[-1] or 1e-9  # SciPy integrates over some time only
+        solution = solve_ivp(derivative, (0, end), zero, "BDF", t, jac=cast(Any, jacobian), rtol=RTOL, atol=atol)
     if not solution.success:
         raise KernelError(f"The gradient flow could not be integrated: {solution.message}")
     Q = torch.as_tensor(solution.y.T).reshape(-1, N, C - 1) @ B.T

@@ -154,6 +154,12 @@ def test_conserved_and_unmoved(run):
     assert (fitted.Q == 0).all() and (fitted.loss == 0).all() and (fitted.accuracy == 1).all()
 
 
+def test_no_time_and_no_steps_leave_the_logits_as_they_are():
+    K, f_0, y, _, _ = random_problem()
+    for run in (gradient_flow(K, f_0, y, [0.0]), gradient_descent(K, f_0, y, 0.2, 0)):
+        assert torch.equal(run.f, f_0[None]) and run.times.tolist() == [0] and not run.Q.any()
+
+
 def test_descent_converges_to_the_flow_at_first_order():
     K, f_0, y, K_other, f_other = random_problem()
     flow = gradient_flow(K, f_0, y, [2.0], K_other, f_other)
