@@ -63,7 +63,7 @@ def _fit(Phi: Tensor, Y: Tensor, B: Tensor, lam: float, w: Tensor) -> Tensor:
     def objective(w: np.ndarray) -> tuple[float, np.ndarray]:
         log = log_p(w)
         gradient = Phi.T @ ((log.exp() - Y) @ B).flatten() / N
-        return float(-(Y * log).sum() / N + lam / 2 * float(w @ w)), gradient.numpy() + lam * w
+        return -(Y * log).sum().item() / N + lam / 2 * float(w @ w), gradient.numpy() + lam * w
 
     def hessian(w: np.ndarray) -> np.ndarray:
         p = log_p(w).exp()
