@@ -58,7 +58,7 @@ def quiet(_: str) -> None:
 @pytest.mark.parametrize(
     ("text", "value"),
     [("rte", "rte"), ("3", 3), ("1e-4", 1e-4), ("-2.5E3", -2500.0), ("[0, 1]", [0, 1]), ("null", None), ("true", True),
-     ("{a: 1}", {"a": 1}), ("2024-01-02", "2024-01-02"), ("", None), ("aps/super_glue", "aps/super_glue")],
+     ("{a: 1}", {"a": 1}), ("'2024-01-02'", "2024-01-02"), ("[1e-4, 2]", [1e-4, 2]), ("", None), ("aps/super_glue", "aps/super_glue")],
 )  # fmt: skip
 def test_parameters_are_yaml_literals(text, value):
     parsed = parse_literal("x", text)
@@ -66,7 +66,7 @@ def test_parameters_are_yaml_literals(text, value):
     assert type(parsed) is type(value)
 
 
-@pytest.mark.parametrize("text", ["[1, 2", "!!python/object/apply:os.getcwd []", "{a: ]"])
+@pytest.mark.parametrize("text", ["[1, 2", "!!python/object/apply:os.getcwd []", "{a: ]", "2024-01-02", "!!set {a, b}"])
 def test_a_parameter_that_is_no_literal_is_refused(text):
     with pytest.raises(ParameterError, match="parameter seeds: expected a plain literal"):
         parse_literal("seeds", text)
