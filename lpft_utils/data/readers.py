@@ -15,7 +15,7 @@ import pandas as pd
 import pyarrow
 import pyarrow.parquet
 
-from lpft_utils.common.errors import TaskError
+from lpft_utils.common.errors import TaskError, TaskWarning
 
 SPLIT_ALIASES = {"train": ("train",), "validation": ("validation", "valid", "val", "dev"), "test": ("test",)}
 
@@ -156,7 +156,7 @@ def _drop_unusable_boss_rows(table: Table) -> Table:
     dropped = len(table.rows) - len(good)
     if dropped:
         table.notes.append(f"{dropped} rows of {Path(table.origin).name} without text or label left out")
-        warnings.warn(f"{table.origin}: left out {dropped} rows without text or label.", stacklevel=2)
+        warnings.warn(f"{table.origin}: left out {dropped} rows without text or label.", TaskWarning, stacklevel=2)
     numbers = [table.numbers[i] for i in good]
     return Table([table.rows[i] for i in good], table.columns, table.origin, numbers, "row", table.notes)
 
