@@ -7,7 +7,7 @@ from click.testing import CliRunner
 from lpft_utils.cli import main
 from lpft_utils.figures.embedding import joint_embedding
 from lpft_utils.metrics.intervals import format_interval
-from lpft_utils.models.classifier import initial_head
+from lpft_utils.models.heads import initial_head
 from lpft_utils.results import tables
 from lpft_utils.runs.profiles import get_profile
 from lpft_utils.runs.run import run_seeds
