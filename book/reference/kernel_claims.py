@@ -2,7 +2,8 @@
 
     LPFT_DATA=/folder/with/the/tasks python book/reference/kernel_claims.py
 
-For chapters 5 and 6. Runs and kernels are stored, so an interrupted call goes on where it was.
+For chapters 5 and 6. Runs and kernels are stored, so an interrupted call goes
+on where it was.
 """
 
 from __future__ import annotations

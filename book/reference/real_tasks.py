@@ -2,8 +2,8 @@
 
     LPFT_DATA=/folder/with/the/tasks python book/reference/real_tasks.py
 
-For chapter 3. Took 40 minutes on two busy cores. Runs are stored, so an interrupted call
-goes on where it was.
+For chapter 3. Took 40 minutes on two busy cores. Runs are stored, so an
+interrupted call goes on where it was.
 """
 
 from __future__ import annotations

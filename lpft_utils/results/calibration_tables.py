@@ -14,7 +14,7 @@ from lpft_utils.common.names import split_label
 from lpft_utils.common.table import Table
 from lpft_utils.metrics import calibration, recalibration
 from lpft_utils.metrics.intervals import format_interval
-from lpft_utils.metrics.sampling import bootstrap, debiased_ece
+from lpft_utils.metrics.sampling import debiased_ece, ece_interval
 from lpft_utils.results.frame import evaluated_splits, results
 from lpft_utils.results.tables import column, each, mean, table
 from lpft_utils.runs.store import Run
@@ -56,11 +56,12 @@ def chance_table(runs: Mapping[str, Sequence[Run]], split: str = "test", n_draws
         for when, name in (("before", METHODS[method].label), ("after", f"{METHODS[method].label}, TS")):
             p = [getattr(s, when) for s in found]
             errors = [debiased_ece(q, s.labels, n_draws) for q, s in zip(p, found, strict=True)]
+            low, high = ece_interval(p[0], found[0].labels, n_draws)
             above = sum(e.ece > e.chance_high for e in errors)
             rows.append(
                 {
                     "method": name,
-                    "ECE, first seed [bootstrap]": str(bootstrap(p[0], found[0].labels, n_draws=n_draws)),
+                    "ECE, first seed [bootstrap]": f"{errors[0].ece:.3f} [{low:.3f}, {high:.3f}]",
                     "ECE of chance": format_interval([e.chance for e in errors], 3),
                     "ECE − chance": format_interval([e.corrected for e in errors], 3),
                     "seeds above chance": f"{above} of {len(errors)}",
@@ -107,15 +108,15 @@ def comparison_table(groups: Mapping[str, Sequence[Run]], name: str, split: str 
     return table(results(groups), {"group": name}, columns | {m: column(m, split=split) for m in metrics})
 
 
-def recalibration_table(runs: Sequence[Run], measure: str = "ECE") -> Table:
-    """One measure after every recalibration, on the test set and on every out-of-distribution set.
+def recalibration_table(runs: Sequence[Run], metric: str = "ECE") -> Table:
+    """One metric after every recalibration, on the test set and on every out-of-distribution set.
 
     The last row breaks the rule on purpose: its temperature is fitted on the very split that it is judged on, which
     gives the lowest NLL of any temperature there (not always the lowest ECE).
 
     Args:
         runs: Runs of one method, one per seed.
-        measure: A key of `calibration.measures`.
+        metric: A key of `calibration.calibration_metrics`.
 
     Returns:
         One row per recalibration, one column per split; an infinite NLL (a class was given probability 0) is "∞".
@@ -126,10 +127,13 @@ def recalibration_table(runs: Sequence[Run], measure: str = "ECE") -> Table:
         for split in evaluation_splits(stored):
             f, y = stored.predictions[split]
             here = fitted | {"temperature fitted on the column": recalibration.fit_temperature(f, y).apply}
-            rows += [(name, split, measure, calibration.measures(apply(f), y)[measure]) for name, apply in here.items()]
+            rows += [
+                (name, split, metric, calibration.calibration_metrics(apply(f), y)[metric])
+                for name, apply in here.items()
+            ]
     frame = pd.DataFrame(rows, columns=["recalibration", "split", "metric", "value"])
-    columns = {split_label(s): column(measure, mean(3), split=s) for s in evaluated_splits(frame)}
-    return table(frame, {"recalibration": measure}, columns)
+    columns = {split_label(s): column(metric, mean(3), split=s) for s in evaluated_splits(frame)}
+    return table(frame, {"recalibration": metric}, columns)
 
 
 def moment_table(runs: Sequence[Run]) -> Table:
@@ -151,7 +155,7 @@ def moment_table(runs: Sequence[Run]) -> Table:
             s = temperature_scaled(stored, split)
             f = (s.logits - s.logits.mean(axis=1, keepdims=True)) / s.fit.T  # a shift has no meaning
             found = {
-                "accuracy": s.measures[0]["accuracy"],
+                "accuracy": s.metrics[0]["accuracy"],
                 "E_p[f] / T": float((s.after * f).sum(axis=1).mean()),
                 "f_y / T": float(f[np.arange(len(f)), s.labels].mean()),
                 "T, validation": s.fit.T,

@@ -138,4 +138,5 @@ def _cell(frame: pd.DataFrame, where: Mapping[str, Any], chosen: Mapping[str, An
     values = select(select(frame, **where), **chosen)["value"].tolist()
     runs = {k: v for k, v in {**where, **chosen}.items() if k not in ("split", "metric")}
     diverged = int(select(frame, metric="diverged", **runs)["value"].sum())
-    return " ".join([form(values)] * bool(values) + [f"({diverged} diverged)"] * bool(diverged))
+    parts = (form(values) if values else "", f"({diverged} diverged)" if diverged else "")
+    return " ".join(filter(None, parts))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from lpft_utils.common.paths import run_store
 from lpft_utils.data.examples import Task, subsample

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from lpft_utils.kernel_methods.statistics import alignment
 from lpft_utils.models.adapters import add_ia3
-from lpft_utils.models.classifier import initial_head
+from lpft_utils.models.heads import initial_head
 from lpft_utils.ntk import Kernel, kernel, load_kernel
 from lpft_utils.runs.cache import cache_path, cached, lock
 from lpft_utils.runs.profiles import Profile

@@ -119,6 +119,8 @@ class RunSpec:
             near = difflib.get_close_matches(str(self.method).replace("-", "_"), METHODS, n=1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
             raise RunError(f"method: expected one of {', '.join(METHODS)}, got {self.method!r}.{hint}")
+        if unknown := set(METHODS[self.method].fields) - set(self.__dataclass_fields__):
+            raise RunError(f"method {self.method!r}: its record names {', '.join(sorted(unknown))}, no field of a run.")
         if self.learning_rate is None:
             object.__setattr__(self, "learning_rate", METHODS[self.method].learning_rate)
         if self.pooling not in POOLING_NAMES:
@@ -186,7 +188,7 @@ class RunSpec:
             For example "builtin-lp_ft-s0-1f3a5c7e9b".
         """
         relevant = {name: getattr(self, name) for name in (*COMMON_FIELDS, *METHODS[self.method].fields)}
-        if self.head_weight_decay == self.weight_decay:  # what None means
+        if self.head_weight_decay in (None, self.weight_decay):  # the latter is what None means
             relevant.pop("head_weight_decay", None)
         if relevant.get("lp") != "gd":
             relevant.pop("lp_steps", None)

@@ -19,14 +19,10 @@ def check_binary(binary: str) -> None:
         raise ParameterError(f'binary must be "sigmoid" or "softmax", got {binary!r}')
 
 
-def check_tol(tol: float | None, dtype: torch.dtype) -> float:
-    """The tolerance, or the default one of the dtype; ParameterError if rounding cannot reach it."""
-    floor, default = (1e-13, 1e-8) if dtype == torch.float64 else (1e-5, 1e-4)
-    if tol is None:
-        return default
-    if not floor <= tol < 1:
-        raise ParameterError(f"tol must lie in [{floor:g}, 1) for {dtype}, got {tol!r}")
-    return tol
+def check_tol(tol: float) -> None:
+    """Raise ParameterError unless rounding in float64 can reach the tolerance."""
+    if not 1e-13 <= tol < 1:
+        raise ParameterError(f"tol must lie in [1e-13, 1), got {tol!r}")
 
 
 def check_Cs(Cs: Sequence[float]) -> np.ndarray:
@@ -46,16 +42,15 @@ def as_tensor(array: Tensor | ArrayLike) -> Tensor:
 
 
 def check_data(
-    X: Tensor | ArrayLike, y: Tensor | ArrayLike, n_classes: int, device: torch.device | str | None, dtype: torch.dtype
+    X: Tensor | ArrayLike, y: Tensor | ArrayLike, n_classes: int, device: torch.device | str | None
 ) -> tuple[Tensor, Tensor]:
-    """Features (N, H) in `dtype` and labels (N,) in int64, both on the device.
+    """Features (N, H) in float64 and labels (N,) in int64, both on the device.
 
     Args:
         X: Features.
         y: Labels.
         n_classes: Number of classes C.
         device: Where to put both; default where X is.
-        dtype: torch.float64 or torch.float32.
 
     Returns:
         Features and labels.
@@ -63,10 +58,8 @@ def check_data(
     Raises:
         ParameterError: For bad shapes or dtypes, non-finite features, labels out of range or an absent class.
     """
-    if dtype not in (torch.float64, torch.float32):
-        raise ParameterError(f"dtype must be torch.float64 or torch.float32, got {dtype}")
     features, labels = as_tensor(X), as_tensor(y)
-    features = features.to(device=device or features.device, dtype=dtype)
+    features = features.to(device=device or features.device, dtype=torch.float64)
     if features.ndim != 2 or labels.ndim != 1 or len(features) != len(labels) or features.numel() == 0:
         raise ParameterError(
             f"expected features (N, H) and labels (N,) with N, H ≥ 1, got {tuple(features.shape)} and "
