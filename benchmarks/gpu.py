@@ -20,7 +20,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,9 +37,9 @@ from transformers import RobertaConfig
 
 from lpft_utils.common.environment import environment
 from lpft_utils.common.files import whole
-from lpft_utils.models.backbones import load_backbone, load_tokenizer
+from lpft_utils.models.backbones import load_backbone, load_tokenizer, quiet_transformers
 from lpft_utils.models.classifier import Classifier, ClassifierConfig
-from lpft_utils.ntk import dense_kernel, kernel, sketch
+from lpft_utils.ntk import Kernel, dense_kernel, kernel, sketch
 from lpft_utils.runs.profiles import get_profile
 from lpft_utils.runs.run import run, run_key
 from lpft_utils.runs.store import Run
@@ -50,6 +51,7 @@ from lpft_utils.training.spec import RunSpec
 ROOT = Path(__file__).resolve().parents[1]
 N_CLASSES = 3
 WARM_UP = 2  # training steps before the clock starts
+MAX_SKETCH_ERROR = 0.2
 FUNC_EXAMPLES = 16  # at most: torch.func holds 1 GB for each
 
 
@@ -166,7 +168,7 @@ def cuda_tests(kit: Kit) -> dict[str, Any]:
     """The tests that a machine without CUDA skips; the value counts those that did not pass."""
     if importlib.util.find_spec("pytest") is None:
         raise NotRunError("pytest is not installed: pip install -e '.[test]'")
-    where = "tests/training" if kit.tiny else "tests"
+    where = "tests/training/test_logistic.py" if kit.tiny else "tests"
     options = ["-n", "0", "-q", "-k", "cuda or on_a_gpu", "--ignore", "tests/test_gpu_kit.py", "-p", "no:cacheprovider"]
     summary = kit.call(["-m", "pytest", *options, where]).strip().splitlines()[-1]
     counts = {word: int(n) for n, word in re.findall(r"(\d+) (passed|skipped|deselected)", summary)}
@@ -186,23 +188,22 @@ def training(kit: Kit) -> dict[str, Any]:
         if isinstance(module, nn.Dropout):  # masks differ between devices
             module.p = 0.0
     phi.config.update({"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0})
-    phi.save_pretrained(backbone)
+    with quiet_transformers():
+        phi.save_pretrained(backbone)
     load_tokenizer("tiny").save_pretrained(backbone)
     spec: RunSpec = get_profile("smoke", backbone=str(backbone)).spec("lp_ft")
     command = ["run", "--profile", "smoke", "--method", spec.method, "--backbone", spec.backbone, "--seed", "0"]
     here, there = kit.folder / "runs", kit.folder / "cpu-runs"
-    kit.call(
-        ["-c", "from lpft_utils.cli import main; main()", *command], CUDA_VISIBLE_DEVICES="", LPFT_RUNS=str(there)
-    )
+    kit.call(["-c", "from lpft_utils.cli import main; main()", *command], CUDA_VISIBLE_DEVICES="", LPFT_RUNS=str(there))
     expected = Run(there / run_key(spec))
-    with float32():
+    with without_bf16():
         found = run(spec, store=here)
-    logits = [torch.tensor(np.load(r.folder / "predictions.npz")["test/logits"]) for r in (found, expected)]
+    logits = [torch.tensor(r.predictions["test"][0]) for r in (found, expected)]
     devices = [r.metrics["environment"]["device"] for r in (found, expected)]
     return {"value": relative(*logits), "tolerance": 1e-3, "devices": devices}
 
 
-def float32() -> Any:
+def without_bf16() -> Any:
     """A context in which fine-tuning does not find bf16."""
     return mock.patch("torch.cuda.is_bf16_supported", return_value=False)
 
@@ -226,15 +227,29 @@ def small_kernel(dtype: torch.dtype, tolerance: float) -> Callable[[Kit], dict[s
     """F and the Gram of MiniLM's features on the device against the CPU's."""
 
     def check(kit: Kit) -> dict[str, Any]:
-        model = kit.model().cpu() if kit.tiny else make_model("minilm", N_CLASSES)
-        inputs = make_inputs(kit.size(12, 3), kit.size(32, 8), "cpu")
-        inputs["attention_mask"][1, 5:] = 0
-        cpu = kernel(model, inputs, dtype=dtype)
-        moved = {k: t.to(kit.device) for k, t in inputs.items()}
-        found = kernel(model.to(kit.device), moved, dtype=dtype)
-        return {"value": max(relative(found.F, cpu.F), relative(found.gram, cpu.gram)), "tolerance": tolerance}
+        on_cpu, on_device = (kernel(*side, dtype=dtype) for side in small_problem(kit))
+        error = max(relative(on_device.F, on_cpu.F), relative(on_device.gram, on_cpu.gram))
+        return {"value": error, "tolerance": tolerance}
 
     return check
+
+
+def small_problem(kit: Kit) -> Iterator[tuple[Classifier, dict[str, Tensor]]]:
+    """MiniLM, or the tiny model, and a few texts of unequal length: on the CPU, then on the device."""
+    model = kit.model().cpu() if kit.tiny else make_model("minilm", N_CLASSES)
+    inputs = make_inputs(kit.size(12, 3), kit.size(32, 8), "cpu")
+    inputs["attention_mask"][1, 5:] = 0
+    yield model, inputs
+    yield model.to(kit.device), {k: t.to(kit.device) for k, t in inputs.items()}
+
+
+def small_sketch(kit: Kit) -> dict[str, Any]:
+    """The sketch with the same projections on the device and on the CPU.
+
+    Without leading directions, which need not be the same on two devices where singular values almost coincide.
+    """
+    on_cpu, on_device = (sketch(*side, k=64, pilot=0, check=0).kernel().F for side in small_problem(kit))
+    return {"value": relative(on_device, on_cpu), "tolerance": 1e-4}
 
 
 class WarmClock(Clock):
@@ -285,7 +300,7 @@ def train_once(kit: Kit, method: str, batch_size: int, forced: bool) -> tuple[di
     clock = WarmClock(model)
     kit.reset_peak()
     settings: dict[str, Any] = {"epochs": 1, "batch_size": batch_size, "learning_rate": 1e-7, "callbacks": [clock]}
-    with float32() if forced else mock.patch.dict({}):
+    with without_bf16() if forced else nullcontext():
         history = fine_tune(model, encoded, encoded.select(range(batch_size)), collate, kit.folder / "work", **settings)  # pyright: ignore[reportArgumentType]
     speed = (steps - WARM_UP) * batch_size / clock.seconds
     row = {"batch_size": batch_size, "precision": sorted(clock.dtypes), "examples_per_second": speed}
@@ -300,31 +315,48 @@ def collate(examples: list[dict[str, Any]]) -> dict[str, Tensor]:
 def large_kernel(precision: str, tolerance: float) -> Callable[[Kit], dict[str, Any]]:
     """F at RoBERTa-base's shape without word embeddings: error, time, memory, share of the rate of matrix products.
 
-    The error is that against full precision; that of full precision is against float64 on 4 examples.
+    The value is the larger error of two parts, the layers and the other embeddings, which with random weights are most
+    of F. The error is that against full precision; that of full precision is against float64 on 4 examples.
     """
 
     def check(kit: Kit) -> dict[str, Any]:
-        reduced = "bf16" if kit.device == "cpu" else precision  # a CPU has no tf32
-        used = precision if precision == "full" else reduced
-        model, n = kit.model(), kit.size(250, 6)
-        inputs = kit.inputs(n)
+        used = "bf16" if precision == "tf32" and kit.device == "cpu" else precision  # a CPU has no tf32
+        model, inputs = kit.model(), kit.inputs(kit.size(250, 6))
         few = {k: t[:4] for k, t in inputs.items()}
-        kernel(model, few, parameters=no_words, precision=used)  # warm up
+
+        def compute(inputs: dict[str, Tensor], **options: Any) -> Kernel:
+            return kernel(model, inputs, parameters=no_words, groups=part, **options)
+
+        compute(few, precision=used)  # warm up
         kit.reset_peak()
-        compute = lambda: kernel(model, inputs, parameters=no_words, precision=used)  # noqa: E731
-        seconds, K = min((timed(compute, kit.device) for _ in range(2)), key=lambda pair: pair[0])
-        peak = kit.peak()
+        seconds, K = min((timed(lambda: compute(inputs, precision=used), kit.device) for _ in range(2)), key=first)
+        found = {"precision": used, "N": len(K.gram), "kernel_seconds": seconds, "peak_GiB": kit.peak()}
         if used == "full":
-            error = relative(K.F[:4, :, :4], kernel(model, few, parameters=no_words, dtype=torch.float64).F)
+            exact, n = compute(few, dtype=torch.float64), 4
         else:
-            error = relative(K.F, kernel(model, inputs, parameters=no_words).F)
+            exact, n = compute(inputs), len(K.gram)
+        errors = {name: relative(F[:n, :, :n], exact.groups[name]) for name, F in K.groups.items()}
         rate = product_rate(kit.device, used)
-        work = sum(operations(model, n, kit.size(128, 8), N_CLASSES).values())
-        found = {"precision": used, "N": n, "kernel_seconds": seconds, "peak_GiB": peak, "TFLOP": work / 1e12}
-        shares = {"product_TFLOP_per_second": rate / 1e12, "share_of_rate": work / seconds / rate}
-        return {"value": error, "tolerance": tolerance, **found, **shares}
+        work = sum(operations(model, len(K.gram), kit.size(128, 8), N_CLASSES).values())
+        shares = {"TFLOP": work / 1e12, "rate_TFLOP_per_second": rate / 1e12, "share_of_rate": work / seconds / rate}
+        return {"value": max(errors.values()), "tolerance": tolerance, "errors": errors, **found, **shares}
 
     return check
+
+
+def part(name: str) -> str:
+    """The part of the model that a parameter belongs to."""
+    return "embeddings" if "embeddings" in name else "layers"
+
+
+def in_layers(name: str) -> bool:
+    """All parameters but embeddings of every kind."""
+    return part(name) == "layers"
+
+
+def first(pair: tuple[float, Any]) -> float:
+    """Seconds of what `timed` gives."""
+    return pair[0]
 
 
 def product_rate(device: str, precision: str) -> float:
@@ -336,37 +368,30 @@ def product_rate(device: str, precision: str) -> float:
 
 
 def torch_func(kit: Kit) -> dict[str, Any]:
-    """Our kernel in full precision against whole Jacobians by `torch.func`, on as many examples as fit."""
+    """Our kernel in full precision against whole Jacobians by `torch.func`, of the layers alone, on as many examples as fit."""
     model = kit.model()
     n = kit.size(FUNC_EXAMPLES, 3)
     if kit.device == "cuda":
-        one = 4 * N_CLASSES * sum(p.numel() for name, p in model.backbone.named_parameters() if no_words(name))
+        one = 4 * N_CLASSES * sum(p.numel() for name, p in model.backbone.named_parameters() if in_layers(name))
         n = max(1, min(n, torch.cuda.mem_get_info()[0] // (3 * one)))  # each is held twice for a moment
     inputs = kit.inputs(n)
     one_example = {k: t[:1] for k, t in inputs.items()}
-    dense_kernel(model, one_example, parameters=no_words)  # warm up
-    kernel(model, one_example, parameters=no_words)
-    ours, K = timed(lambda: kernel(model, inputs, parameters=no_words), kit.device)
+    dense_kernel(model, one_example, parameters=in_layers)  # warm up
+    kernel(model, one_example, parameters=in_layers)
+    ours, K = timed(lambda: kernel(model, inputs, parameters=in_layers), kit.device)
     kit.reset_peak()
-    theirs, F = timed(lambda: dense_kernel(model, inputs, parameters=no_words), kit.device)
+    theirs, F = timed(lambda: dense_kernel(model, inputs, parameters=in_layers), kit.device)
     times = {"seconds_per_example": ours / n, "torch_func_seconds_per_example": theirs / n, "ratio": theirs / ours}
     return {"value": relative(K.F, F), "tolerance": 1e-4, "N": n, **times, "torch_func_peak_GiB": kit.peak()}
 
 
-def sketched(kit: Kit) -> dict[str, Any]:
-    """The sketch at the same shape: its own measured error, and the same projections on the CPU."""
-    model, k = kit.model(), kit.size(1024, 64)
-    inputs = kit.inputs(kit.size(250, 6))
+def large_sketch(kit: Kit) -> dict[str, Any]:
+    """The sketch of all parameters at the same shape; the value is its error against exact blocks, as it states it."""
+    model, inputs = kit.model(), kit.inputs(kit.size(250, 6))
     kit.reset_peak()
-    seconds, made = timed(lambda: sketch(model, inputs, k, check=4), kit.device)
-    found = {"k": k, "N": len(made.Z), "sketch_seconds": seconds, "peak_GiB": kit.peak(), "error": made.spec["error"]}
-    few = {name: t[:4] for name, t in inputs.items()}
-    # Without leading directions, which need not be the same on two devices where singular values almost coincide.
-    here = sketch(model, few, k, pilot=0, check=0).kernel().F
-    there = sketch(model.cpu(), {name: t.cpu() for name, t in few.items()}, k, pilot=0, check=0).kernel().F
-    if not made.spec["error"] <= MAX_SKETCH_ERROR:
-        raise RuntimeError(f"expected an error of at most {MAX_SKETCH_ERROR}, got {made.spec['error']}")
-    return {"value": relative(here, there), "tolerance": 1e-4, **found}
+    seconds, made = timed(lambda: sketch(model, inputs, kit.size(1024, 64), check=kit.size(16, 4)), kit.device)
+    found = {"k": made.spec["k"], "N": len(made.Z), "sketch_seconds": seconds, "peak_GiB": kit.peak()}
+    return {"value": made.spec["error"], "tolerance": MAX_SKETCH_ERROR, **found}
 
 
 def smoke_book(kit: Kit) -> dict[str, Any]:
@@ -385,19 +410,19 @@ def smoke_book(kit: Kit) -> dict[str, Any]:
     return {"value": int(not page.is_file()), "tolerance": 0, "done": re.findall(r".* done in .* s", output)}
 
 
-MAX_SKETCH_ERROR = 0.2
 CHECKS: dict[str, Callable[[Kit], dict[str, Any]]] = {
     "CUDA tests": cuda_tests,
     "training equals the CPU's": training,
     "linear probe equals the CPU's": linear_probe,
     "kernel equals the CPU's, float32": small_kernel(torch.float32, 1e-4),
     "kernel equals the CPU's, float64": small_kernel(torch.float64, 1e-10),
+    "sketch equals the CPU's": small_sketch,
     "speed of FT": throughput("ft"),
     "speed of LoRA": throughput("lora"),
     "large kernel, full precision": large_kernel("full", 1e-4),
     "large kernel, tf32": large_kernel("tf32", 2e-2),
     "kernel against torch.func": torch_func,
-    "sketch": sketched,
+    "large sketch": large_sketch,
     "smoke book": smoke_book,
 }
 
