@@ -72,6 +72,10 @@ class Kit:
         """One of two sizes."""
         return tiny if self.tiny else full
 
+    def batch_sizes(self) -> tuple[int, ...]:
+        """Batch sizes of training."""
+        return (2,) if self.tiny else (16, 32)
+
     def model(self) -> Classifier:
         """RoBERTa-base's shape, or a tiny one, with random weights on the device."""
         if not self.tiny:
@@ -274,23 +278,18 @@ def throughput(method: str) -> Callable[[Kit], dict[str, Any]]:
     """
 
     def check(kit: Kit) -> dict[str, Any]:
-        rows, gaps = [], []
-        for batch_size in (2,) if kit.tiny else (16, 32):
-            losses = []
-            for forced in (True, False):
-                row, loss = train_once(kit, method, batch_size, forced)
-                rows.append(row)
-                losses.append(loss)
-            gaps.append(abs(losses[0] - losses[1]))
-        if kit.device == "cuda" and [r["precision"] for r in rows] != [["float32"], ["bfloat16"]] * (len(rows) // 2):
-            raise RuntimeError(f"expected float32 and bfloat16 in turn, got {rows}")
-        return {"value": max(gaps), "tolerance": 0.02, "rows": rows}
+        rows = [train_once(kit, method, n, forced) for n in kit.batch_sizes() for forced in (True, False)]
+        expected = [["float32"], ["bfloat16" if kit.device == "cuda" else "float32"]] * len(kit.batch_sizes())
+        if [row["precision"] for row in rows] != expected:
+            raise RuntimeError(f"precision: expected {expected}, got {rows}")
+        losses = np.array([row["validation_loss"] for row in rows]).reshape(-1, 2)
+        return {"value": float(np.abs(losses[:, 0] - losses[:, 1]).max()), "tolerance": 0.02, "rows": rows}
 
     return check
 
 
-def train_once(kit: Kit, method: str, batch_size: int, forced: bool) -> tuple[dict[str, Any], float]:
-    """One epoch: what it took, and the validation loss."""
+def train_once(kit: Kit, method: str, batch_size: int, forced: bool) -> dict[str, Any]:
+    """One epoch: what it took, and the validation loss at its end."""
     steps, model = kit.size(40, 4), kit.model()
     METHODS[method].trains(model, RunSpec(method=method))
     tokens = {k: t.cpu().tolist() for k, t in kit.inputs(steps * batch_size).items()}
@@ -303,8 +302,9 @@ def train_once(kit: Kit, method: str, batch_size: int, forced: bool) -> tuple[di
     with without_bf16() if forced else nullcontext():
         history = fine_tune(model, encoded, encoded.select(range(batch_size)), collate, kit.folder / "work", **settings)  # pyright: ignore[reportArgumentType]
     speed = (steps - WARM_UP) * batch_size / clock.seconds
-    row = {"batch_size": batch_size, "precision": sorted(clock.dtypes), "examples_per_second": speed}
-    return {**row, "peak_GiB": kit.peak()}, float(history["validation_loss"].dropna().iloc[-1])
+    loss = float(history["validation_loss"].dropna().iloc[-1])
+    found = {"examples_per_second": speed, "peak_GiB": kit.peak(), "validation_loss": loss}
+    return {"batch_size": batch_size, "precision": sorted(clock.dtypes), **found}
 
 
 def collate(examples: list[dict[str, Any]]) -> dict[str, Tensor]:
@@ -329,12 +329,10 @@ def large_kernel(precision: str, tolerance: float) -> Callable[[Kit], dict[str, 
 
         compute(few, precision=used)  # warm up
         kit.reset_peak()
-        seconds, K = min((timed(lambda: compute(inputs, precision=used), kit.device) for _ in range(2)), key=first)
+        seconds, K = timed(lambda: compute(inputs, precision=used), kit.device)
         found = {"precision": used, "N": len(K.gram), "kernel_seconds": seconds, "peak_GiB": kit.peak()}
-        if used == "full":
-            exact, n = compute(few, dtype=torch.float64), 4
-        else:
-            exact, n = compute(inputs), len(K.gram)
+        exact = compute(few, dtype=torch.float64) if used == "full" else compute(inputs)
+        n = len(exact.gram)
         errors = {name: relative(F[:n, :, :n], exact.groups[name]) for name, F in K.groups.items()}
         rate = product_rate(kit.device, used)
         work = sum(operations(model, len(K.gram), kit.size(128, 8), N_CLASSES).values())
@@ -354,11 +352,6 @@ def in_layers(name: str) -> bool:
     return part(name) == "layers"
 
 
-def first(pair: tuple[float, Any]) -> float:
-    """Seconds of what `timed` gives."""
-    return pair[0]
-
-
 def product_rate(device: str, precision: str) -> float:
     """FLOP/s of large products; `gemm_rate` leaves tf32 on, in which nothing else may be computed."""
     try:
@@ -368,7 +361,7 @@ def product_rate(device: str, precision: str) -> float:
 
 
 def torch_func(kit: Kit) -> dict[str, Any]:
-    """Our kernel in full precision against whole Jacobians by `torch.func`, of the layers alone, on as many examples as fit."""
+    """Our kernel of the layers alone against whole Jacobians by `torch.func`, on as many examples as fit."""
     model = kit.model()
     n = kit.size(FUNC_EXAMPLES, 3)
     if kit.device == "cuda":

@@ -12,7 +12,8 @@ SCRIPT = ROOT / "benchmarks" / "gpu.py"
 
 # In a process of its own: `ntk` is a module of benchmarks/, and a folder of tests/.
 STUBS = f"""
-import json, sys
+import json, sys, time
+from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, {str(SCRIPT.parent)!r})
@@ -26,13 +27,12 @@ gpu.CHECKS |= {{
     "raises": raising,
     "too large": lambda kit: {{"value": 2.0, "tolerance": 1.0}},
     "not finite": lambda kit: {{"value": float("nan"), "tolerance": 1.0}},
-    "too long": lambda kit: kit.call(["-c", "import time; time.sleep(100)"]),
+    "too long": lambda kit: replace(kit, deadline=time.perf_counter() + 0.5).call(["-c", "import time; time.sleep(60)"]),
     "good": lambda kit: {{"value": 1.0, "tolerance": 1.0}},
 }}
 folder = Path(sys.argv[1])
 options = ["--device", "cpu", "--tiny", "--out"]
-limited = ["--budget", "3"]
-status = {{"failures": gpu.main([*options, str(folder / "failures.json"), *limited])}}
+status = {{"failures": gpu.main([*options, str(folder / "failures.json")])}}
 del gpu.CHECKS["raises"], gpu.CHECKS["too large"], gpu.CHECKS["not finite"]
 status["no time"] = gpu.main([*options, str(folder / "no-time.json"), "--budget", "0"])
 gpu.torch.cuda.is_available = lambda: False
@@ -44,7 +44,7 @@ status["no GPU"] = gpu.main(["--out", str(folder / "no-gpu.json")])
 def test_every_check_passes_at_tiny_sizes_on_the_cpu(tmp_path):
     out = tmp_path / "docs" / "gpu.json"
     command = [sys.executable, SCRIPT, "--device", "cpu", "--tiny", "--out", out]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=tmp_path)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=570, cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     report = json.loads(out.read_text(encoding="utf-8"))
     assert {"device", "date", "python", "torch", "transformers", "cuda", "cores", "seconds", "checks"} <= set(report)
@@ -67,7 +67,7 @@ def test_every_check_passes_at_tiny_sizes_on_the_cpu(tmp_path):
 def stubbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the files of three calls, whose checks are stubs."""
     folder = tmp_path_factory.mktemp("kit")
-    done = subprocess.run([sys.executable, "-c", STUBS, folder], capture_output=True, text=True, timeout=300)
+    done = subprocess.run([sys.executable, "-c", STUBS, folder], capture_output=True, text=True, timeout=570)
     assert done.returncode == 0, done.stdout + done.stderr
     (folder / "output").write_text(done.stdout, encoding="utf-8")
     return folder
@@ -81,7 +81,7 @@ def test_a_failure_is_recorded_and_stops_no_other_check(stubbed):
     checks = read(stubbed, "failures.json")["checks"]
     assert read(stubbed, "status.json")["failures"] == 1
     assert {name: entry["passed"] for name, entry in checks.items()} == {
-        "raises": False, "too large": False, "not finite": False, "too long": None, "good": None,
+        "raises": False, "too large": False, "not finite": False, "too long": None, "good": True,
     }  # fmt: skip
     assert checks["raises"]["message"] == "ValueError: no such number"
     assert checks["not finite"]["value"] is None and "finite value, got nan" in checks["not finite"]["message"]
@@ -91,7 +91,6 @@ def test_a_failure_is_recorded_and_stops_no_other_check(stubbed):
 def test_what_the_budget_leaves_no_time_for_is_not_run(stubbed):
     checks = read(stubbed, "failures.json")["checks"]
     assert checks["too long"]["message"] == "not run: it did not end within the time budget"
-    assert checks["good"]["message"] == "not run: the time budget was spent"
     assert read(stubbed, "status.json")["no time"] == 0
     spent = read(stubbed, "no-time.json")["checks"]
     assert [entry["message"] for entry in spent.values()] == ["not run: the time budget was spent"] * 2
