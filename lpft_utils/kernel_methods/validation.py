@@ -1,4 +1,4 @@
-"""Checks of kernels and labels, and the directions of the logits that the softmax sees."""
+"""Checks of kernels and labels."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def check_kernel(K: Tensor, name: str = "K") -> Tensor:
     Raises:
         KernelError: If the shape is not (N, C, M, C) with N, M, C ≥ 1, or a value is complex, infinite or NaN.
     """
-    if K.ndim != 4 or K.shape[1] != K.shape[3] or K.numel() == 0:
-        raise KernelError(f"{name}: expected a kernel of shape (N, C, M, C), not empty, got {tuple(K.shape)}.")
-    if K.is_complex():
-        raise KernelError(f"{name}: expected real numbers, got {K.dtype}.")
+    if K.ndim != 4 or K.shape[1] != K.shape[3] or K.numel() == 0 or K.is_complex():
+        raise KernelError(
+            f"{name}: expected a kernel of shape (N, C, M, C), real and not empty, got {tuple(K.shape)}, {K.dtype}."
+        )
     K = K.detach().double()
     bad = ~torch.isfinite(K)
     if bad.any():

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from lpft_utils.common.errors import KernelError
-from lpft_utils.ntk.gradients import Gradient, Outer, as_parameter, merge
-from lpft_utils.ntk.rules import _transposed, rules
+from lpft_utils.ntk.gradients import Gradient, merge
+from lpft_utils.ntk.rules import rules
 
 Inputs = Mapping[str, Tensor]
 Features = Callable[[nn.Module, Inputs], Tensor]
@@ -45,7 +45,8 @@ class Batch:
         tensors = {}
         for gradient in self.gradients.values():
             for t in vars(gradient).values():
-                tensors[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
+                if isinstance(t, Tensor):
+                    tensors[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
         return sum(tensors.values())
 
 
@@ -171,17 +172,14 @@ def factors(model: nn.Module, features: Features, inputs: Inputs, V: Tensor, wan
     if not phi.isfinite().all():
         raise KernelError("features: φ has entries that are not finite. Check the inputs and the model's weights.")
     uses = _differentiate(phi, calls, V)
-    gradients: dict[str, list[tuple[Gradient, bool]]] = {}
+    gradients: dict[str, list[Gradient]] = {}
     for call, g in uses:
         known = rules(call.module)
         a = call.input if isinstance(call.module, nn.Embedding) else _by_token(call.input)
         for local, name in wanted.homes[call.module].items():
             if local in known:
-                gradients.setdefault(name, []).append((known[local](call.module, a, g), _transposed(call.module)))
-    merged = {}
-    for name, found in gradients.items():
-        total = merge([use for use, _ in found], wanted.shapes[name], [flip for _, flip in found])
-        merged[name] = total.active() if isinstance(total, Outer) else total
+                gradients.setdefault(name, []).append(known[local](call.module, a, g))
+    merged = {name: merge(found, wanted.shapes[name]).active() for name, found in gradients.items()}
     return Batch(phi.detach(), merged)
 
 
@@ -242,7 +240,6 @@ def verify(model: nn.Module, features: Features, inputs: Inputs, V: Tensor, want
         for parameter in parameters:
             parameter.requires_grad_(False)
     tolerance = 1e-3  # some layers compute in float32 whatever the model's type, and a wrong rule is wrong by much more
-    flips = {name: _transposed(module) for module, local in wanted.homes.items() for name in local.values()}
     largest = max((g.norm().item() for g in true if g is not None), default=0.0)
     bad = []
     for name, gradient in zip(wanted.names, true, strict=True):
@@ -252,9 +249,7 @@ def verify(model: nn.Module, features: Features, inputs: Inputs, V: Tensor, want
         if name not in mine:
             bad.append(name)
             continue
-        got = torch.einsum(
-            "c,c...->...", weights.to(gradient.dtype), as_parameter(mine[name], gradient.shape, flips[name])[0]
-        )
+        got = torch.tensordot(weights.to(gradient.dtype), mine[name].as_parameter(gradient.shape)[0], 1)
         # Rounding is relative to the gradients of the whole model: a key's bias has a gradient of exactly zero.
         if not (got - gradient).norm().item() <= tolerance * size + 1e-5 * largest:
             bad.append(name)

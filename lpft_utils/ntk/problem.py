@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from lpft_utils.common.errors import KernelError
 from lpft_utils.ntk.factors import Batch, Features, Inputs, Plan, SharedInput, factors, frozen, model_features, plan
-from lpft_utils.ntk.gradients import join
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,8 @@ class Problem:
         except SharedInput:
             single = [{k: t[i : i + 1] for k, t in moved.items()} for i in range(count(moved))]
             found = [factors(self.model, self.features, one, self.V, self.wanted) for one in single]
-            joined = {name: join([batch.gradients[name] for batch in found]) for name in found[0].gradients}
+            first, *others = (batch.gradients for batch in found)
+            joined = {name: g.join([other[name] for other in others]) for name, g in first.items()}
             return Batch(torch.cat([batch.phi for batch in found]), joined)
 
     def moved(self, inputs: Inputs) -> dict[str, Tensor]:

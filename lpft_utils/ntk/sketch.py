@@ -32,7 +32,6 @@ from lpft_utils.common.errors import KernelError
 from lpft_utils.common.files import write_tensors
 from lpft_utils.ntk.engine import kernel
 from lpft_utils.ntk.factors import Inputs, verify
-from lpft_utils.ntk.gradients import Dense, Gradient, Outer, Rows
 from lpft_utils.ntk.problem import Problem, by_length, count, longest, named_inputs, prepared, take
 from lpft_utils.ntk.result import Kernel
 
@@ -132,7 +131,7 @@ def sketch(
         phi = torch.empty(N, problem.V.shape[1], dtype=problem.V.dtype)
         for part in tqdm(list(_batches(rows, order)), desc="sketch", disable=not progress, leave=False):
             batch = problem.factors(take(rows, part))
-            z = torch.cat([_project(batch.gradients[name], p) for name, p in projections.items()], 2).cpu()
+            z = torch.cat([batch.gradients[name].project(*sides) for name, sides in projections.items()], 2).cpu()
             Z = z.new_empty(N, *z.shape[1:]) if Z is None else Z
             Z[part], phi[part] = z, batch.phi.cpu()
         assert Z is not None
@@ -148,54 +147,28 @@ def sketch(
     return made
 
 
-@dataclass
-class _Projection:
-    """Projections of the class side g: (p, k_g), and of the shared side a: (q, k_a) or, by token id, (ids, k_a)."""
-
-    g: Tensor
-    a: Tensor | None
-
-
 def _batches(rows: Inputs, order: Tensor) -> list[Tensor]:
     """Examples of one forward pass each, from short to long."""
     longest_tokens = next((t.shape[1] for t in rows.values() if t.ndim > 1), 1)
     return list(order.split(max(1, TOKENS // longest_tokens)))
 
 
-def _project(gradient: Gradient, projection: _Projection) -> Tensor:
-    """Projected gradients, shape (B, C, D)."""
-    if isinstance(gradient, Dense):
-        return gradient.rows @ projection.g
-    assert projection.a is not None
-    a = projection.a[gradient.ids] if isinstance(gradient, Rows) else gradient.a @ projection.a
-    g = gradient.g @ projection.g  # (B, T, C, k_g)
-    B, _, C, k = g.shape
-    return torch.bmm(g.flatten(2).mT, a).view(B, C, k * a.shape[2])
-
-
 def _projections(
     problem: Problem, pilot: Inputs, k: int, generator: torch.Generator, *, leading: bool
-) -> dict[str, _Projection]:
-    """One projection for every parameter that φ depends on."""
-    order = by_length(pilot)
-    batches = [problem.factors(take(pilot, part)) for part in _batches(pilot, order)]
-    side = math.isqrt(k)
+) -> dict[str, list[Tensor]]:
+    """Projections of the sides of the gradient, for every parameter that φ depends on."""
+    batches = [problem.factors(take(pilot, part)).gradients for part in _batches(pilot, by_length(pilot))]
     made = {}
-    for name in batches[0].gradients:
-        uses = [batch.gradients[name] for batch in batches]
-        if isinstance(uses[0], Dense):
-            samples = torch.cat([use.rows.flatten(0, 1) for use in uses if isinstance(use, Dense)])
-            made[name] = _Projection(_orthogonal(samples, k // 4, generator, leading), None)
-            continue
-        g = torch.cat([use.g.flatten(0, 2) for use in uses if not isinstance(use, Dense)])
-        if isinstance(uses[0], Rows):
-            ids = torch.cat([use.ids.flatten() for use in uses if isinstance(use, Rows)])
-            a = _table(ids, problem.wanted.shapes[name][0], side, generator, g.dtype, leading)
-        else:
-            a = _orthogonal(
-                torch.cat([use.a.flatten(0, 1) for use in uses if isinstance(use, Outer)]), side, generator, leading
-            )
-        made[name] = _Projection(_orthogonal(g, side, generator, leading), a)
+    for name in batches[0]:
+        sides = [torch.cat(side) for side in zip(*(batch[name].samples() for batch in batches), strict=True)]
+        each = math.isqrt(k) if len(sides) == 2 else k // 4
+        dtype = sides[-1].dtype
+        made[name] = [
+            _table(side, problem.wanted.shapes[name][0], each, generator, dtype, leading)
+            if side.ndim == 1  # token ids
+            else _orthogonal(side, each, generator, leading)
+            for side in sides
+        ]
     return made
 
 

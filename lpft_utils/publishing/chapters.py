@@ -201,9 +201,7 @@ def _execute_one(root: Path, chapter: Path, values: Mapping[str, Any], build: Pa
         notebook = nbformat.read(running, as_version=4)
         if complaints := _stderr(notebook):
             kept = _keep_failed(running, relative, build)
-            raise PublishError(
-                f"chapter {relative} wrote to stderr, where a reader sees nothing:\n{complaints}\n{kept}"
-            )
+            raise PublishError(f"chapter {relative} wrote to stderr, which no page shows:\n{complaints}\n{kept}")
         site.clean_notebook(notebook, root)
         nbformat.write(notebook, running)
         os.replace(running, copy)

@@ -119,7 +119,7 @@ def results_table(runs: Mapping[str, Sequence[Run]], split: str = "test") -> Tab
     """
     rows = {}
     for method, group in runs.items():
-        measured = [temperature_scaled(stored, split).measures for stored in group]
+        measured = [temperature_scaled(stored, split).metrics for stored in group]
         change = [stored.metrics["change"][split] for stored in group]
         rows[METHODS[method].label] = {
             "accuracy (%)": format_interval([stored.accuracy(split) for stored in group], 1, 100),

@@ -50,7 +50,7 @@ def summarise(runs: Mapping[str, Sequence[Run]]) -> dict[str, Any]:
         and 8, with LoRA also of claim 6.
     """
     first = runs["ft"][0]
-    measured = {method: [temperature_scaled(run).measures for run in group] for method, group in runs.items()}
+    measured = {method: [temperature_scaled(run).metrics for run in group] for method, group in runs.items()}
     splits = [name for name in first.metrics["accuracy"] if name == "test" or name.startswith("ood_")]
     groups = runs.items()
     verdicts = [

@@ -12,7 +12,8 @@ import torch
 
 from lpft_utils.common.names import split_label
 from lpft_utils.common.table import Table
-from lpft_utils.kernel_methods.function_space import gradient_flow, predict_features
+from lpft_utils.kernel_methods.function_space import gradient_flow
+from lpft_utils.kernel_methods.weight_space import predict_features
 from lpft_utils.metrics.intervals import interval
 from lpft_utils.ntk import kernel
 from lpft_utils.runs.cache import cached

@@ -10,7 +10,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from lpft_utils.common.files import write_tensors
-from lpft_utils.kernel_methods.function_space import gradient_descent, predict_features, train
+from lpft_utils.kernel_methods.function_space import gradient_descent
+from lpft_utils.kernel_methods.weight_space import predict_features, train
 from lpft_utils.ntk import kernel
 from lpft_utils.runs.cache import cache_path, lock
 from lpft_utils.runs.profiles import Profile

@@ -10,7 +10,9 @@ from scipy.special import lambertw
 from tiny import VOCABULARY, H, save_backbone
 
 from lpft_utils.common.errors import KernelError
-from lpft_utils.kernel_methods.function_space import gradient_descent, gradient_flow, predict_features, train
+from lpft_utils.kernel_methods import weight_space
+from lpft_utils.kernel_methods.function_space import gradient_descent, gradient_flow
+from lpft_utils.kernel_methods.weight_space import predict_features, train
 from lpft_utils.models.classifier import load_classifier
 
 N, M, C = 6, 4, 3
@@ -152,6 +154,12 @@ def test_conserved_and_unmoved(run):
     assert (fitted.Q == 0).all() and (fitted.loss == 0).all() and (fitted.accuracy == 1).all()
 
 
+def test_no_time_and_no_steps_leave_the_logits_as_they_are():
+    K, f_0, y, _, _ = random_problem()
+    for run in (gradient_flow(K, f_0, y, [0.0]), gradient_descent(K, f_0, y, 0.2, 0)):
+        assert torch.equal(run.f, f_0[None]) and run.times.tolist() == [0] and not run.Q.any()
+
+
 def test_descent_converges_to_the_flow_at_first_order():
     K, f_0, y, K_other, f_other = random_problem()
     flow = gradient_flow(K, f_0, y, [2.0], K_other, f_other)
@@ -181,9 +189,10 @@ def test_recorded_steps_include_the_first_and_the_last():
 # ---- real training ----
 
 
-def test_real_training_is_gradient_descent_by_hand(load):
+def test_real_training_is_gradient_descent_by_hand(load, monkeypatch):
+    monkeypatch.setattr(weight_space, "BATCH", 4)
     model = load()
-    run = train(model, INPUTS, LABELS, 0.05, 3, 2, OTHERS, batch_size=4)
+    run = train(model, INPUTS, LABELS, 0.05, 3, 2, OTHERS)
     hand, losses = load(), []
     phi_0 = hand.features(**OTHERS).detach()
     for _ in range(3):
@@ -271,7 +280,7 @@ FLOAT32_INSIDE = ("deberta", "modernbert", "llama")
 
 
 @pytest.mark.parametrize("family", ["bert", "roberta", "deberta-v2", "distilbert", "gpt2", *FLOAT32_INSIDE])
-def test_predicted_features_are_those_of_dense_jacobians(family, load):
+def test_predicted_features_are_those_of_dense_jacobians(family, load, monkeypatch):
     model = load(family)
     Q = torch.randn(2, N, C, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     J_f = jacobian(model, partial(logits, model, INPUTS), backbone_only=True)
@@ -279,7 +288,8 @@ def test_predicted_features_are_those_of_dense_jacobians(family, load):
     expected = -torch.einsum("mhp,ncp,snc->smh", J_phi, J_f, Q)
     tolerance = 2e-6 if family in FLOAT32_INSIDE else 1e-8
     for batch_size in (1, 3, 32):
-        got = predict_features(model, INPUTS, Q, OTHERS, batch_size=batch_size)
+        monkeypatch.setattr(weight_space, "BATCH", batch_size)
+        got = predict_features(model, INPUTS, Q, OTHERS)
         assert (got - expected).norm() <= tolerance * expected.norm()
 
 

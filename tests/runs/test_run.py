@@ -40,15 +40,12 @@ METHODS = ("lp", "ft", "lp_ft", "lora", "lp_lora")
 
 @pytest.fixture(scope="module", autouse=True)
 def quick_generator():
-    """The built-in task is small here, and generated once, not for every run."""
-    from lpft_utils.data import synthetic as builtin_task
-    from lpft_utils.data import tasks
+    """The built-in task is small here."""
+    from lpft_utils.data import synthetic
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(builtin_task, "generate", generate_little(builtin_task.generate))
-        tasks._generate.cache_clear()  # it may hold the large task of another file
+        patch.setattr(synthetic, "generate", generate_little(synthetic.generate))
         yield
-    tasks._generate.cache_clear()
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegressionCV
 
-from lpft_utils.common.errors import ParameterError
+from lpft_utils.common.errors import ParameterError, RunError
 from lpft_utils.common.files import weights_fingerprint
 from lpft_utils.data.examples import Split, Task
 from lpft_utils.models.adapters import adapter_state, add_lora
@@ -55,13 +55,18 @@ RECORD = {
     [
         ({"name": "lp"}, "method 'lp' is registered already"),
         ({"head": "zero"}, "head of 'new': expected 'random' or 'lp', got 'zero'"),
-        ({"fields": ("lp", "rank")}, "fields of 'new': a RunSpec has no rank"),
     ],
 )
 def test_record_that_does_not_fit_is_refused(changes, message):
     with pytest.raises(ParameterError, match=message):
         register(Method(**{**RECORD, **changes}))
     assert "new" not in METHODS
+
+
+def test_field_that_no_spec_has_is_named_when_the_method_is_asked_for(monkeypatch):
+    monkeypatch.setitem(METHODS, "new", Method(**{**RECORD, "fields": ("lp", "rank")}))
+    with pytest.raises(RunError, match="method 'new': its record names rank, no field of a run"):
+        RunSpec(method="new")
 
 
 @pytest.mark.parametrize("kind", [1.0, "cv", "gd"])
