@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lpft_utils.common.errors import RunError
-from lpft_utils.common.validation import is_number
+from lpft_utils.common.validation import is_integer, is_number
 from lpft_utils.training.methods import METHODS
 
 POOLING_NAMES = ("auto", "first", "mean", "last")
@@ -24,18 +24,14 @@ COMMON_FIELDS = (
 )  # fmt: skip
 
 
-def _is_integer(value: object) -> bool:
-    return is_number(value) and isinstance(value, int)
-
-
 # What is expected of a number, of which fields, and how it is checked.
 _BOUNDS: tuple[tuple[str, tuple[str, ...], Callable[[Any], bool]], ...] = (
     (
         "a positive integer",
         ("n_train", "n_eval", "max_length", "batch_size", "lp_steps", "lora_r"),
-        lambda v: _is_integer(v) and v > 0,
+        lambda v: is_integer(v) and v > 0,
     ),
-    ("an integer ≥ 0", ("seed", "n_monitor"), lambda v: _is_integer(v) and v >= 0),
+    ("an integer ≥ 0", ("seed", "n_monitor"), lambda v: is_integer(v) and v >= 0),
     (
         "a positive number",
         ("epochs", "learning_rate", "lora_alpha", "head_norm"),

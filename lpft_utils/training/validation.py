@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from lpft_utils.common.errors import ParameterError
+from lpft_utils.common.validation import check_labels
 
 
 def check_binary(binary: str) -> None:
@@ -65,18 +66,14 @@ def check_data(
             f"expected features (N, H) and labels (N,) with N, H ≥ 1, got {tuple(features.shape)} and "
             f"{tuple(labels.shape)}"
         )
-    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
-        raise ParameterError(f"labels must be integers, got {labels.dtype}")
     if not bool(torch.isfinite(features).all()):
         bad = (~torch.isfinite(features).all(1)).nonzero().flatten()
         raise ParameterError(
             f"features are not finite in {len(bad)} of {len(features)} examples (first: row {int(bad[0])})"
         )
-    labels = labels.to(device=features.device, dtype=torch.int64)
     if n_classes < 2:
         raise ParameterError(f"n_classes must be at least 2, got {n_classes}")
-    if int(labels.min()) < 0 or int(labels.max()) >= n_classes:
-        raise ParameterError(f"labels must lie in 0 … {n_classes - 1}, got {int(labels.min())} … {int(labels.max())}")
+    labels = torch.as_tensor(check_labels(labels, len(features), n_classes), device=features.device)
     absent = (torch.bincount(labels, minlength=n_classes) == 0).nonzero().flatten().tolist()
     if absent:
         raise ParameterError(
