@@ -116,7 +116,7 @@ def load_split(task: str, data: Path | None, n: int) -> tuple[Split, str]:
         if folder and (Path(folder) / task / "train.jsonl").is_file():
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # overlaps between splits do not matter here
-                split = load_task(task, "files", data_dir=folder).split("train")
+                split = load_task(task, data_dir=folder).split("train")
             return split.take(np.sort(rng.permutation(len(split))[:n])), "the real task"
     if data is not None:
         sys.exit(f"no {task}/train.jsonl in {data}")

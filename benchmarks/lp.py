@@ -78,7 +78,7 @@ def load_texts(data: Path | None, n: int) -> tuple[list[str], np.ndarray, str]:
     """SST-5 if it is there, else as many generated reviews."""
     for folder in (data, os.environ.get("LPFT_DATA"), ROOT.parent / "shared" / "data"):
         if folder and (Path(folder) / "sst5_3way" / "train.jsonl").is_file():
-            split = load_task("sst5_3way", "files", data_dir=folder).split("train")
+            split = load_task("sst5_3way", data_dir=folder).split("train")
             source = "SST-5, three classes"
             break
     else:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -13,6 +14,34 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from lpft_utils.common.errors import KernelError
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A place to write a file or folder, which is renamed to `path` when complete.
+
+    If the block raises or is interrupted, nothing of it is left and what was at `path` is still there.
+
+    Args:
+        path: Where the file or folder belongs; its parents are created, what is there is replaced.
+
+    Yields:
+        The place to write to, of the same name (and so of the same ending), on the same file system.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=".partial-", dir=path.parent) as folder:
+        partial, old = Path(folder, path.name), Path(folder, f"{path.name}.old")
+        yield partial
+        if not (partial.is_dir() and path.is_dir()):
+            partial.replace(path)
+            return
+        path.replace(old)  # a folder takes the place of none but an empty folder
+        try:
+            partial.replace(path)
+        except BaseException:
+            old.replace(path)
+            raise
 
 
 @torch.no_grad()
@@ -26,12 +55,9 @@ def weights_fingerprint(model: nn.Module) -> str:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: dict[str, str]) -> None:
-    """Write a safetensors file beside its place and rename it when complete."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    save_file({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, partial, header)
-    partial.replace(path)
+    """Write a safetensors file, whole or not at all."""
+    with whole(path) as partial:
+        save_file({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, partial, header)
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

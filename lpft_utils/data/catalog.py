@@ -20,8 +20,7 @@ class TaskInfo:
         template: One or two format strings over the columns, such as `("{premise}", "{hypothesis}")`.
         rule: `"cut"`: train is cut 9:1 in order into train and validation, the public validation set is the test set;
             `"published"`: train, validation and test as published; `"test"`: published as a test set only.
-        hub_id: Data set on the Hugging Face Hub, or None where there is none that fits.
-        hub_config: Configuration within `hub_id`.
+        hub: Data set on the Hugging Face Hub and its configuration; empty where there is none that fits.
         hub_note: How the Hub's version differs from the published one.
         folders: Folder names under the data folder, in order of preference; the first is the task's name.
         ood: Tasks whose test sets are attached by default.
@@ -33,8 +32,7 @@ class TaskInfo:
     label_names: tuple[str, ...]
     template: tuple[str, ...]
     rule: str = "cut"
-    hub_id: str | None = None
-    hub_config: str | None = None
+    hub: tuple[str, ...] = ()
     hub_note: str = ""
     folders: tuple[str, ...] = ()
     ood: tuple[str, ...] = ()
@@ -71,33 +69,29 @@ def template_columns(template: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(columns)
 
 
-_SUPERGLUE, _GLUE = "aps/super_glue", "nyu-mll/glue"
 _BOOLEAN = ("False", "True")
 _SENTIMENT = ("negative", "positive", "neutral")  # the order of the BOSS suite
+_NLI = ("{premise}", "{hypothesis}")
+_SAME_WORD = "{sentence1} {sentence2} Does {word} have the same meaning in both sentences?"
+
+
+def _glue(name: str, label_names: tuple[str, ...], *template: str, hub: str = "nyu-mll/glue") -> TaskInfo:
+    return TaskInfo(name, label_names, template, hub=(hub, name))
+
+
+def _superglue(name: str, label_names: tuple[str, ...], *template: str) -> TaskInfo:
+    return _glue(name, label_names, *template, hub="aps/super_glue")
+
 
 _PAPER = (
-    TaskInfo(
-        "cb",
-        ("entailment", "contradiction", "neutral"),
-        ("{premise}", "{hypothesis}"),
-        hub_id=_SUPERGLUE,
-        hub_config="cb",
-    ),
-    TaskInfo(
-        "rte", ("entailment", "not_entailment"), ("{premise}", "{hypothesis}"), hub_id=_SUPERGLUE, hub_config="rte"
-    ),
-    TaskInfo("boolq", _BOOLEAN, ("{question}", "{passage}"), hub_id=_SUPERGLUE, hub_config="boolq"),
-    TaskInfo(
-        "wic",
-        _BOOLEAN,
-        ("{sentence1} {sentence2} Does {word} have the same meaning in both sentences?",),
-        hub_id=_SUPERGLUE,
-        hub_config="wic",
-    ),
-    TaskInfo("wsc", _BOOLEAN, ("{span2_text}: {text}", "{span1_text}"), hub_id=_SUPERGLUE, hub_config="wsc"),
-    TaskInfo("cola", ("unacceptable", "acceptable"), ("{sentence}",), hub_id=_GLUE, hub_config="cola"),
-    TaskInfo("mrpc", ("not_equivalent", "equivalent"), ("{sentence1}", "{sentence2}"), hub_id=_GLUE, hub_config="mrpc"),
-    TaskInfo("sst2", ("negative", "positive"), ("{sentence}",), hub_id=_GLUE, hub_config="sst2"),
+    _superglue("cb", ("entailment", "contradiction", "neutral"), *_NLI),
+    _superglue("rte", ("entailment", "not_entailment"), *_NLI),
+    _superglue("boolq", _BOOLEAN, "{question}", "{passage}"),
+    _superglue("wic", _BOOLEAN, _SAME_WORD),
+    _superglue("wsc", _BOOLEAN, "{span2_text}: {text}", "{span1_text}"),
+    _glue("cola", ("unacceptable", "acceptable"), "{sentence}"),
+    _glue("mrpc", ("not_equivalent", "equivalent"), "{sentence1}", "{sentence2}"),
+    _glue("sst2", ("negative", "positive"), "{sentence}"),
     TaskInfo("amazon", _SENTIMENT, ("{text}",), ood=("dynasent", "semeval", "sst5")),
     TaskInfo("dynasent", _SENTIMENT, ("{text}",), rule="test"),
     TaskInfo("semeval", _SENTIMENT, ("{text}",), rule="test", folders=("semeval", "semeval_3way")),
@@ -107,7 +101,7 @@ _PAPER = (
         ("BACKGROUND", "CONCLUSIONS", "METHODS", "OBJECTIVE", "RESULTS"),  # alphabetical in the reference code
         ("{text}",),
         rule="published",
-        hub_id="armanc/pubmed-rct20k",
+        hub=("armanc/pubmed-rct20k",),
         hub_note="the version cleaned by Jin & Szolovits (2018), a few per cent smaller than the published files",
         folders=("pubmed", "pubmed20k", "PubMed_20k_RCT_numbers_replaced_with_at_sign"),
         lower=True,

@@ -1,7 +1,7 @@
-"""From rows to examples: columns, input template and labels, with errors that name file and line."""
+"""From rows to examples: columns, input template and labels; one error names every row that is bad."""
 
 import json
-import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,18 +11,20 @@ from lpft_utils.data.catalog import TaskInfo
 from lpft_utils.data.examples import Split
 from lpft_utils.data.readers import Table
 
+SHOWN = 10  # bad rows that an error quotes
+
 
 def unlabelled(table: Table, info: TaskInfo) -> bool:
-    """Return whether no row has a label (absent, or -1 as on the Hub)."""
+    """Return whether there are rows and none has a label (absent, or -1 as on the Hub)."""
     column = _find_column(table, info.label_column)
-    return column is None or all(str(row.get(column)) in ("-1", "None") for row in table.rows)
+    return len(table.frame) > 0 and (column is None or table.frame[column].map(str).isin(["-1", "None", "nan"]).all())
 
 
 def _find_column(table: Table, wanted: str) -> str | None:
     """Return the table's column of that name; capitals do not matter (BOSS writes Text, Label)."""
-    if wanted in table.columns:
+    if wanted in table.frame:
         return wanted
-    same = [column for column in table.columns if str(column).casefold() == wanted.casefold()]
+    same = [column for column in table.frame if str(column).casefold() == wanted.casefold()]
     return same[0] if len(same) == 1 else None
 
 
@@ -39,44 +41,54 @@ def to_split(table: Table, info: TaskInfo) -> Split:
     Raises:
         TaskError: If there is no row, a column or value is missing, a text is empty, or a label is not in the list.
     """
-    if not table.rows:
-        raise TaskError(f"{table.origin} is empty: expected at least one labelled example.")
-    columns = {}
-    for wanted in (*info.columns, info.label_column):
-        column = _find_column(table, wanted)
+    if table.frame.empty:
+        nothing = f"{table.origin} is empty: expected at least one labelled example."
+        raise TaskError(_list_bad(table, table.bad) if table.bad else nothing)
+    names = {wanted: _find_column(table, wanted) for wanted in (*info.columns, info.label_column)}
+    for wanted, column in names.items():
         if column is None:
-            raise TaskError(f"{table.origin}: missing column {wanted!r}; found {table.columns}.")
-        columns[wanted] = column
-    label_column = columns.pop(info.label_column) if info.label_column not in info.columns else info.label_column
-    texts, labels = [], []
-    for i, row in enumerate(table.rows):
-        values = {}
-        for wanted, column in columns.items():
-            value = row.get(column)
-            if value is None or value != value:  # absent in this row (NaN in tables)
-                raise TaskError(f"{table.at(i)}: no value for column {column!r}.")
-            values[wanted] = value.lower() if info.lower and isinstance(value, str) else value
-            if not str(value).strip():
-                raise TaskError(f"{table.at(i)}: empty text in column {column!r}. Remove or repair the row.")
-        texts.append(tuple(segment.format_map(values) for segment in info.template))
-        labels.append(_to_label(row.get(label_column), info.label_names, table, i))
-    return Split(tuple(texts), np.array(labels, dtype=np.int64))
+            raise TaskError(f"{table.origin}: missing column {wanted!r}; found {list(table.frame)}.")
+    bad = dict(table.bad)
+    texts = table.frame[[names[wanted] for wanted in info.columns]]
+    for column in texts:
+        absent = texts[column].isna()
+        empty = texts[column].map(str).str.strip() == ""
+        bad |= {n: f"no value for column {column!r}" for n in texts.index[absent]}
+        bad |= {n: f"empty text in column {column!r}; remove or repair the row" for n in texts.index[empty & ~absent]}
+    given = table.frame[names[info.label_column]]
+    labels = given.map(_class_index(info.label_names))
+    allowed = ", ".join(f"{index} ({name})" for index, name in enumerate(info.label_names))
+    for n, value in given[labels < 0].items():
+        shown = "null" if value != value else json.dumps(value, default=str)
+        bad.setdefault(n, f"label {shown} is not in the list; expected one of: {allowed}")
+    if bad:
+        raise TaskError(_list_bad(table, bad))
+    if info.lower:
+        texts = texts.map(lambda value: value.lower() if isinstance(value, str) else value)
+    rows = texts.set_axis(list(info.columns), axis=1).to_dict("records")
+    return Split(
+        tuple(tuple(t.format_map(row) for t in info.template) for row in rows), labels.to_numpy(dtype=np.int64)
+    )
 
 
-def _to_label(value: Any, names: tuple[str, ...], table: Table, i: int) -> int:
-    """Return the class index of a label given as integer, digits, or name (capitals do not matter)."""
-    text = str(value).strip()
-    if text in names:
-        return names.index(text)
-    folded = [name.casefold() for name in names]
-    if text.casefold() in folded:
-        return folded.index(text.casefold())
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
-    if number in range(len(names)):
-        return int(number)
-    allowed = ", ".join(f"{index} ({name})" for index, name in enumerate(names))
-    shown = json.dumps(value, default=str)
-    raise TaskError(f"{table.at(i)}: label {shown} is not in the list. Expected one of: {allowed}.")
+def _list_bad(table: Table, bad: Mapping[int, str]) -> str:
+    """One line for each of the first bad rows, and how many more there are."""
+    lines = [f"{table.origin}, {table.unit} {number}: {bad[number]}." for number in sorted(bad)]
+    more = [f"… and {len(lines) - SHOWN} more bad rows."] if len(lines) > SHOWN else []
+    return "\n".join(lines[:SHOWN] + more)
+
+
+def _class_index(names: tuple[str, ...]) -> Callable[[Any], int]:
+    """Function from a label to its class index, or -1: a name (capitals do not matter), otherwise the index itself."""
+    exact = {name: index for index, name in enumerate(names)}
+    folded = {name.casefold(): index for name, index in reversed(exact.items())}
+    numbers = {form: index for index in range(len(names)) for form in (str(index), f"{index}.0")}
+    if any(numbers.get(name, index) != index for name, index in exact.items()):
+        numbers = {}  # where the names are numbers, such as 1 to 5 stars, a label is a name
+    known = numbers | folded
+
+    def index_of(value: Any) -> int:
+        text = str(value).strip()
+        return exact.get(text, known.get(text.casefold(), -1))
+
+    return index_of

@@ -51,6 +51,8 @@ class Task:
             Tasks that were published as test sets (DynaSent, SemEval, SST-5 of BOSS) may hold `"test"` alone.
         source: Where the data came from and how they were split, as text for the reader.
         synthetic: Whether the texts were generated rather than written by people.
+        test_is_validation: Whether `"test"` is the published validation set, because there is no labelled test set. To
+            be said wherever "test" is printed.
     """
 
     name: str
@@ -58,6 +60,7 @@ class Task:
     splits: dict[str, Split] = field(repr=False)
     source: str
     synthetic: bool = False
+    test_is_validation: bool = False
 
     @property
     def n_classes(self) -> int:

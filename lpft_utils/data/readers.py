@@ -1,12 +1,14 @@
-"""Reading rows: JSON lines, JSON, Parquet, CSV, TSV, PubMed's text format, and the Hugging Face Hub.
+"""Reading rows: JSON lines, Parquet, CSV, TSV, PubMed's text format, and the Hugging Face Hub.
 
-Every reader returns a `Table` that knows where each row came from, so that a later error can name file and line.
+Every reader returns a `Table`: one data frame whose index says where in the file each row stands. Rows that cannot be
+read are kept as a list, so that one error can name them all.
 """
 
+import csv
 import io
 import json
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,24 +27,23 @@ class Table:
     """Rows of one split and where they came from.
 
     Attributes:
-        rows: Column name to value, one dict a row.
-        columns: All column names.
+        frame: The rows that could be read, a `pandas.DataFrame`; the index is each row's number in `origin`.
         origin: File or Hub split, for messages.
-        numbers: Number of each row within the origin.
-        unit: What `numbers` counts, `"line"` or `"row"` (both from 1).
+        unit: What the index counts, `"line"` or `"row"` (both from 1).
+        bad: What is wrong with the other rows, by number.
         notes: What was left out while reading, for the task's `source`.
     """
 
-    rows: list[dict[str, Any]]
-    columns: list[str]
+    frame: Any
     origin: str
-    numbers: Sequence[int]
-    unit: str = "line"
+    unit: str = "row"
+    bad: dict[int, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
-    def at(self, i: int) -> str:
-        """Return "file, line n" of row i (from 0)."""
-        return f"{self.origin}, {self.unit} {self.numbers[i]}"
+
+def _table(rows: Mapping[int, Mapping[str, Any]], path: Path, unit: str, bad: dict[int, str]) -> Table:
+    """A table of rows by number; values keep their types."""
+    return Table(pd.DataFrame(list(rows.values()), index=list(rows), dtype=object), str(path), unit, bad)
 
 
 def read_text(path: Path) -> str:
@@ -89,96 +90,78 @@ def read_json(path: Path) -> Any:
         raise TaskError(f"{path}, line {error.lineno}: not valid JSON ({error.msg}).") from error
 
 
-def _read_json_rows(path: Path) -> Table:
-    text = read_text(path)
-    if path.suffix == ".json" and text.lstrip().startswith("["):
-        rows, numbers, unit = read_json(path), None, "row"
-    else:
-        rows, lines, unit = [], [], "line"
-        for number, line in enumerate(text.split("\n"), start=1):  # not splitlines(): texts may hold U+2028
-            if not line.strip():
-                continue
-            try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError as error:
-                raise TaskError(
-                    f"{path}, line {number}: not valid JSON ({error.msg}). Each line must be one JSON object."
-                ) from error
-            lines.append(number)
-        numbers = lines
-    numbers = numbers if numbers is not None else range(1, len(rows) + 1)
-    for number, row in zip(numbers, rows, strict=True):
-        if not isinstance(row, dict):
-            raise TaskError(f"{path}, {unit} {number}: expected a JSON object, got {json.dumps(row)[:60]}.")
-    columns = list(dict.fromkeys(column for row in rows for column in row))
-    return Table(rows, columns, str(path), numbers, unit)
+def _read_json_lines(path: Path) -> Table:
+    rows, bad = {}, {}
+    for number, line in enumerate(read_text(path).split("\n"), start=1):  # not splitlines(): texts may hold U+2028
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            bad[number] = f"not valid JSON ({error.msg}); each line must be one JSON object"
+            continue
+        if isinstance(row, dict):
+            rows[number] = row
+        else:
+            bad[number] = f"expected a JSON object, got {json.dumps(row)[:60]}"
+    return _table(rows, path, "line", bad)
 
 
-def _read_parquet(path: Path) -> Table:
+def _read_parquet(path: Path, *shards: Path) -> Table:
     try:
-        table = pyarrow.parquet.read_table(path)
+        rows = pyarrow.parquet.read_table([path, *shards]).to_pylist()
     except (pyarrow.ArrowException, OSError) as error:
         raise TaskError(f"{path} is not a readable Parquet file: {error}") from error
-    return Table(table.to_pylist(), table.column_names, str(path), range(1, len(table) + 1), "row")
+    return _table(dict(enumerate(rows, start=1)), path, "row", {})
 
 
 def _read_delimited(path: Path) -> Table:
     # CSV quoting also for TSV: BOSS writes its files with pandas.DataFrame.to_csv(sep="\t").
-    text = read_text(path)
-    if not text.strip():
-        return Table([], [], str(path), [], "row")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", pd.errors.ParserWarning)  # else surplus fields are dropped silently
-            frame = pd.read_csv(
-                io.StringIO(text),
-                sep="\t" if path.suffix == ".tsv" else ",",
-                dtype=str,
-                keep_default_na=False,  # "NA" and "None" are texts
-                index_col=False,
-            )
-    except (pd.errors.ParserError, pd.errors.ParserWarning) as error:
-        raise TaskError(
-            f"{path} does not parse: {error}. Put texts with separators or quotes in double quotes."
-        ) from error
-    rows = frame.to_dict("records")
-    table = Table(rows, list(frame.columns), str(path), range(1, len(rows) + 1), "row")
-    return _drop_unusable_boss_rows(table) if table.columns == ["Text", "Label"] else table
+    lines = io.StringIO(read_text(path), newline="")
+    reader = csv.reader(lines, delimiter="\t" if path.suffix == ".tsv" else ",", strict=True)
+    header, rows, bad = next(reader, []), {}, {}
+    while True:
+        number = reader.line_num + 1  # a quoted text may go on for several lines
+        try:
+            fields = next(reader)
+        except StopIteration:
+            break
+        except csv.Error as error:
+            bad[number] = f"does not parse ({error}); put texts with separators or quotes in double quotes"
+            continue
+        if fields and len(fields) != len(header):
+            bad[number] = f"expected {len(header)} fields, as in the first line, got {len(fields)}"
+        elif fields:
+            rows[number] = dict(zip(header, fields, strict=True))
+    table = _table(rows, path, "line", bad)
+    return _drop_unusable_boss_rows(table) if header == ["Text", "Label"] and rows else table
 
 
 def _drop_unusable_boss_rows(table: Table) -> Table:
     """Leave out BOSS rows without text or label, as the paper's reference code does."""
-    good = [
-        i
-        for i, row in enumerate(table.rows)
-        if str(row["Text"]).strip() and str(row["Label"]).strip() not in ("", "nan")
-    ]
-    dropped = len(table.rows) - len(good)
-    if dropped:
+    stripped = table.frame.map(str.strip)
+    good = (stripped["Text"] != "") & ~stripped["Label"].isin(["", "nan"])
+    if dropped := int((~good).sum()):
         table.notes.append(f"{dropped} rows of {Path(table.origin).name} without text or label left out")
         warnings.warn(f"{table.origin}: left out {dropped} rows without text or label.", stacklevel=2)
-    numbers = [table.numbers[i] for i in good]
-    return Table([table.rows[i] for i in good], table.columns, table.origin, numbers, "row", table.notes)
+        table.frame = table.frame[good]
+    return table
 
 
 def _read_pubmed(path: Path) -> Table:
     """Read PubMed RCT as published: `###id`, then `LABEL<tab>sentence` lines, then an empty line."""
-    rows, numbers = [], []
+    rows, bad = {}, {}
     for number, line in enumerate(read_text(path).split("\n"), start=1):
-        line = line.rstrip("\r")
-        if not line.strip() or line.startswith("###"):
-            continue
-        label, tab, text = line.partition("\t")
-        if not tab:
-            raise TaskError(f"{path}, line {number}: expected 'LABEL<tab>sentence' or '###id', got {line[:60]!r}.")
-        rows.append({"label": label, "text": text})
-        numbers.append(number)
-    return Table(rows, ["label", "text"], str(path), numbers)
+        label, tab, text = line.rstrip("\r").partition("\t")
+        if tab:
+            rows[number] = {"label": label, "text": text}
+        elif line.strip() and not line.startswith("###"):
+            bad[number] = f"expected 'LABEL<tab>sentence' or '###id', got {line[:60]!r}"
+    return _table(rows, path, "line", bad)
 
 
 READERS: dict[str, Callable[[Path], Table]] = {
-    ".jsonl": _read_json_rows,
-    ".json": _read_json_rows,
+    ".jsonl": _read_json_lines,
     ".parquet": _read_parquet,
     ".csv": _read_delimited,
     ".tsv": _read_delimited,
@@ -207,11 +190,7 @@ def read_split(folder: Path, split: str) -> Table | None:
     if found:
         return READERS[found[0].suffix](found[0])
     shards = sorted(path for stem in stems for path in folder.glob(f"{stem}-*-of-*.parquet"))
-    if not shards:
-        return None
-    tables = [_read_parquet(path) for path in shards]
-    rows = [row for table in tables for row in table.rows]
-    return Table(rows, tables[0].columns, str(folder / f"{stems[0]}-*.parquet"), range(1, len(rows) + 1), "row")
+    return _read_parquet(*shards) if shards else None
 
 
 def ood_names(folder: Path) -> list[str]:
@@ -219,12 +198,11 @@ def ood_names(folder: Path) -> list[str]:
     return sorted({path.stem for path in folder.glob("ood_*") if path.suffix in READERS})
 
 
-def read_hub(hub_id: str, config: str | None, split: str, task: str) -> Table:
+def read_hub(hub: Sequence[str], split: str, task: str) -> Table:
     """Read one split of a data set of the Hugging Face Hub; no code of the data set is run.
 
     Args:
-        hub_id: Data set, such as `"aps/super_glue"`.
-        config: Configuration, such as `"rte"`.
+        hub: Data set and configuration, such as `("aps/super_glue", "rte")`.
         split: Split on the Hub.
         task: The task's name, for the message.
 
@@ -236,9 +214,9 @@ def read_hub(hub_id: str, config: str | None, split: str, task: str) -> Table:
     """
     import datasets  # a second of import time that the other sources do not need
 
-    where = "/".join(part for part in (hub_id, config) if part)
+    where = "/".join(hub)
     try:
-        data = datasets.load_dataset(hub_id, config, split=split)
+        data = datasets.load_dataset(*hub, split=split)
     except Exception as error:  # many libraries deep: requests, httpx, huggingface_hub and datasets raise their own
         reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
         raise TaskError(
@@ -246,10 +224,10 @@ def read_hub(hub_id: str, config: str | None, split: str, task: str) -> Table:
             f"built-in task (task 'builtin'), or put the files into a folder {task}/ under a data folder and set "
             "LPFT_DATA to it."
         ) from error
-    rows = [dict(row) for row in data]
+    frame: Any = data.to_pandas()
+    frame = frame.astype(object).set_index(pd.RangeIndex(1, len(data) + 1))
     for column, feature in data.features.items():
         if isinstance(feature, datasets.ClassLabel):
-            for row in rows:
-                value = row[column]
-                row[column] = feature.int2str(value) if value is not None and value >= 0 else value
-    return Table(rows, list(data.column_names), f"Hub {where}, split {split}", range(1, len(rows) + 1), "row")
+            names = dict(enumerate(feature.names))
+            frame[column] = frame[column].map(lambda value, names=names: names.get(value, value))
+    return Table(frame, f"Hub {where}, split {split}")

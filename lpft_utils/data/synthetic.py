@@ -12,6 +12,7 @@ other nouns, other judging words and other phrasings (`builtin_words`): the mean
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TypeVar
 
 import numpy as np
@@ -51,6 +52,7 @@ class Mix:
 DEFAULT_MIX = Mix()
 
 
+@lru_cache(maxsize=4)  # a chapter asks for the same texts once for every run that it reads
 def generate(
     seed: int = 0,
     label_noise: float = 0.0,

@@ -14,52 +14,31 @@ import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from lpft_utils.common.errors import TaskError
+from lpft_utils.data import synthetic
 from lpft_utils.data.catalog import PAPER_TASKS, TASKS, TaskInfo, template_columns
 from lpft_utils.data.conversion import to_split, unlabelled
 from lpft_utils.data.examples import Split, Task, subsample
 from lpft_utils.data.readers import Table, ood_names, read_hub, read_json, read_split
 
-__all__ = ["PAPER_TASKS", "TASKS", "Split", "Task", "TaskInfo", "list_tasks", "load_task", "subsample"]
-
-SOURCES = (None, "builtin", "hub", "files")
-
-
-def list_tasks() -> list[TaskInfo]:
-    """Return what is known about every task that has a name here: the built-in one, then the paper's 13."""
-    return list(TASKS.values())
-
-
-@lru_cache(maxsize=4)
-def _generate(**options: Any) -> Task:
-    """The built-in task; a chapter asks for the same texts once for every run that it reads."""
-    from lpft_utils.data.synthetic import generate
-
-    return generate(**options)
+__all__ = ["PAPER_TASKS", "TASKS", "Split", "Task", "TaskInfo", "load_task", "subsample"]
 
 
 def load_task(
-    name: str,
-    source: str | None = None,
-    *,
-    ood: Sequence[str] | None = None,
-    data_dir: str | Path | None = None,
-    **options: Any,
+    name: str, *, ood: str | Sequence[str] | None = None, data_dir: str | Path | None = None, **options: Any
 ) -> Task:
-    """Load a task with its splits.
+    """Load a task with its splits: the built-in one is generated, others come from files or otherwise from the Hub.
 
     Args:
-        name: A name of `list_tasks()`, a folder under the data folder that has a `dataset.json`, or a path to one.
-        source: `"builtin"`, `"hub"`, `"files"`, or None: the generator for `"builtin"`, else files where there are
-            some, else the Hub.
-        ood: Other tasks whose test sets are attached as `ood_<name>`; their label names must be the same. None: the
-            task's own (Amazon: DynaSent, SemEval, SST-5; those without files are left out with a warning).
+        name: A name of `TASKS`, a folder under the data folder that has a `dataset.json`, or a path to one.
+        ood: Other tasks, or the name of one, whose test sets are attached as `ood_<name>`; their label names must be
+            the same. None: the task's own (Amazon: DynaSent, SemEval, SST-5; those without files are left out with a
+            warning).
         data_dir: Folder with one folder per task; default: the environment variable `LPFT_DATA`.
-        **options: Arguments of `builtin_task.generate` (built-in task only), such as `seed` or `label_noise`.
+        **options: Arguments of `synthetic.generate` (built-in task only), such as `seed` or `label_noise`.
 
     Returns:
         The task.
@@ -67,22 +46,18 @@ def load_task(
     Raises:
         TaskError: If the task is unknown or its data cannot be used as they are.
     """
-    if source not in SOURCES:
-        raise TaskError(f"source must be one of {SOURCES}, got {source!r}.")
     data_folder = _data_folder(data_dir)
-    if source == "builtin" or (name == "builtin" and source is None):
-        if name != "builtin":
-            raise TaskError(f"Only the task 'builtin' can be generated, not {name!r}.")
-        task = _generate(**options)
+    if name == "builtin":
+        task = synthetic.generate(**options)
+    elif options:
+        raise TaskError(f"Options {sorted(options)} belong to the built-in task; {name!r} takes none.")
     else:
-        if options:
-            raise TaskError(f"Options {sorted(options)} belong to the built-in task; {name!r} takes none.")
-        task = _load(name, source, data_folder)
-    wanted = TASKS[name].ood if ood is None and name in TASKS else tuple(ood or ())
+        task = _load(name, data_folder)
+    wanted = [ood] if isinstance(ood, str) else TASKS[name].ood if ood is None and name in TASKS else ood
     splits, sources = dict(task.splits), [task.source]
-    for other in wanted:
+    for other in wanted or ():
         try:
-            shifted = load_task(other, None if source == "builtin" else source, ood=(), data_dir=data_folder)
+            shifted = load_task(other, ood=(), data_dir=data_folder)
         except TaskError as error:
             if ood is not None:
                 raise
@@ -102,41 +77,32 @@ def load_task(
 
 def _data_folder(data_dir: str | Path | None) -> Path | None:
     given = data_dir or os.environ.get("LPFT_DATA")
-    if not given:
-        return None
-    folder = Path(given).expanduser()
-    if not folder.is_dir():
-        origin = "data_dir" if data_dir else "LPFT_DATA"
-        raise TaskError(f"{origin} is {str(given)!r}, which is not a folder.")
-    return folder
+    if given and not Path(given).expanduser().is_dir():
+        raise TaskError(f"{'data_dir' if data_dir else 'LPFT_DATA'} is {str(given)!r}, which is not a folder.")
+    return Path(given).expanduser() if given else None
 
 
-def _load(name: str, source: str | None, data_folder: Path | None) -> Task:
-    info = TASKS.get(name) if name != "builtin" else None
-    folder = _find_folder(name, info, data_folder) if source != "hub" else None
-    if folder is not None:
-        return _from_folder(name, info, folder)
+def _load(name: str, data_folder: Path | None) -> Task:
+    info = TASKS.get(name)
+    names = (info.folders or (name,)) if info else (name,)
+    folders = [data_folder / folder for folder in names] if data_folder and name else []
+    if not info and name and Path(name, "dataset.json").expanduser().is_file():
+        folders.append(Path(name).expanduser())
+    for folder in folders:
+        if folder.is_dir():
+            return _from_folder(name, info, folder)
     if info is None:
         raise TaskError(_unknown_message(name, data_folder))
-    if source == "files" or info.hub_id is None:
-        why = "" if source == "files" else f"{name!r} is not on the Hub in this form. "
+    if not info.hub:
         looked = f"no such folder in {data_folder}" if data_folder else "LPFT_DATA is not set"
         raise TaskError(
-            f"{why}Expected files in a folder {' or '.join(info.folders or (name,))}/ under the data folder, but "
-            f"{looked}. Put train, validation, test (.jsonl, .parquet, .csv or .tsv) there and set LPFT_DATA, or use "
-            "the built-in task (task 'builtin')."
+            f"{name!r} is not on the Hub in this form. Expected files in a folder {' or '.join(names)}/ under the data "
+            f"folder, but {looked}. Put train, validation, test (.jsonl, .parquet, .csv or .tsv) there and set "
+            "LPFT_DATA, or use the built-in task (task 'builtin')."
         )
-    return _from_hub(info)
-
-
-def _find_folder(name: str, info: TaskInfo | None, data_folder: Path | None) -> Path | None:
-    if data_folder is not None:
-        for folder in info.folders or (name,) if info else (name,):
-            if name and (data_folder / folder).is_dir():
-                return data_folder / folder
-    if info is None and name and (Path(name).expanduser() / "dataset.json").is_file():
-        return Path(name).expanduser()
-    return None
+    wanted = ("train", "validation") if info.rule == "cut" else ("train", "validation", "test")
+    tables = {split: read_hub(info.hub, split, name) for split in wanted}
+    return _build(info, tables, f"Hub {'/'.join(info.hub)}", [info.hub_note] if info.hub_note else [])
 
 
 def _unknown_message(name: str, data_folder: Path | None) -> str:
@@ -151,29 +117,33 @@ def _unknown_message(name: str, data_folder: Path | None) -> str:
 
 
 def _from_folder(name: str, info: TaskInfo | None, folder: Path) -> Task:
-    description = read_json(folder / "dataset.json") if (folder / "dataset.json").is_file() else None
-    if description is not None and not isinstance(description, dict):
-        raise TaskError(f"{folder / 'dataset.json'}: expected a JSON object, got {type(description).__name__}.")
+    path, own = folder / "dataset.json", info is None
+    description = read_json(path) if path.is_file() else {}
+    if not isinstance(description, dict):
+        raise TaskError(f"{path}: expected a JSON object, got {type(description).__name__}.")
     if info is None:
-        if description is None:
+        if not description:
             raise TaskError(
                 f"{folder} has no dataset.json. It must say at least "
                 '{"label_names": ["no", "yes"], "columns": ["text", "label"]}.'
             )
-        info = _own_info(name, folder / "dataset.json", description)
-    elif description is not None and tuple(description.get("label_names", info.label_names)) != info.label_names:
+        info = _own_info(name, path, description)
+    elif tuple(description.get("label_names", info.label_names)) != info.label_names:
         raise TaskError(
-            f"{folder / 'dataset.json'}: label_names of {info.name!r} must be {list(info.label_names)} in this order, "
+            f"{path}: label_names of {info.name!r} must be {list(info.label_names)} in this order, "
             f"got {description['label_names']}."
         )
     names = ["train", "validation", "test", *ood_names(folder)]
     tables = {split: table for split in names if (table := read_split(folder, split)) is not None}
     if not tables:
-        raise TaskError(
-            f"{folder} has no train, validation or test file (.jsonl, .json, .parquet, .csv, .tsv or .txt)."
-        )
+        raise TaskError(f"{folder} has no train, validation or test file (.jsonl, .parquet, .csv, .tsv or .txt).")
     notes = []
-    if info.rule == "cut" and "test" in tables and "validation" in tables and unlabelled(tables["test"], info):
+    if "test" in tables and unlabelled(tables["test"], info):
+        if own or not info.hub or "validation" not in tables:
+            raise TaskError(
+                f"{tables['test'].origin}: expected labels in column {info.label_column!r}, found none. Label these "
+                "texts, or remove the file: the validation set is then the test set."
+            )
         del tables["test"]  # as on the Hub, where the labels of GLUE's test sets are withheld
         notes.append("unlabelled test file not used")
     return _build(info, tables, f"files in {folder.name}/", notes)
@@ -184,60 +154,56 @@ def _own_info(name: str, path: Path, description: dict[str, Any]) -> TaskInfo:
     if not isinstance(labels, list) or len(set(map(str, labels))) != len(labels) or len(labels) < 2:
         raise TaskError(f"{path}: label_names must be a list of at least two different names, got {labels!r}.")
     label_column = description.get("label_column", "label")
-    template = description.get("template")
-    if template is None:
-        columns = description.get("text_columns")
-        if columns is None:
-            columns = [c for c in description.get("columns", []) if c not in (label_column, "idx", "id")]
-        if not isinstance(columns, list) or len(columns) not in (1, 2):
-            raise TaskError(
-                f"{path}: expected one or two text columns, got {columns!r}. Name them in text_columns, or write a "
-                'template such as "{title}: {body}" (a list of two for sentence pairs).'
-            )
-        template = ["{" + str(column) + "}" for column in columns]
+    columns = [c for c in description.get("columns", []) if c not in (label_column, "idx", "id")]
+    columns = description.get("text_columns", columns)
+    template = description.get("template", [f"{{{column}}}" for column in columns])
     template = [template] if isinstance(template, str) else template
     if not isinstance(template, list) or len(template) not in (1, 2) or not all(isinstance(t, str) for t in template):
-        raise TaskError(f"{path}: template must be a string or a list of one or two strings, got {template!r}.")
+        raise TaskError(
+            f"{path}: expected one or two text columns, got {template!r}. Name them in text_columns, or write a "
+            'template such as "{title}: {body}" (a list of two for sentence pairs).'
+        )
     template_columns(tuple(template))  # raises where it does not parse
     task_name = str(description.get("name") or Path(name).name)
     return TaskInfo(task_name, tuple(map(str, labels)), tuple(template), label_column=label_column)
 
 
-def _from_hub(info: TaskInfo) -> Task:
-    assert info.hub_id is not None
-    wanted = ("train", "validation") if info.rule == "cut" else ("train", "validation", "test")
-    tables = {split: read_hub(info.hub_id, info.hub_config, split, info.name) for split in wanted}
-    origin = "Hub " + "/".join(part for part in (info.hub_id, info.hub_config) if part)
-    return _build(info, tables, origin, [info.hub_note] if info.hub_note else [])
-
-
 def _build(info: TaskInfo, tables: dict[str, Table], origin: str, notes: list[str]) -> Task:
-    splits = {name: to_split(table, info) for name, table in tables.items()}
+    where = f"Task {info.name!r} ({origin})"
+    splits, problems = {}, []
+    for name, table in tables.items():
+        try:
+            splits[name] = to_split(table, info)
+        except TaskError as error:
+            problems.append(str(error))
+    if problems:
+        raise TaskError("\n".join(problems))
     notes = [*notes, *(note for table in tables.values() for note in table.notes)]
+    test_is_validation = False
     if "train" not in splits:
         if info.rule != "test" or "test" not in splits:
-            raise TaskError(f"Task {info.name!r} ({origin}): expected a train split, found {sorted(splits)}.")
+            raise TaskError(f"{where}: expected a train split, found {sorted(splits)}.")
         notes.append("test set only, as in the paper")
-    elif "validation" not in splits or "test" not in splits:
-        if "validation" not in splits and "test" not in splits:
-            raise TaskError(f"Task {info.name!r} ({origin}): expected validation or test beside train, found neither.")
-        if "test" not in splits:
-            splits["test"] = splits.pop("validation")
-            notes.append("train cut 9:1 in order into train and validation, the public validation set is the test set")
-        else:
-            notes.append("train cut 9:1 in order into train and validation")
-        n = len(splits["train"])
-        n_validation = math.ceil(n / 10)  # rounds as datasets.train_test_split(test_size=0.1, shuffle=False)
-        if n_validation == n:
-            raise TaskError(f"Task {info.name!r} ({origin}): {n} training example(s) are too few to cut 9:1.")
-        train = splits["train"]
-        splits["train"] = train.take(range(n - n_validation))
-        splits["validation"] = train.take(range(n - n_validation, n))
-    else:
+    elif "validation" in splits and "test" in splits:
         notes.append("train, validation and test as given")
+    else:
+        cut = "train cut 9:1 in order into train and validation"
+        if "test" not in splits:
+            if "validation" not in splits:
+                raise TaskError(f"{where}: expected validation or test beside train, found neither.")
+            splits["test"] = splits.pop("validation")
+            test_is_validation = True
+            cut += ", the public validation set is the test set"
+        notes.append(cut)
+        train = splits["train"]
+        n = len(train) - math.ceil(len(train) / 10)  # as datasets.train_test_split(test_size=0.1, shuffle=False)
+        if n == 0:
+            raise TaskError(f"{where}: {len(train)} training example(s) are too few to cut 9:1.")
+        splits["train"], splits["validation"] = train.take(range(n)), train.take(range(n, len(train)))
     order = ("train", "validation", "test", *sorted(name for name in splits if name.startswith("ood_")))
     splits = {name: splits[name] for name in order if name in splits}
-    return Task(info.name, info.label_names, splits, f"{origin} ({'; '.join(notes)})")
+    source = f"{origin} ({'; '.join(notes)})"
+    return Task(info.name, info.label_names, splits, source, test_is_validation=test_is_validation)
 
 
 def _warn_about_overlap(task: Task) -> None:

@@ -12,10 +12,11 @@ from scipy import special
 from lpft_utils.common.errors import ParameterError
 from lpft_utils.common.validation import check_integer, is_number
 from lpft_utils.figures import svg as core
-from lpft_utils.figures.style import COLORS, LABELS, PALETTE
+from lpft_utils.figures.style import PALETTE
 from lpft_utils.figures.svg import InteractiveFigure
-from lpft_utils.metrics.calibration import BINS, measures, reliability, softmax
-from lpft_utils.metrics.validation import check_bins, check_labels, check_scores
+from lpft_utils.metrics.calibration import BINS, calibration_metrics, reliability, softmax
+from lpft_utils.metrics.validation import check_labels, check_scores
+from lpft_utils.training.methods import METHODS
 
 _DASHES = ("", "6 3", "2 3", "8 3 2 3", "1 2")
 
@@ -142,7 +143,8 @@ def sweep_explorer(
     }
     names = list(dict.fromkeys(name for group in clean.values() for name in group))
     styles = {
-        name: (COLORS.get(name, PALETTE[i % len(PALETTE)]), _DASHES[i % len(_DASHES)]) for i, name in enumerate(names)
+        name: (METHODS[name].color if name in METHODS else PALETTE[i % len(PALETTE)], _DASHES[i % len(_DASHES)])
+        for i, name in enumerate(names)
     }
     across = core.Axis(xs[0], xs[-1], 46, 288, log)
     drawn, heights = [], []
@@ -204,7 +206,7 @@ def temperature_explorer(
         ParameterError: For no sets, bad names, logits or labels, a fitted T that is none or of no set, bounds that do
             not enclose 1, or numbers of bins, examples or digits that are none.
     """
-    check_bins(bins)
+    check_integer("bins", bins)
     check_integer("max_examples", max_examples)
     check_integer("digits", digits, 0, core.MOST_DIGITS)
     if not sets:
@@ -235,7 +237,7 @@ def temperature_explorer(
     f = np.asarray(first["f"]).reshape(len(y), -1)
     p = softmax(f)
     nll = np.mean(special.logsumexp(f, axis=1) - f[np.arange(len(y)), y])  # of p it is ∞ where p_y rounds to 0
-    m = measures(p, y, bins) | {"NLL": float(nll)}
+    m = calibration_metrics(p, y) | {"NLL": float(nll)}
     text = [
         f"{names[0]}, T = 1.00 (N = {len(y)}){first['about']}",
         f"ECE {m['ECE']:.{digits}f}, MCE {m['MCE']:.{digits}f}, NLL {m['NLL']:.{digits}f}",
@@ -264,7 +266,7 @@ def _check_fitted(fitted: Mapping[str, float], names: Sequence[str]) -> None:
 
 
 def _label(name: str) -> str:
-    return LABELS.get(name, name)
+    return METHODS[name].label if name in METHODS else name
 
 
 def _key(name: str, color: str, dash: str) -> str:

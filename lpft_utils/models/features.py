@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import logging
-import uuid
 from pathlib import Path
 
 import datasets
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
+from lpft_utils.common.files import write_tensors
 from lpft_utils.models.classifier import Classifier
 from lpft_utils.models.encoding import Collator
 
@@ -73,9 +73,5 @@ def cached_features(cache: Path | None, key: str, compute) -> Tensor:  # noqa: A
         except Exception as error:  # safetensors raises its own type, OSError or KeyError
             log.warning("%s is damaged (%s); the features are computed again.", path, error)
     phi = compute()
-    cache.mkdir(parents=True, exist_ok=True)
-    # Not from torch's generator: that would move the random numbers of what follows, and equal seeds would collide.
-    temporary = path.with_suffix(f".{uuid.uuid4().hex[:8]}.tmp")
-    save_file({"phi": phi.contiguous()}, temporary)
-    temporary.replace(path)  # whole or not at all
+    write_tensors(path, {"phi": phi}, {})
     return phi

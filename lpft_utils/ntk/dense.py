@@ -64,7 +64,8 @@ def jacobian(
             def f(values: dict[str, Tensor], x: Inputs = x) -> Tensor:
                 return functional_call(phi, values, (x,))[0] @ problem.V.T
 
-            J = jacrev(f)(theta) if theta else {}
+            with sdpa_kernel(SDPBackend.MATH):  # no other attention has a batching rule for its backward pass
+                J = jacrev(f)(theta) if theta else {}
             none = problem.V.new_zeros(len(problem.V), 0)
             out.append(torch.cat([none, *(J[name].flatten(1) for name in theta)], 1).detach())
     return torch.stack(out)

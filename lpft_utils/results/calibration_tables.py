@@ -12,12 +12,12 @@ import pandas as pd
 
 from lpft_utils.common.names import split_label
 from lpft_utils.common.table import Table
-from lpft_utils.figures.style import LABELS
 from lpft_utils.metrics import calibration, recalibration
 from lpft_utils.metrics.intervals import format_interval
-from lpft_utils.metrics.sampling import bootstrap, debiased_ece
+from lpft_utils.metrics.sampling import debiased_ece, ece_interval
 from lpft_utils.runs.store import Run
 from lpft_utils.studies.calibration import diagrams, evaluation_splits, fit_calibrators, temperature_scaled
+from lpft_utils.training.methods import METHODS
 
 
 def error_table(runs: Mapping[str, Sequence[Run]], split: str = "test") -> Table:
@@ -32,8 +32,8 @@ def error_table(runs: Mapping[str, Sequence[Run]], split: str = "test") -> Table
     """
     rows = {}
     for method, group in runs.items():
-        found = [temperature_scaled(stored, split).measures for stored in group]
-        rows[LABELS[method]] = {
+        found = [temperature_scaled(stored, split).metrics for stored in group]
+        rows[METHODS[method].label] = {
             "accuracy": format_interval([before["accuracy"] for before, _ in found], 3),
             **{
                 f"{title}{suffix}": format_interval([pair[i][key] for pair in found], 3)
@@ -60,14 +60,15 @@ def chance_table(runs: Mapping[str, Sequence[Run]], split: str = "test", n_draws
     rows = []
     for method, group in runs.items():
         found = [temperature_scaled(stored, split) for stored in group]
-        for when, name in (("before", LABELS[method]), ("after", f"{LABELS[method]}, TS")):
+        for when, name in (("before", METHODS[method].label), ("after", f"{METHODS[method].label}, TS")):
             p = [getattr(s, when) for s in found]
             errors = [debiased_ece(q, s.labels, n_draws) for q, s in zip(p, found, strict=True)]
+            low, high = ece_interval(p[0], found[0].labels, n_draws)
             above = sum(e.ece > e.chance_high for e in errors)
             rows.append(
                 {
                     "method": name,
-                    "ECE, first seed [bootstrap]": str(bootstrap(p[0], found[0].labels, n_draws=n_draws)),
+                    "ECE, first seed [bootstrap]": f"{errors[0].ece:.3f} [{low:.3f}, {high:.3f}]",
                     "ECE of chance": format_interval([e.chance for e in errors], 3),
                     "ECE − chance": format_interval([e.corrected for e in errors], 3),
                     "seeds above chance": f"{above} of {len(errors)}",
@@ -86,7 +87,7 @@ def count_table(runs: Mapping[str, Run], split: str = "test") -> Table:
     Returns:
         One row a bin, one column a method.
     """
-    found = {LABELS[method]: diagrams([stored], split) for method, stored in runs.items()}
+    found = {METHODS[method].label: diagrams([stored], split) for method, stored in runs.items()}
     edges = next(iter(found.values()))[0].edges
     rows = {
         f"({low:.3f}, {high:.3f}]": {
@@ -116,7 +117,7 @@ def comparison_table(groups: Mapping[str, Sequence[Run]], name: str, split: str 
             "‖V‖": ", ".join(f"{stored.metrics['head_norm']:.3g}" for stored in group),
             "T": ", ".join(f"{s.fit.T:.3g}" for s in found),
             **{
-                f"{key}{suffix}": format_interval([s.measures[i][key] for s in found], 3)
+                f"{key}{suffix}": format_interval([s.metrics[i][key] for s in found], 3)
                 for key, i, suffix in (
                     ("accuracy", 0, ""),
                     ("confidence", 0, ""),
@@ -138,7 +139,7 @@ def recalibration_table(runs: Sequence[Run], measure: str = "ECE") -> Table:
 
     Args:
         runs: Runs of one method, one a seed.
-        measure: A key of `calibration.measures`.
+        measure: A key of `calibration.calibration_metrics`.
 
     Returns:
         One row a recalibration, one column a split; an infinite NLL (a class was given probability 0) is "∞".
@@ -151,7 +152,7 @@ def recalibration_table(runs: Sequence[Run], measure: str = "ECE") -> Table:
             here = fitted | {"temperature fitted on the column": recalibration.fit_temperature(f, y).apply}
             for name, apply in here.items():
                 row = found.setdefault(name, {})
-                row.setdefault(split_label(split), []).append(calibration.measures(apply(f), y)[measure])
+                row.setdefault(split_label(split), []).append(calibration.calibration_metrics(apply(f), y)[measure])
     rows = {
         name: {split: format_interval(v, 3) if np.isfinite(v).all() else "∞" for split, v in row.items()}
         for name, row in found.items()
@@ -179,7 +180,7 @@ def moment_table(runs: Sequence[Run]) -> Table:
         expected = [float((s.after * f).sum(axis=1).mean()) for s, f in zip(found, scores, strict=True)]
         given = [float(f[np.arange(len(f)), s.labels].mean()) for s, f in zip(found, scores, strict=True)]
         rows[split_label(split)] = {
-            "accuracy": format_interval([s.measures[0]["accuracy"] for s in found], 3),
+            "accuracy": format_interval([s.metrics[0]["accuracy"] for s in found], 3),
             "E_p[f] / T": format_interval(expected, 3),
             "f_y / T": format_interval(given, 3),
             "T, validation": ", ".join(f"{s.fit.T:.3g}" for s in found),

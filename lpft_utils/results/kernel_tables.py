@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 
 from lpft_utils.common.table import Table
-from lpft_utils.figures.style import LABELS
 from lpft_utils.kernel_methods.statistics import alignment, effective_rank, frobenius, ft_ratio
 from lpft_utils.studies.initialisation import Initialisation, as_published
+from lpft_utils.training.methods import METHODS
 
 
 def statistics_table(by_seed: Sequence[Mapping[str, Initialisation]]) -> Table:
@@ -37,7 +37,7 @@ def statistics_table(by_seed: Sequence[Mapping[str, Initialisation]]) -> Table:
                 for s, found in zip(here, by_seed, strict=True)
             ]
         ).mean()
-        rows.append({"start": LABELS[method], **mean.map("{:.3g}".format)})
+        rows.append({"start": METHODS[method].label, **mean.map("{:.3g}".format)})
     return Table(pd.DataFrame(rows).set_index("start"))
 
 
@@ -54,7 +54,7 @@ def regression_table(by_seed: Sequence[Mapping[str, Initialisation]]) -> Table:
     rows = []
     for method in by_seed[0]:
         here = [found[method] for found in by_seed]
-        row: dict[str, str] = {"start": LABELS[method]}
+        row: dict[str, str] = {"start": METHODS[method].label}
         for kind in ("ridge", "logistic"):
             for part, label in (("P", "P"), ("K", "P+F")):
                 fits = [(s.regression(part, kind), s) for s in here]

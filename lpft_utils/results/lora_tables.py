@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 
 from lpft_utils.common.table import Table
-from lpft_utils.figures.style import LABELS
 from lpft_utils.kernel_methods.statistics import alignment, frobenius
 from lpft_utils.metrics.intervals import format_interval
 from lpft_utils.ntk.engine import kernel
@@ -19,7 +18,7 @@ from lpft_utils.runs.store import Run
 from lpft_utils.studies.calibration import temperature_scaled
 from lpft_utils.studies.initialisation import examples, initial_model
 from lpft_utils.studies.lora import _share
-from lpft_utils.training.spec import PROBED
+from lpft_utils.training.methods import METHODS
 
 
 def alignment_table(by_seed: Sequence[pd.DataFrame]) -> Table:
@@ -71,7 +70,7 @@ def trained_table(setting: Profile, runs: Mapping[str, Sequence[Run]], *, n: int
                     model = load_model(stored) if when == "end" else initial_model(setting, method, stored.spec.seed)
                     kernel(model, few.inputs, groups=lambda k: "A" if "lora_A" in k else "B", folder=path.parent)
             found[when] = load_kernel(path)
-        rows[LABELS[method]] = {
+        rows[METHODS[method].label] = {
             "‖F‖, start": f"{frobenius(found['start'].F):.3g}",
             "‖F‖, end": f"{frobenius(found['end'].F):.3g}",
             "share of A, start": f"{_share(found['start'], 'A'):.1%}",
@@ -97,8 +96,8 @@ def cost_table(runs: Mapping[str, Sequence[Run]]) -> Table:
         count = group[0].metrics["trainable_parameters"]
         seconds = [r.metrics["train_seconds"] for r in group if "train_seconds" in r.metrics]
         peak = [r.metrics["peak_memory"] for r in group if r.metrics.get("peak_memory")]
-        rows[LABELS[method]] = {
-            "parameters": f"{count:,}" if method not in PROBED else f"{count:,} (after LP)",
+        rows[METHODS[method].label] = {
+            "parameters": f"{count:,}" if METHODS[method].head != "lp" else f"{count:,} (after LP)",
             "share": f"{count / everything:.3%}",
             "gradients and Adam (MB)": f"{3 * 4 * count / 1e6:.3g}" if seconds else "none",
             "stored weights (MB)": f"{(group[0].folder / 'model.safetensors').stat().st_size / 1e6:.3g}",
@@ -120,9 +119,9 @@ def results_table(runs: Mapping[str, Sequence[Run]], split: str = "test") -> Tab
     """
     rows = {}
     for method, group in runs.items():
-        measured = [temperature_scaled(stored, split).measures for stored in group]
+        measured = [temperature_scaled(stored, split).metrics for stored in group]
         change = [stored.metrics["change"][split] for stored in group]
-        rows[LABELS[method]] = {
+        rows[METHODS[method].label] = {
             "accuracy (%)": format_interval([stored.accuracy(split) for stored in group], 1, 100),
             "CS(F)": format_interval([c["CS"] for c in change], 3),
             "Diff(F)": format_interval([c["Diff"] for c in change], 2),

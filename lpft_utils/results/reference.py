@@ -12,7 +12,6 @@ import pandas as pd
 from lpft_utils.common.errors import ParameterError, RunError
 from lpft_utils.common.names import split_label
 from lpft_utils.common.table import Table
-from lpft_utils.figures.style import LABELS
 from lpft_utils.metrics.intervals import format_interval
 from lpft_utils.results.claims import (
     Verdict,
@@ -28,6 +27,7 @@ from lpft_utils.results.claims import (
 from lpft_utils.results.tables import change
 from lpft_utils.runs.store import Run
 from lpft_utils.studies.calibration import temperature_scaled
+from lpft_utils.training.methods import METHODS
 
 if TYPE_CHECKING:
     from lpft_utils.studies.initialisation import Initialisation
@@ -50,7 +50,7 @@ def summarise(runs: Mapping[str, Sequence[Run]]) -> dict[str, Any]:
         and 8, with LoRA also of claim 6.
     """
     first = runs["ft"][0]
-    measured = {method: [temperature_scaled(run).measures for run in group] for method, group in runs.items()}
+    measured = {method: [temperature_scaled(run).metrics for run in group] for method, group in runs.items()}
     splits = [name for name in first.metrics["accuracy"] if name == "test" or name.startswith("ood_")]
     groups = runs.items()
     verdicts = [
@@ -61,8 +61,8 @@ def summarise(runs: Mapping[str, Sequence[Run]]) -> dict[str, Any]:
     ]
     if "lora" in runs:
         pairs = (("ft", "lp_ft"), ("lora", "lp_lora"))
-        named = [(runs[a], runs[b], (LABELS[a], LABELS[b])) for a, b in pairs]
-        verdicts += [tuning_keeps_norm(runs["lp"], runs["lora"], LABELS["lora"])]
+        named = [(runs[a], runs[b], (METHODS[a].label, METHODS[b].label)) for a, b in pairs]
+        verdicts += [tuning_keeps_norm(runs["lp"], runs["lora"], METHODS["lora"].label)]
         verdicts += claim_2(*named[1], split="test")
         verdicts += [v for plain, probed, names in named for v in claim_6(plain, probed, names)]
         verdicts.sort(key=lambda v: v.claim)
@@ -153,9 +153,11 @@ def reference_table(results: Sequence[Mapping[str, Any]]) -> Table:
     for result in results:
         for split in result["accuracy"]["ft"]:
             row = {"task": result["name"], "set": split_label(split)}
-            row |= {LABELS[m]: format_interval(by[split], 1, 100) for m, by in result["accuracy"].items()}
+            row |= {METHODS[m].label: format_interval(by[split], 1, 100) for m, by in result["accuracy"].items()}
             for method in ("ft", "lp_ft"):
-                row[f"Diff, {LABELS[method]}"] = format_interval(result["Diff"][method], 2) if split == "test" else ""
+                row[f"Diff, {METHODS[method].label}"] = (
+                    format_interval(result["Diff"][method], 2) if split == "test" else ""
+                )
             rows.append(row)
     return Table(pd.DataFrame(rows))
 
@@ -178,7 +180,7 @@ def methods_table(results: Sequence[Mapping[str, Any]], *columns: str) -> Table:
     rows = [
         {
             "task": result["name"],
-            "method": LABELS[method],
+            "method": METHODS[method].label,
             "accuracy": format_interval(by["test"], 1, 100),
             **{name: format_interval(result[name][method], DIGITS[name]) for name in columns},
             "‖V‖": ", ".join(f"{norm:.3g}" for norm in result["head_norm"][method]),
@@ -247,7 +249,7 @@ def provenance(results: Sequence[Mapping[str, Any]]) -> str:
     minutes = sum(r["seconds"] for r in results) / 60
     rates: dict[str, list[str]] = {}
     for method, settings in specs.items():
-        rates.setdefault(f"{settings['learning_rate']:g}", []).append(LABELS[method])
+        rates.setdefault(f"{settings['learning_rate']:g}", []).append(METHODS[method].label)
     rate = " and ".join(f"{value} ({', '.join(methods)})" for value, methods in rates.items())
     kernels = f"kernels of {results[0]['n_kernel']} texts; " if "n_kernel" in results[0] else ""
     return (

@@ -38,13 +38,13 @@ def prediction_table(setting: Profile, seed: int, n: int = 16, *, store: Path | 
         other examples at that time.
     """
     key = cache_key(setting, "lp_ft", seed, "norms", list(setting.norms), n, TARGET)
-    rows = cached(f"{setting.task}-lp_ft-norms-s{seed}-{key}", lambda: _predict(setting, seed, n), store)
+    rows = cached(f"{setting.task}-lp_ft-norms-s{seed}-{key}", lambda: _predict(setting, seed, n, store), store)
     return Table(pd.DataFrame(rows).set_index("‖V0‖"))
 
 
-def _predict(setting: Profile, seed: int, n: int) -> list[dict[str, str]]:
+def _predict(setting: Profile, seed: int, n: int, store: Path | None) -> list[dict[str, str]]:
     few, other = examples(setting, seed, n)
-    model = initial_model(setting, "lp_ft", seed)
+    model = initial_model(setting, "lp_ft", seed, store=store)
     probed = model.head.weight.norm().item()
     at_probe = kernel(model, few.inputs)
     target = TARGET * math.log(at_probe.n_classes)

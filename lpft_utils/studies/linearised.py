@@ -94,16 +94,24 @@ def compare(
     with lock(path):
         if not path.exists():
             few, other = examples(setting, seed, n)
-            write_tensors(path, _compute(setting, method, seed, few, other, rate, steps, every), {})
+            write_tensors(path, _compute(setting, method, seed, few, other, rate, steps, every, store), {})
     t = load_file(path)
     loss, f, change = ({k: t[f"{what}/{k}"] for k in ("real", "linear")} for what in ("loss", "f", "change"))
     return Comparison(method, float(t["rate"]), t["times"], loss, f, change)
 
 
 def _compute(
-    setting: Profile, method: str, seed: int, few: Examples, other: Examples, rate: float, steps: int, every: int
+    setting: Profile,
+    method: str,
+    seed: int,
+    few: Examples,
+    other: Examples,
+    rate: float,
+    steps: int,
+    every: int,
+    store: Path | None,
 ) -> dict[str, Tensor]:
-    model = initial_model(setting, method, seed)
+    model = initial_model(setting, method, seed, store=store)
     square, block = kernel(model, few.inputs), kernel(model, other.inputs, few.inputs)
     with torch.no_grad():
         f_0, f_other = (model(**e.inputs).logits.double() for e in (few, other))

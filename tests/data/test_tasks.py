@@ -14,8 +14,8 @@ import pandas as pd
 import pytest
 
 from lpft_utils.common.errors import TaskError
-from lpft_utils.data import readers as sources
-from lpft_utils.data.tasks import PAPER_TASKS, TASKS, Split, Task, list_tasks, load_task, subsample
+from lpft_utils.data import readers
+from lpft_utils.data.tasks import PAPER_TASKS, TASKS, Split, Task, load_task, subsample
 
 SUPERGLUE = {"cb", "rte", "boolq", "wic", "wsc"}
 GLUE = {"cola", "mrpc", "sst2"}
@@ -66,17 +66,10 @@ def own_data(folder, **changes):
 # --- the catalogue -------------------------------------------------------------------------------------------------
 
 
-def test_lists_the_13_tasks_of_the_paper_and_the_builtin_one():
-    expected = SUPERGLUE | GLUE | BOSS_TESTS | {"amazon", "pubmed"}
-    assert set(PAPER_TASKS) == expected and len(PAPER_TASKS) == 13
-    assert [info.name for info in list_tasks()] == ["builtin", *PAPER_TASKS]
-
-
-def test_every_task_has_hub_or_is_boss():
-    assert {n for n in PAPER_TASKS if TASKS[n].hub_id is None} == BOSS_TESTS | {"amazon"}
-    assert {TASKS[n].hub_id for n in SUPERGLUE} == {"aps/super_glue"} and {TASKS[n].hub_id for n in GLUE} == {
-        "nyu-mll/glue"
-    }
+def test_knows_the_13_tasks_of_the_paper_and_the_builtin_one():
+    assert set(PAPER_TASKS) == SUPERGLUE | GLUE | BOSS_TESTS | {"amazon", "pubmed"}
+    assert list(TASKS) == ["builtin", *PAPER_TASKS]
+    assert {name for name in PAPER_TASKS if not TASKS[name].hub} == BOSS_TESTS | {"amazon"}
 
 
 EXPECTED_INPUT = {
@@ -137,7 +130,7 @@ def test_a_folder_with_labelled_train_validation_and_test_is_used_as_given(tmp_p
         write_jsonl(tmp_path / "cb" / f"{split}.jsonl", hub_rows("cb", n, split))
     task = load_task("cb", data_dir=tmp_path)
     assert {k: len(v) for k, v in task.splits.items()} == {"train": 12, "validation": 5, "test": 6}
-    assert "as given" in task.source
+    assert "as given" in task.source and not task.test_is_validation
 
 
 def test_an_unlabelled_test_file_as_on_the_hub_is_not_used(tmp_path):
@@ -146,6 +139,28 @@ def test_an_unlabelled_test_file_as_on_the_hub_is_not_used(tmp_path):
     write_jsonl(tmp_path / "rte" / "test.jsonl", [{**row, "label": -1} for row in hub_rows("rte", 9, "hidden")])
     task = load_task("rte", data_dir=tmp_path)
     assert len(task.splits["test"]) == 5 and "unlabelled test file not used" in task.source
+    assert task.test_is_validation and subsample(task, 5, 3).test_is_validation
+
+
+@pytest.mark.parametrize("rows", ["", '{"text": "a"}\n', '{"text": "a", "label": -1}\n{"text": "b", "label": null}\n'])
+@pytest.mark.parametrize("name", ["mine", "amazon"])
+def test_validation_never_stands_in_for_a_test_file_that_is_empty_or_unlabelled(tmp_path, name, rows):
+    folder = own_data(tmp_path / name)
+    (folder / "dataset.json").write_text('{"label_names": ["negative", "positive", "neutral"], "columns": ["text"]}')
+    write_jsonl(folder / "validation.jsonl", [{"text": f"validation {i}", "label": 0} for i in range(5)])
+    (folder / "test.jsonl").write_text(rows)
+    with pytest.raises(TaskError, match=r"test\.jsonl(: expected labels in column 'label', found none| is empty)"):
+        load_task(name, data_dir=tmp_path)
+    (folder / "test.jsonl").unlink()
+    task = load_task(name, data_dir=tmp_path, ood=())
+    assert len(task.splits["test"]) == 5 and task.test_is_validation  # without the file it does, and says so
+
+
+def test_an_empty_test_file_of_a_hub_task_is_refused_too(tmp_path):
+    for split, n in (("train", 20), ("validation", 5), ("test", 0)):
+        write_jsonl(tmp_path / "rte" / f"{split}.jsonl", hub_rows("rte", n, split))
+    with pytest.raises(TaskError, match=r"test\.jsonl is empty"):
+        load_task("rte", data_dir=tmp_path)
 
 
 # --- formats -------------------------------------------------------------------------------------------------------
@@ -162,15 +177,13 @@ def write_format(path, rows):
     frame = pd.DataFrame(rows)
     if path.suffix == ".jsonl":
         write_jsonl(path, rows)
-    elif path.suffix == ".json":
-        path.write_text(json.dumps(rows))
     elif path.suffix == ".parquet":
         frame.to_parquet(path)
     else:
         frame.to_csv(path, sep="\t" if path.suffix == ".tsv" else ",", index=False)
 
 
-@pytest.mark.parametrize("suffix", ["jsonl", "json", "parquet", "csv", "tsv"])
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet", "csv", "tsv"])
 def test_every_format_gives_the_same_task(tmp_path, suffix):
     folder = tmp_path / "mine"
     folder.mkdir()
@@ -272,6 +285,16 @@ def test_own_data_text_columns_and_templates(tmp_path, changes, expected):
         assert load_task("mine", data_dir=tmp_path).splits["train"].texts[0] == expected
 
 
+def test_labels_that_are_numbers_by_name_are_not_taken_for_indices(tmp_path):
+    folder = own_data(tmp_path / "mine", label_names=["1", "2", "3"])
+    for split in ("train", "test"):
+        write_jsonl(folder / f"{split}.jsonl", [{"text": f"{split} {i}", "label": i % 3 + 1} for i in range(20)])
+    assert load_task("mine", data_dir=tmp_path).splits["test"].labels[:4].tolist() == [0, 1, 2, 0]
+    write_jsonl(folder / "test.jsonl", [{"text": "x", "label": i} for i in range(3)])
+    with pytest.raises(TaskError, match=r"line 1: label 0 is not in the list; expected one of: 0 \(1\)"):
+        load_task("mine", data_dir=tmp_path)
+
+
 @pytest.mark.parametrize("label", ["yes", "YES", " yes ", "1", 1, 1.0])
 def test_labels_may_be_names_digits_or_numbers(tmp_path, label):
     folder = own_data(tmp_path / "mine")
@@ -301,6 +324,7 @@ def test_ood_files_and_ood_tasks_become_ood_splits(tmp_path):
     task = load_task("mine", data_dir=tmp_path, ood=["other"])
     assert task.ood_splits == ["ood_forum", "ood_other"]
     assert task.splits["ood_other"].texts == (("elsewhere",),) and "other/" in task.source
+    assert load_task("mine", data_dir=tmp_path, ood="other").fingerprint == task.fingerprint
 
 
 # --- the Hub -------------------------------------------------------------------------------------------------------
@@ -333,12 +357,12 @@ def test_each_glue_and_superglue_task_from_the_hub_layout(hub, name):
     info = TASKS[name]
     splits = {split: hub_rows(name, 30, split) for split in ("train", "validation")}
     splits["test"] = [{**row, "label": -1} for row in hub_rows(name, 3, "hidden")]
-    hub(info.hub_id, info.hub_config, splits, list(info.label_names))
+    hub(*info.hub, splits, list(info.label_names))
     task = load_task(name)
     assert task.splits["train"].texts[0] == EXPECTED_INPUT[name]
     assert {k: len(v) for k, v in task.splits.items()} == {"train": 27, "validation": 3, "test": 30}
     assert task.splits["test"].labels.tolist() == [i % task.n_classes for i in range(30)]
-    assert info.hub_id in task.source
+    assert "/".join(info.hub) in task.source and task.test_is_validation
 
 
 def test_pubmed_from_the_hub_with_label_names_in_lower_case_and_any_order(hub):
@@ -353,7 +377,7 @@ def test_pubmed_from_the_hub_with_label_names_in_lower_case_and_any_order(hub):
 def test_hub_classes_in_another_order_are_matched_by_name(hub):
     splits = {s: [{"sentence": f"{s} {i}", "label": i % 2} for i in range(10)] for s in ("train", "validation")}
     hub("nyu-mll/glue", "sst2", splits, ["positive", "negative"])
-    assert load_task("sst2", "hub").splits["test"].labels[:2].tolist() == [1, 0]
+    assert load_task("sst2").splits["test"].labels[:2].tolist() == [1, 0]
 
 
 def test_unreachable_hub_names_both_offline_ways():
@@ -393,10 +417,7 @@ def test_unknown_task_gives_the_nearest_names(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"name": "rte", "source": "web"}, "source must be one of"),
-        ({"name": "rte", "source": "builtin"}, "Only the task 'builtin' can be generated"),
         ({"name": "rte", "seed": 1}, r"Options \['seed'\] belong to the built-in task"),
-        ({"name": "rte", "source": "files"}, "LPFT_DATA is not set"),
         ({"name": "builtin", "data_dir": "/nowhere/at/all"}, "which is not a folder"),
         ({"name": ""}, "Unknown task ''"),
     ],
@@ -409,12 +430,12 @@ def test_wrong_arguments(arguments, message):
 BAD_ROWS = [
     ('{"text": "a", "label": 0}\n{"body": "b", "label": 1}\n', r"test\.jsonl, line 2: no value for column 'text'"),
     ('{"body": "b", "label": 1}\n', r"test\.jsonl: missing column 'text'; found \['body', 'label'\]"),
-    ('{"text": "b"}\n', r"missing column 'label'"),
-    ('{"text": "a", "label": 2}\n', r"line 1: label 2 is not in the list\. Expected one of: 0 \(no\), 1 \(yes\)"),
+    ('{"text": "b"}\n', r"expected labels in column 'label', found none"),
+    ('{"text": "a", "label": 2}\n', r"line 1: label 2 is not in the list; expected one of: 0 \(no\), 1 \(yes\)"),
     ('{"text": "a", "label": "maybe"}\n', r'label "maybe" is not in the list'),
-    ('{"text": "a", "label": -1}\n', r"label -1 is not in the list"),
+    ('{"text": "b", "label": 0}\n{"text": "a", "label": -1}\n', r"line 2: label -1 is not in the list"),
     ('{"text": "a", "label": 0.5}\n', r"label 0.5 is not in the list"),
-    ('{"text": "a", "label": null}\n', r"label null is not in the list"),
+    ('{"text": "b", "label": 0}\n{"text": "a", "label": null}\n', r"label null is not in the list"),
     ('{"text": "a", "label": true}\n', r"label true is not in the list"),
     ('\n{"text": "  ", "label": 0}\n', r"line 2: empty text in column 'text'"),
     ("", r"test\.jsonl is empty"),
@@ -433,6 +454,21 @@ def test_bad_rows_are_named_by_file_and_line(tmp_path, content, message):
     assert {path: path.read_bytes() for path in folder.iterdir()} == before  # and nothing was changed
 
 
+def test_all_bad_rows_of_all_files_are_named_at_once(tmp_path):
+    folder = own_data(tmp_path / "mine")
+    (folder / "train.jsonl").write_text(
+        '{"text": "a", "label": 0}\n{"text": \n\n{"text": "", "label": 7}\n[1]\n{"label": 0}\n'
+    )
+    write_jsonl(folder / "test.jsonl", [{"text": f"test {i}", "label": 2 + i} for i in range(14)])
+    with pytest.raises(TaskError) as caught:
+        load_task("mine", data_dir=tmp_path)
+    lines = str(caught.value).replace(f"{folder}{os.sep}", "").splitlines()
+    assert [line.split(":")[0] for line in lines] == [
+        *(f"train.jsonl, line {n}" for n in (2, 4, 5, 6)), *(f"test.jsonl, line {n}" for n in range(1, 11)),
+        "… and 4 more bad rows.",
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize("suffix", ["jsonl", "csv", "tsv"])
 def test_wrong_encoding_names_file_and_line(tmp_path, suffix):
     folder = own_data(tmp_path / "mine")
@@ -445,10 +481,11 @@ def test_wrong_encoding_names_file_and_line(tmp_path, suffix):
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [
-        ("test.csv", "text,label\na,0\nb,1,surplus\n", "does not parse"),
-        ("test.csv", "text,label\na,0,surplus\n", "does not parse"),
-        ("test.tsv", 'text\tlabel\n"never closed\t1\n', "does not parse"),
-        ("test.csv", "text,label\nonly text\n", "row 1: label .* is not in the list"),
+        ("test.csv", "text,label\na,0\nb,1,surplus\n", "line 3: expected 2 fields, as in the first line, got 3"),
+        ("test.csv", "text,label\nonly text\n", "line 2: expected 2 fields, as in the first line, got 1"),
+        ("test.csv", 'text,label\n"over\ntwo lines",0\n\na,7\n', 'line 5: label "7" is not in the list'),
+        ("test.csv", 'text,label\n"He" said,1\n', "line 2: does not parse .*double quotes"),
+        ("test.tsv", 'text\tlabel\n"never closed\t1\n', "line 2: does not parse"),
         ("test.csv", "text,label\n", "is empty"),
         ("test.csv", "", "is empty"),
         ("test.parquet", "not parquet", "not a readable Parquet file"),
@@ -474,7 +511,7 @@ def test_damaged_tables_are_named(tmp_path, file, content, message):
         ({"template": "{text"}, "does not parse"),
         ({"template": "no column"}, "must name at least one column"),
         ({"template": "{text.__class__}"}, "plainly"),
-        ({"template": ["{text}"] * 3}, "template must be"),
+        ({"template": ["{text}"] * 3}, "expected one or two text columns"),
     ],
 )
 def test_bad_dataset_json(tmp_path, changes, message):
@@ -609,4 +646,4 @@ def test_reading_does_not_import_datasets_until_the_hub_is_asked():
     code = "import sys, lpft_utils.data.tasks; print('datasets' in sys.modules)"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert shown.stdout.strip() == "False"
-    assert sources.READERS.keys() == {".jsonl", ".json", ".parquet", ".csv", ".tsv", ".txt"}
+    assert readers.READERS.keys() == {".jsonl", ".parquet", ".csv", ".tsv", ".txt"}

@@ -139,7 +139,7 @@ def run_book(tmp_path_factory) -> tuple[Path, list[str]]:
     root = make_book(folder / "b", one=first, two=("print('profile', profile, seeds)", "pathlib = 1"))
     said: list[str] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("JUPYTER_PATH", str(folder / "foreign"))
+        patch.setenv("JUPYTER_DATA_DIR", str(folder / "foreign"))
         patch.setenv("JUPYTER_PREFER_ENV_PATH", "0")
         patch.setattr(site.sys, "prefix", "/no/such/prefix")  # else the executable's path is scrubbed from the output
         chapters.execute(root, {"profile": "smoke", "seeds": [1, 2]}, say=said.append)
@@ -199,6 +199,17 @@ def test_failing_cell_names_chapter_cell_and_error_and_keeps_the_old_copy(tmp_pa
     assert old.read_text(encoding="utf-8") == "an older copy"
     assert (root / "_build" / "failed" / "bad.ipynb").is_file()
     assert sorted(p.name for p in (root / "_build").iterdir()) == ["executed", "failed"]
+
+
+def test_a_chapter_that_writes_to_stderr_fails_with_its_cell_and_the_text(tmp_path):
+    root = make_book(tmp_path / "b", one=("print('fine')", "import warnings\nwarnings.warn('2 fits missed it')"))
+    with pytest.raises(chapters.PublishError) as caught:
+        chapters.execute(root, {"profile": "smoke"}, say=quiet)
+    message = str(caught.value)
+    assert "book/one.ipynb wrote to stderr" in message and "UserWarning: 2 fits missed it" in message
+    assert "cell 4 of 4" in message and "cell 3" not in message  # as in the source, without the injected cell
+    assert not (root / "_build" / "executed" / "book" / "one.ipynb").exists()
+    assert (root / "_build" / "failed" / "one.ipynb").is_file()
 
 
 def test_a_kernel_that_dies_is_reported_with_its_chapter(tmp_path):
