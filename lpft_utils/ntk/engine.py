@@ -79,7 +79,7 @@ def kernel(
         raise KernelError(f"precision: expected one of {', '.join(PRECISIONS)}, got {precision!r}.")
     for name, value in (("memory", memory), ("block_size", block_size)):
         if value is not None:
-            check_integer(name, value)
+            check_integer(name, value, error=KernelError)
     rows, compute = named_inputs(inputs, features)
     columns = None if other is None else named_inputs(other, features)[0]
     with prepared(model, compute, V, head, parameters, dtype) as problem:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from small_models import FAMILIES, H, classifier, relative, tokens
 from torch import nn
 
-from lpft_utils.common.errors import KernelError, LpftError
+from lpft_utils.common.errors import KernelError
 from lpft_utils.ntk import dense_kernel, jacobian, kernel, load_kernel
 
 
@@ -402,7 +402,7 @@ def test_labels_of_groups_are_text(label):
     ],
 )
 def test_bad_arguments_are_told_apart(x, options, message):
-    with pytest.raises(LpftError, match=message):
+    with pytest.raises(KernelError, match=message):
         kernel(Small(), x, **options)
 
 
