@@ -31,15 +31,15 @@ def results(runs: Iterable[Run] | Mapping[Any, Iterable[Run]]) -> pd.DataFrame:
         gradient descent.
     """
     if isinstance(runs, Mapping):
-        frames = [results(group).assign(group=name)[["group", *COLUMNS]] for name, group in runs.items()]
-        return pd.concat(frames, ignore_index=True)
+        frames = [results(group).assign(group=name) for name, group in runs.items()]
+        return pd.concat(frames, ignore_index=True).reindex(columns=["group", *COLUMNS])
     rows = [
         (run.spec.task, run.spec.backbone, run.spec.method, run.spec.seed, *row) for run in runs for row in _rows(run)
     ]
     return pd.DataFrame(rows, columns=COLUMNS).astype({"value": float})
 
 
-def select(frame: pd.DataFrame, **where: Any) -> pd.DataFrame:
+def select(frame: pd.DataFrame, **where: Any) -> Any:
     """The rows that have these values.
 
     Args:
@@ -49,9 +49,10 @@ def select(frame: pd.DataFrame, **where: Any) -> pd.DataFrame:
     Returns:
         The rows.
     """
+    chosen: Any = frame  # pandas' annotations do not know what a selection of rows is
     for column, value in where.items():
-        frame = frame[frame[column] == value]
-    return frame
+        chosen = chosen[chosen[column] == value]
+    return chosen
 
 
 def evaluated_splits(frame: pd.DataFrame) -> list[str]:
@@ -79,6 +80,6 @@ def _rows(run: Run) -> Iterator[tuple[str, str, float]]:
     if "validation" in run.predictions:
         yield "", "T", temperature_scaled(run, "validation").fit.T
         for split in evaluation_splits(run):
-            for suffix, found in zip(("", ", TS"), temperature_scaled(run, split).measures, strict=True):
+            for suffix, found in zip(("", ", TS"), temperature_scaled(run, split).metrics, strict=True):
                 for metric in CALIBRATION:
                     yield split, metric + suffix, found[metric]
