@@ -24,32 +24,8 @@ class _CleanError(click.ClickException):
     exit_code = 2
 
 
-class _Command(click.Command):
-    """A command whose complaint about an unknown option lists the options that exist."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        try:
-            return super().parse_args(ctx, args)
-        except click.NoSuchOption as error:
-            valid = [name for parameter in self.get_params(ctx) for name in parameter.opts if name.startswith("--")]
-            raise click.UsageError(
-                f"{error.format_message()} Valid options: {', '.join(sorted(valid))}.", ctx
-            ) from None
-
-
 class _Group(click.Group):
-    """The group of commands: our own errors become one clean message, an unknown command lists the known ones."""
-
-    command_class = _Command
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        try:
-            return super().resolve_command(ctx, args)
-        except click.UsageError as error:
-            message = f"{error.format_message()} Commands: {', '.join(sorted(self.commands))}."
-            raise click.UsageError(message, ctx) from None
+    """The group of commands: our own errors, and those of files, become one clean message."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:

@@ -126,12 +126,9 @@ def execute(
         Paths of the executed copies, in order.
 
     Raises:
-        ParameterError: A parameter is unknown to all selected chapters, or `jobs` is no positive number; raised before
-            anything runs.
+        ParameterError: A parameter is unknown to all selected chapters; raised before anything runs.
         PublishError: A cell failed or the kernel died.
     """
-    if isinstance(jobs, bool) or not isinstance(jobs, int) or jobs < 1:
-        raise ParameterError(f"jobs: expected a whole number ≥ 1, got {jobs!r}")
     given = dict(parameters or {})
     selected = chapters(root, only)
     known = {chapter.stem: declared_parameters(chapter) for chapter in selected}

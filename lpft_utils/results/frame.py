@@ -79,6 +79,6 @@ def _rows(run: Run) -> Iterator[tuple[str, str, float]]:
     if "validation" in run.predictions:
         yield "", "T", temperature_scaled(run, "validation").fit.T
         for split in evaluation_splits(run):
-            for suffix, found in zip(("", ", TS"), temperature_scaled(run, split).measures, strict=True):
+            for suffix, found in zip(("", ", TS"), temperature_scaled(run, split).metrics, strict=True):
                 for metric in CALIBRATION:
                     yield split, metric + suffix, found[metric]

@@ -71,7 +71,7 @@ def table(frame: pd.DataFrame, rows: str | Mapping[str, str], columns: Mapping[s
     for key in shown[list(titles)].drop_duplicates().itertuples(index=False, name=None):
         where = dict(zip(titles, key, strict=True))
         line = {title: LABELS.get(k, str)(where[k]) for k, title in titles.items()}
-        lines.append(line | {t: _cell(frame, where | dict(chosen), form) for t, (chosen, form) in columns.items()})
+        lines.append(line | {t: _cell(frame, where, chosen, form) for t, (chosen, form) in columns.items()})
     made = Table(pd.DataFrame(lines, columns=[*titles.values(), *columns]))
     return made if len(titles) > 1 else made.set_index(*titles.values())
 
@@ -134,9 +134,9 @@ def fdr_table(runs: Sequence[Run]) -> Table:
     return table(frame, "split", {"before": column("FDR_0"), "after": column("FDR")})
 
 
-def _cell(frame: pd.DataFrame, where: Mapping[str, Any], form: Format) -> str:
-    values = select(frame, **where)["value"].tolist()
-    runs = {k: v for k, v in where.items() if k not in ("split", "metric")}
+def _cell(frame: pd.DataFrame, where: Mapping[str, Any], chosen: Mapping[str, Any], form: Format) -> str:
+    values = select(select(frame, **where), **chosen)["value"].tolist()
+    runs = {k: v for k, v in {**where, **chosen}.items() if k not in ("split", "metric")}
     diverged = int(select(frame, metric="diverged", **runs)["value"].sum())
     parts = (form(values) if values else "", f"({diverged} diverged)" if diverged else "")
     return " ".join(filter(None, parts))

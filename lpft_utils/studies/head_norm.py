@@ -37,12 +37,22 @@ def prediction_table(setting: Profile, seed: int, n: int = 16, *, store: Path | 
         Indexed by ‖V0‖: the loss at the start, the time at which the target is met, and the mean ‖φ_t − φ_0‖ of the
         other examples at that time.
     """
-    key = cache_key(setting, "lp_ft", seed, "norms", list(setting.norms), n, TARGET)
-    rows = cached(f"{setting.task}-lp_ft-norms-s{seed}-{key}", lambda: _predict(setting, seed, n, store), store)
+    key = cache_key(setting, "lp_ft", seed, "predicted", list(setting.norms), n, TARGET)
+    found = cached(f"{setting.task}-lp_ft-norms-s{seed}-{key}", lambda: _predict(setting, seed, n, store), store)
+    rows = [
+        {
+            "‖V0‖": f"{row['norm']:g}",
+            "loss at the start": f"{row['loss']:.3f}",
+            "time": f"{row['time']:.2g}" if row["met"] else f"> {row['time']:.2g}",
+            "predicted ‖φ_t − φ_0‖": f"{row['moved']:.3f}" if row["met"] else "target not met",
+        }
+        for row in found
+    ]
     return Table(pd.DataFrame(rows).set_index("‖V0‖"))
 
 
-def _predict(setting: Profile, seed: int, n: int, store: Path | None) -> list[dict[str, str]]:
+def _predict(setting: Profile, seed: int, n: int, store: Path | None) -> list[dict[str, float]]:
+    """Numbers of each norm; where the target is not met, the longest time looked at and no movement."""
     few, other = examples(setting, seed, n)
     model = initial_model(setting, "lp_ft", seed, store=store)
     probed = model.head.weight.norm().item()
@@ -58,15 +68,12 @@ def _predict(setting: Profile, seed: int, n: int, store: Path | None) -> list[di
         times = torch.cat([torch.zeros(1), torch.logspace(-6, 0, 300)]).double() * slowest
         flow = gradient_flow(K, f_0, few.labels, times)
         met = (flow.loss <= target).nonzero()
-        row = {"‖V0‖": f"{norm:g}", "loss at the start": f"{flow.loss[0]:.3f}"}
+        row = {"norm": norm, "loss": flow.loss[0].item(), "met": bool(len(met)), "time": slowest, "moved": 0.0}
         if len(met):
             index = int(met[0])
             assert flow.Q is not None
             moved = predict_features(model, few.inputs, flow.Q[index : index + 1].float(), other.inputs)
-            row["time"] = f"{flow.times[index]:.2g}"
-            row["predicted ‖φ_t − φ_0‖"] = f"{moved.norm(dim=2).mean():.3f}"
-        else:
-            row["time"], row["predicted ‖φ_t − φ_0‖"] = f"> {slowest:.2g}", "target not met"
+            row |= {"time": flow.times[index].item(), "moved": moved.norm(dim=2).mean().item()}
         rows.append(row)
     return rows
 

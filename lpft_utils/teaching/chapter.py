@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 from myst_nb import glue
 
 from lpft_utils.common.environment import environment
+from lpft_utils.common.errors import TaskWarning
 from lpft_utils.runs.profiles import get_profile
 from lpft_utils.runs.store import Run
 
@@ -47,8 +49,16 @@ class Chapter:
             profile: "smoke", "laptop" or "gpu".
             **overrides: The other parameters, see `get_profile`; None means the profile's choice.
         """
-        self._started = time.perf_counter()
+        self._started, self._notes = time.perf_counter(), []
+        self._show, warnings.showwarning = warnings.showwarning, self._note
         self.profile = get_profile(profile, **overrides)
+
+    def _note(self, message: Any, category: type[Warning], *place: Any, **more: Any) -> None:
+        """Keep what is said about the data for the stamp, where readers see it; show any other warning."""
+        if issubclass(category, TaskWarning):
+            self._notes.append(str(message))
+        else:
+            self._show(message, category, *place, **more)
 
     def put(self, name: str, value: object) -> None:
         """Keep a value for the chapter's text, which quotes it by name; nothing is displayed.
@@ -84,6 +94,8 @@ class Chapter:
                 "trained on": "; ".join(hardware),
                 "training of its runs": f"{seconds:.0f} s in {len(trained)} runs",
             }
+        if self._notes:
+            rows["about the data"] = " ".join(dict.fromkeys(self._notes))
         rows |= {
             "device": here["device"],
             "software": ", ".join(f"{n} {here[n]}" for n in ("python", "torch", "transformers", "lpft-utils")),

@@ -36,7 +36,7 @@ def test_accuracy_table_shows_mean_and_interval_in_percent(runs):
 
 def test_change_table_has_the_papers_columns_and_lp_changes_nothing(runs):
     table = tables.change_table(runs, split="test")
-    assert list(table.columns) == ["CS(F)", "Diff(F)", "FDR(F)", "Norm(F)", "Norm(C)"]
+    assert list(table.columns) == ["CS(F)", "Diff(F)", "FDR(F)", "Norm(F)", "Norm(C), geometric mean"]
     assert table.loc["LP", "CS(F)"].startswith("1.000 ") and table.loc["LP", "Diff(F)"].startswith("0.00 ")
 
 

@@ -1,8 +1,10 @@
 """A chapter: its parameters, what its text quotes, and its stamp."""
 
+import warnings
+
 import pytest
 
-from lpft_utils.common.errors import ParameterError
+from lpft_utils.common.errors import ParameterError, TaskWarning
 from lpft_utils.teaching import chapter as module
 from lpft_utils.teaching.chapter import Chapter
 
@@ -35,3 +37,16 @@ def test_without_runs_the_stamp_says_where_and_when_only(monkeypatch):
 
 def test_a_stamp_shows_text_as_text():
     assert "<td>a &lt;b&gt; &amp; c</td>" in module.Stamp({"task": "a <b> & c"})._repr_html_()
+
+
+def test_what_is_said_about_the_data_stands_in_the_stamp_and_other_warnings_go_on():
+    shown = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.showwarning = lambda message, category, *_, **__: shown.append((str(message), category))
+        chapter = Chapter("smoke")
+        for _ in range(2):
+            warnings.warn("Task 'mine': texts that are also in train: 3 of test.", TaskWarning, stacklevel=1)
+        warnings.warn("slow", UserWarning, stacklevel=1)
+    assert chapter.stamp().rows["about the data"] == "Task 'mine': texts that are also in train: 3 of test."
+    assert shown == [("slow", UserWarning)]
