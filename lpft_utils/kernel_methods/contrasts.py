@@ -39,3 +39,16 @@ def contrast_kernel(K: Tensor, B: Tensor) -> Tensor:
         Shape (N, C − 1, M, C − 1).
     """
     return torch.einsum("ncmd,ci,dj->nimj", K, B, B)
+
+
+def softmax_hessian(p: Tensor, B: Tensor) -> Tensor:
+    """Hessian of the cross-entropy by contrasts of the logits, Bᵀ (diag(p) − p pᵀ) B for each example.
+
+    Args:
+        p: Class probabilities, shape (N, C).
+        B: Contrasts, shape (C, C − 1).
+
+    Returns:
+        Shape (N, C − 1, C − 1).
+    """
+    return B.T @ (torch.diag_embed(p) - p[:, :, None] * p[:, None, :]) @ B

@@ -25,9 +25,9 @@ from torch import Tensor
 
 from lpft_utils.common.errors import KernelError
 from lpft_utils.common.threads import one_thread_if_small
-from lpft_utils.kernel_methods.contrasts import contrast_kernel, contrasts, one_hot
+from lpft_utils.kernel_methods.contrasts import contrast_kernel, contrasts, one_hot, softmax_hessian
 from lpft_utils.kernel_methods.trajectory import Trajectory, measure, recorded_steps
-from lpft_utils.kernel_methods.validation import check_labels, check_other_kernel, check_train_kernel
+from lpft_utils.kernel_methods.validation import check_labels, check_train_kernel
 
 RTOL = 1e-9  # of the integrator; its absolute tolerance is the same for the logits
 
@@ -37,8 +37,6 @@ def gradient_flow(
     f_0: Tensor,
     labels: Tensor,
     times: Sequence[float] | Tensor,
-    K_other: Tensor | None = None,
-    f_other: Tensor | None = None,
 ) -> Trajectory:
     """Gradient flow of the linearised model, by backward differentiation formulas with the exact Jacobian.
 
@@ -49,8 +47,6 @@ def gradient_flow(
         f_0: Their logits at initialisation, shape (N, C).
         labels: Their class indices, shape (N,).
         times: When to record, ascending from 0 or later, shape (S,).
-        K_other: Kernel of other × training examples, shape (M, C, N, C).
-        f_other: Logits of the other examples at initialisation, shape (M, C).
 
     Returns:
         The trajectory.
@@ -58,7 +54,7 @@ def gradient_flow(
     Raises:
         KernelError: If an argument does not fit or the integrator fails.
     """
-    K, f_0, labels, K_other, f_other = _check(K, f_0, labels, K_other, f_other)
+    K, f_0, labels = _check(K, f_0, labels)
     t = np.asarray(times, dtype=np.float64)
     if t.ndim != 1 or t.size == 0 or not (np.isfinite(t).all() and t[0] >= 0 and (np.diff(t) > 0).all()):
         raise KernelError(f"times: expected ascending numbers from 0 or later, got {times!r}.")
@@ -74,8 +70,7 @@ def gradient_flow(
         return ((probabilities(q) - Y) @ B / N).flatten().numpy()
 
     def jacobian(_: float, q: np.ndarray) -> np.ndarray:
-        p = probabilities(q)
-        W = B.T @ (torch.diag_embed(p) - p[:, :, None] * p[:, None, :]) @ B / N  # (N, C − 1, C − 1)
+        W = softmax_hessian(probabilities(q), B) / N
         return -(W @ reduced.view(N, C - 1, -1)).view_as(reduced).numpy()
 
     # a change of Q by ε moves a logit by at most ε times the largest sum over a row of K
@@ -87,7 +82,7 @@ def gradient_flow(
     if not solution.success:
         raise KernelError(f"The gradient flow could not be integrated: {solution.message}")
     Q = torch.as_tensor(solution.y.T).reshape(-1, N, C - 1) @ B.T
-    return _linearised(torch.as_tensor(t), Q, K, f_0, labels, K_other, f_other)
+    return measure(torch.as_tensor(t), logits(K, f_0, Q), labels, Q=Q)
 
 
 def gradient_descent(
@@ -97,8 +92,6 @@ def gradient_descent(
     learning_rate: float,
     steps: int,
     every: int = 1,
-    K_other: Tensor | None = None,
-    f_other: Tensor | None = None,
 ) -> Trajectory:
     """Full-batch gradient descent of the linearised model: what `weight_space.train` does if the kernel never changes.
 
@@ -110,13 +103,11 @@ def gradient_descent(
             cross-entropy is at most ½.
         steps: Number of steps.
         every: Record step 0, every so many steps, and the last one.
-        K_other: Kernel of other × training examples, shape (M, C, N, C).
-        f_other: Logits of the other examples at initialisation, shape (M, C).
 
     Returns:
         The trajectory, with `times` = η · step.
     """
-    K, f_0, labels, K_other, f_other = _check(K, f_0, labels, K_other, f_other)
+    K, f_0, labels = _check(K, f_0, labels)
     recorded = recorded_steps(learning_rate, steps, every)
     N, C = f_0.shape
     A, Y = K.reshape(N * C, N * C), one_hot(labels, C)
@@ -128,31 +119,35 @@ def gradient_descent(
             f = f_0 - (A @ Q.flatten()).view(N, C)
             Q += learning_rate / N * (f.softmax(1) - Y)
     times = learning_rate * torch.tensor(recorded, dtype=torch.float64)
-    return _linearised(times, torch.stack(kept), K, f_0, labels, K_other, f_other)
+    Q = torch.stack(kept)
+    return measure(times, logits(K, f_0, Q), labels, Q=Q)
 
 
-def _check(
-    K: Tensor, f_0: Tensor, labels: Tensor, K_other: Tensor | None, f_other: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
+def logits(K: Tensor, f_0: Tensor, Q: Tensor) -> Tensor:
+    """Logits of the linearised model, f_t(x) = f_0(x) − Σ_n K(x, x_n) Q_t[n].
+
+    Args:
+        K: Kernel of any × training examples, shape (M, C, N, C).
+        f_0: Logits of the former at initialisation, shape (M, C).
+        Q: Time-integrated residuals of the latter, shape (S, N, C).
+
+    Returns:
+        Shape (S, M, C), float64, on the CPU.
+
+    Raises:
+        KernelError: If the shapes do not fit.
+    """
+    if Q.ndim != 3 or K.shape != (*f_0.shape, *Q.shape[1:]):
+        shapes = ", ".join(str(tuple(t.shape)) for t in (K, f_0, Q))
+        raise KernelError(f"Expected K (M, C, N, C), f_0 (M, C) and Q (S, N, C), got {shapes}.")
+    K, f_0, Q = (t.detach().double().cpu() for t in (K, f_0, Q))
+    return f_0 - torch.einsum("mcnd,snd->smc", K, Q)
+
+
+def _check(K: Tensor, f_0: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Everything in float64 on the CPU, or KernelError."""
     K = check_train_kernel(K, "K").cpu()
     N, C = K.shape[:2]
     if f_0.shape != (N, C) or not bool(torch.isfinite(f_0).all()):
         raise KernelError(f"f_0: expected finite logits of shape ({N}, {C}), got {tuple(f_0.shape)}.")
-    if (K_other is None) != (f_other is None):
-        raise KernelError("Expected K_other and f_other together or neither.")
-    if K_other is not None and f_other is not None:
-        K_other = check_other_kernel(K_other, K, "K_other")
-        if f_other.shape != K_other.shape[:2]:
-            raise KernelError(f"f_other: expected shape {tuple(K_other.shape[:2])}, got {tuple(f_other.shape)}.")
-        f_other = f_other.detach().double().cpu()
-    return K, f_0.detach().double().cpu(), check_labels(labels, N, C).cpu(), K_other, f_other
-
-
-def _linearised(
-    times: Tensor, Q: Tensor, K: Tensor, f_0: Tensor, labels: Tensor, K_other: Tensor | None, f_other: Tensor | None
-) -> Trajectory:
-    f = f_0 - torch.einsum("ncmd,smd->snc", K, Q)
-    if K_other is not None and f_other is not None:
-        f_other = f_other - torch.einsum("ncmd,smd->snc", K_other, Q)
-    return measure(times, f, labels, f_other=f_other, Q=Q)
+    return K, f_0.detach().double().cpu(), check_labels(labels, N, C)

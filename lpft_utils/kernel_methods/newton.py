@@ -20,7 +20,7 @@ from torch import Tensor
 
 from lpft_utils.common.errors import KernelError
 from lpft_utils.common.threads import one_thread_if_small
-from lpft_utils.kernel_methods.contrasts import contrast_kernel, contrasts, one_hot
+from lpft_utils.kernel_methods.contrasts import contrast_kernel, contrasts, one_hot, softmax_hessian
 
 TOLERANCE = 1e-12  # of the objective, relative
 MAX_STEPS = 200
@@ -66,8 +66,7 @@ def _fit(Phi: Tensor, Y: Tensor, B: Tensor, lam: float, w: Tensor) -> Tensor:
         return -(Y * log).sum().item() / N + lam / 2 * float(w @ w), gradient.numpy() + lam * w
 
     def hessian(w: np.ndarray) -> np.ndarray:
-        p = log_p(w).exp()
-        W = B.T @ (torch.diag_embed(p) - p[:, :, None] * p[:, None, :]) @ B / N  # (N, k, k)
+        W = softmax_hessian(log_p(w).exp(), B) / N
         return (Phi.T @ (W @ Phi.view(N, k, -1)).view_as(Phi)).numpy() + lam * np.eye(len(w))
 
     options = {"gtol": 0.0, "maxiter": MAX_STEPS, "max_trust_radius": np.inf}

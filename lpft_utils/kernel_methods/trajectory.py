@@ -18,7 +18,7 @@ class Trajectory:
         loss: Mean cross-entropy on the training examples, in nats, shape (S,).
         accuracy: Accuracy on them, shape (S,).
         f: Their logits, shape (S, N, C).
-        f_other: Logits of the other examples, shape (S, M, C), or None.
+        f_other: Logits of the other examples, shape (S, M, C); only of `train`.
         Q: Time-integrated residuals, shape (S, N, C); None for real training.
         phi_change: φ_t − φ_0 of the other examples, shape (S, M, H); only of `train`.
     """

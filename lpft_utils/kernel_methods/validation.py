@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from lpft_utils.common import validation
 from lpft_utils.common.errors import KernelError
 
 SYMMETRY = 1e-3  # relative; leaves room for kernels that were computed in float32 or TF32
@@ -90,27 +91,5 @@ def check_other_kernel(K: Tensor, K_train: Tensor, name: str = "K_test") -> Tens
 
 
 def check_labels(labels: Tensor, n: int, n_classes: int, name: str = "labels") -> Tensor:
-    """Labels in int64.
-
-    Args:
-        labels: Class indices, shape (n,).
-        n: How many are expected.
-        n_classes: C.
-        name: What the error calls them.
-
-    Returns:
-        The labels, int64.
-
-    Raises:
-        KernelError: If they are not n integers in 0 … C − 1.
-    """
-    labels = torch.as_tensor(labels).detach()
-    if labels.shape != (n,):
-        raise KernelError(f"{name}: expected shape ({n},), one for each example, got {tuple(labels.shape)}.")
-    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
-        raise KernelError(f"{name}: expected integers, got {labels.dtype}.")
-    if int(labels.min()) < 0 or int(labels.max()) >= n_classes:
-        raise KernelError(
-            f"{name}: expected values in 0 … {n_classes - 1}, got {int(labels.min())} … {int(labels.max())}."
-        )
-    return labels.long()
+    """As `common.validation.check_labels`: class indices as a tensor of int64 on the CPU, or KernelError."""
+    return torch.as_tensor(validation.check_labels(labels, n, n_classes, name, error=KernelError))

@@ -53,7 +53,8 @@ def jacobian(
     """
     rows, compute = named_inputs(inputs, features)
     out = []
-    with prepared(model, compute, V, head, parameters, None) as problem:
+    # fused attention has no batching rule, and warns that it is slow
+    with prepared(model, compute, V, head, parameters, None) as problem, sdpa_kernel(SDPBackend.MATH):
         by_name = dict(problem.model.named_parameters())
         theta = {f"model.{name}": by_name[name] for name in problem.wanted.names}
         phi = _Features(problem.model, compute)

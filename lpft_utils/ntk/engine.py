@@ -9,10 +9,9 @@ given, so that an interrupted computation goes on where it stopped.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,8 @@ from tqdm import tqdm
 
 from lpft_utils.common.errors import KernelError
 from lpft_utils.common.files import read_tensors, write_tensors
-from lpft_utils.ntk.factors import Batch, Inputs, plan, verify
+from lpft_utils.common.validation import check_integer
+from lpft_utils.ntk.factors import Batch, Inputs, verify
 from lpft_utils.ntk.gradients import Product
 from lpft_utils.ntk.memory import Sizes, cost, sizes
 from lpft_utils.ntk.problem import Problem, by_length, count, longest, named_inputs, prepared, take
@@ -47,7 +47,6 @@ def kernel(
     memory: int | None = None,
     block_size: int | None = None,
     folder: Path | None = None,
-    progress: bool = False,
 ) -> Kernel:
     """The empirical NTK of f(x) = V φ(x; θ) + b, exact for every parameter asked for.
 
@@ -68,7 +67,6 @@ def kernel(
         memory: Bytes that may be used beyond the model and the inputs; default: half of what is free.
         block_size: Examples in a block; default: as many as fit.
         folder: Keep finished blocks and the result here, and go on from them if they are of the same computation.
-        progress: Whether to show a progress bar.
 
     Returns:
         The kernel, on the CPU, in the type of the computation.
@@ -80,8 +78,8 @@ def kernel(
     if precision not in PRECISIONS:
         raise KernelError(f"precision: expected one of {', '.join(PRECISIONS)}, got {precision!r}.")
     for name, value in (("memory", memory), ("block_size", block_size)):
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-            raise KernelError(f"{name}: expected a whole number ≥ 1 or None, got {value!r}.")
+        if value is not None:
+            check_integer(name, value, error=KernelError)
     rows, compute = named_inputs(inputs, features)
     columns = None if other is None else named_inputs(other, features)[0]
     with prepared(model, compute, V, head, parameters, dtype) as problem:
@@ -101,10 +99,16 @@ def kernel(
         if folder and _rank()[0] == 0:
             begin(folder, spec, plan_.block)
         with _tf32(precision == "tf32"):
-            parts = _blocks(problem, rows, columns, plan_, labels, precision, folder, progress)
-        error = None if precision == "full" else _rounding(problem, rows, precision, parts)
-    spec |= {"block_size": plan_.block, "memory": plan_.memory, "error": error}
+            parts = _blocks(problem, rows, columns, plan_, labels, precision, folder)
+    spec |= {"block_size": plan_.block, "memory": plan_.memory, "error": None}
     done = _assemble(parts, len(problem.V), spec, grouped=groups is not None, dtype=problem.V.dtype)
+    if precision != "full":
+        few, few_columns = (by_length(side)[:N_ERROR] for side in (rows, columns or rows))
+        some = take(rows, few), take(columns or rows, few_columns)
+        exact = kernel(
+            model, *some, V=V, features=compute, head=head, parameters=problem.wanted.names, dtype=torch.float64
+        )
+        spec["error"] = ((done.F[few][:, :, few_columns] - exact.F).norm() / exact.F.norm()).item()
     if folder and _rank()[0] == 0:
         done.save(folder / "kernel.safetensors")
         for leftover in folder.glob("block-*.safetensors"):
@@ -114,17 +118,15 @@ def kernel(
 
 def _labels(names: Iterable[str], groups: Callable[[str], str]) -> dict[str, str]:
     """Group of each parameter."""
-    labels: dict[str, str] = {}
+    labels = {}
     for name in names:
         try:
-            labels[name] = label = groups(name)
+            labels[name] = groups(name)
         except Exception as error:
+            raise KernelError(f"groups: expected a label for {name!r}, got {type(error).__name__}: {error}.") from error
+        if not isinstance(labels[name], str) or labels[name] in ("", "gram"):
             raise KernelError(
-                f"groups: expected a label for every parameter, got {type(error).__name__} ({error}) for {name!r}."
-            ) from error
-        if not isinstance(label, str) or label in ("", "gram"):
-            raise KernelError(
-                f"groups: expected labels that are text, not empty and not 'gram', got {label!r} for {name!r}."
+                f"groups: expected labels that are text, not empty and not 'gram', got {labels[name]!r} for {name!r}."
             )
     return labels
 
@@ -178,7 +180,6 @@ def _blocks(
     labels: Mapping[str, str],
     precision: str,
     folder: Path | None,
-    progress: bool,
 ) -> dict[str, Tensor]:
     """All blocks: by label (N, C, M, C), and "gram" (N, M), in float64."""
     left = _Side(problem, rows, plan_)
@@ -186,7 +187,10 @@ def _blocks(
     out = _empty(count(rows), count(right.inputs), len(problem.V), labels)
     workspace = torch.empty(plan_.chunk_bytes // problem.V.element_size(), dtype=problem.V.dtype, device=problem.device)
     mine = _my_pairs(left, right)
-    with tqdm(total=len(mine) * len(labels), desc="kernel", unit="parameter", disable=not progress, leave=False) as bar:
+    # in a terminal, and where it takes longer than a moment
+    with tqdm(
+        total=len(mine) * len(labels), desc="kernel", unit="parameter", disable=None, delay=5, leave=False
+    ) as bar:
         for i, j in mine:
             path = folder / f"block-{i:04d}-{j:04d}.safetensors" if folder else None
             if path is not None and path.exists():
@@ -267,22 +271,6 @@ def _pair(
         bar.update()
     part["gram"] = phi @ phi_other.T + float(problem.bias)
     return {label: value.cpu() for label, value in part.items()}
-
-
-def _rounding(problem: Problem, rows: Inputs, precision: str, parts: Mapping[str, Tensor]) -> float:
-    """Relative Frobenius error of F on a few examples against float64 throughout."""
-    few = by_length(rows)[:N_ERROR]
-    model = copy.deepcopy(problem.model).double()
-    batch = {k: t[few] for k, t in rows.items()}
-    wanted = plan(model, {name: dict(model.named_parameters())[name] for name in problem.wanted.names})
-    totals = []
-    exact = replace(problem, model=model, V=problem.V.double(), wanted=wanted)
-    for of, product in ((problem, Product(precision)), (exact, Product())):
-        with _tf32(precision == "tf32"):
-            uses = of.factors(batch).gradients.values()
-            grams = [g.gram([g], None, product, of.V.new_empty(0)).double() for g in uses]
-            totals.append(sum(grams, torch.tensor(0.0)))
-    return ((totals[0] - totals[1]).norm() / totals[1].norm()).item()
 
 
 def _assemble(parts: dict[str, Tensor], C: int, spec: dict[str, Any], *, grouped: bool, dtype: torch.dtype) -> Kernel:

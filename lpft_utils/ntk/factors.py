@@ -1,7 +1,7 @@
-"""One forward pass with hooks and C reverse passes: the factors of every per-example gradient of a batch.
+"""One forward pass with hooks and C backward passes: the factors of every per-example gradient of a batch.
 
-The cotangents of the reverse passes are the rows of V, so f_c = ⟨V_c, φ⟩ is differentiated for the whole batch at
-once: no Jacobian of φ is formed, and no gradient by a weight. Only inputs and output gradients of layers are kept.
+The cotangents of the backward passes are the rows of V, so f_c = ⟨V_c, φ⟩ is differentiated for the whole batch at
+once: no Jacobian of φ is formed, and no gradient of a weight. Only inputs and output gradients of layers are kept.
 """
 
 from __future__ import annotations
@@ -25,6 +25,11 @@ Features = Callable[[nn.Module, Inputs], Tensor]
 
 def model_features(model: nn.Module, inputs: Inputs) -> Tensor:
     """φ(x) of a model that has a method `features`, such as `Classifier`."""
+    if not hasattr(model, "features"):
+        raise KernelError(
+            f"features: {type(model).__name__} has no method of this name, so expected `features=`, a function of the "
+            "model and a batch that computes φ (B, H), such as lambda model, batch: model.body(**batch)."
+        )
     return model.features(**inputs)  # pyright: ignore[reportCallIssue]
 
 
@@ -54,7 +59,7 @@ class Batch:
 class _Call:
     module: nn.Module
     input: Tensor
-    output: GradientEdge  # where the derivative by the output arrives: the output itself need not be kept
+    output: GradientEdge  # where the derivative with respect to the output arrives: the output itself need not be kept
 
 
 @dataclass
@@ -118,7 +123,7 @@ class SharedInput(Exception):
 
 
 def factors(model: nn.Module, features: Features, inputs: Inputs, V: Tensor, wanted: Plan) -> Batch:
-    """φ and the factors of all per-example gradients of V φ by the wanted parameters.
+    """φ and the factors of all per-example gradients of V φ with respect to the wanted parameters.
 
     Args:
         model: The model, `frozen`.
@@ -165,9 +170,13 @@ def factors(model: nn.Module, features: Features, inputs: Inputs, V: Tensor, wan
     finally:
         for hook in hooks:
             hook.remove()
-    if phi.shape != (B, V.shape[1]):
+    if not isinstance(phi, Tensor) or phi.ndim != 2 or len(phi) != B:
+        got = tuple(phi.shape) if isinstance(phi, Tensor) else type(phi).__name__
+        raise KernelError(f"features: expected φ of shape ({B}, H) for a batch of {B}, got {got}.")
+    if phi.shape[1] != V.shape[1]:
         raise KernelError(
-            f"features: expected φ of shape {(B, V.shape[1])} (examples, H of the head), got {tuple(phi.shape)}."
+            f"V: expected shape (C, {phi.shape[1]}), since φ has {phi.shape[1]} numbers for each example, got "
+            f"{tuple(V.shape)}. Without `V=` it is the weight of the layer that `head=` names."
         )
     if not phi.isfinite().all():
         raise KernelError("features: φ has entries that are not finite. Check the inputs and the model's weights.")
@@ -184,7 +193,7 @@ def factors(model: nn.Module, features: Features, inputs: Inputs, V: Tensor, wan
 
 
 def _differentiate(phi: Tensor, calls: Sequence[_Call], V: Tensor) -> list[tuple[_Call, Tensor]]:
-    """One reverse pass for each row of V; output gradients of the calls that φ depends on, shape (B, T, C, p)."""
+    """One backward pass for each row of V; output gradients of the calls that φ depends on, shape (B, T, C, p)."""
     if not calls or not phi.requires_grad:
         return []
     passes: list[list[Tensor | None]] = []

@@ -97,6 +97,10 @@ class _ByToken(Gradient):
         T = max(part.g.shape[1] for part in parts)
         return replace(self, g=_padded([part.g for part in parts], T), a=_padded([part.a for part in parts], T))
 
+    def samples(self) -> tuple[Tensor, ...]:
+        """All a, then all g."""
+        return self.a.flatten(0, 1), self.g.flatten(0, 2)
+
     def _products(self, g: Tensor, a: Tensor) -> Tensor:
         """Σ_t g_{c,t} ⊗ a_t, shape (B, C, k_g k_a), of sides (B, T, C, k_g) and (B, T, k_a)."""
         B, _, C, _ = g.shape
@@ -150,10 +154,6 @@ class Outer(_ByToken):
             return _gram_tokens(x, y or x)
         return _gram_outer(x, y, product, workspace)
 
-    def samples(self) -> tuple[Tensor, ...]:
-        """All a, then all g."""
-        return self.a.flatten(0, 1), self.g.flatten(0, 2)
-
     def project(self, *sides: Tensor) -> Tensor:
         """Tokens are projected first, so that no gradient is formed."""
         of_a, of_g = sides
@@ -192,10 +192,6 @@ class Rows(_ByToken):
     def gram(cls, x: Sequence[Self], y: Sequence[Self] | None, product: Product, workspace: Tensor) -> Tensor:
         """Only equal ids meet."""
         return _gram_rows(x, y)
-
-    def samples(self) -> tuple[Tensor, ...]:
-        """All ids, then all g."""
-        return self.a.flatten(), self.g.flatten(0, 2)
 
     def project(self, *sides: Tensor) -> Tensor:
         """As for `Outer`, with a projection of one-hot vectors: its rows."""

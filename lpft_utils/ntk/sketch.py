@@ -17,11 +17,9 @@ E[RᵀR] = I for every fixed U, and at k = p the sketch is exact.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -29,7 +27,6 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from lpft_utils.common.errors import KernelError
-from lpft_utils.common.files import write_tensors
 from lpft_utils.ntk.engine import kernel
 from lpft_utils.ntk.factors import Inputs, verify
 from lpft_utils.ntk.problem import Problem, by_length, count, longest, named_inputs, prepared, take
@@ -39,7 +36,7 @@ N_PILOT = 32  # examples from which leading directions are taken
 TOKENS = 1024  # in one forward pass
 
 
-@dataclass
+@dataclass(repr=False)
 class Sketch:
     """Projected gradients of N examples.
 
@@ -56,6 +53,11 @@ class Sketch:
     bias: bool
     spec: dict[str, Any] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        N, C, D = self.Z.shape
+        error = f", error {self.spec['error']:.2g}" if "error" in self.spec else ""
+        return f"Sketch(N={N}, C={C}, D={D}, {self.spec['parameters']:,} parameters{error}, {self.Z.dtype})"
+
     def kernel(self, rows: Sequence[int] | None = None, columns: Sequence[int] | None = None) -> Kernel:
         """The kernel that the sketch approximates.
 
@@ -66,19 +68,10 @@ class Sketch:
         Returns:
             Kernel with F ≈ Z Zᵀ and exact P.
         """
-        every = range(len(self.Z))
-        (Z, phi), (Y, psi) = (
-            (self.Z[list(index)], self.phi[list(index)]) if index is not None else (self.Z, self.phi)
-            for index in (rows, columns)
-        )
-        C = self.Z.shape[1]
-        F = (Z.flatten(0, 1) @ Y.flatten(0, 1).T).view(len(Z), C, len(Y), C)
-        spec = {**self.spec, "N": len(rows or every), "M": len(columns or every)}
-        return Kernel(phi @ psi.T + float(self.bias), F, {}, spec)
-
-    def save(self, path: Path) -> None:
-        """Write one safetensors file; whole or not at all."""
-        write_tensors(path, {"Z": self.Z, "phi": self.phi}, {"spec": json.dumps(self.spec)})
+        left, right = (slice(None) if index is None else list(index) for index in (rows, columns))
+        F = torch.einsum("ncd,med->ncme", self.Z[left], self.Z[right])
+        gram = self.phi[left] @ self.phi[right].T + float(self.bias)
+        return Kernel(gram, F, {}, {**self.spec, "N": len(F), "M": F.shape[2]})
 
 
 def sketch(
@@ -93,7 +86,6 @@ def sketch(
     seed: int = 0,
     pilot: int = N_PILOT,
     check: int = 16,
-    progress: bool = False,
 ) -> Sketch:
     """Project the gradients of every example.
 
@@ -108,7 +100,6 @@ def sketch(
         seed: Seed of the projections and of the examples that are checked.
         pilot: Examples from which leading directions are taken; 0 for purely random projections.
         check: Examples whose exact kernel is computed to state the error; 0 leaves it out.
-        progress: Whether to show a progress bar.
 
     Returns:
         The sketch, on the CPU.
@@ -129,7 +120,7 @@ def sketch(
         order = by_length(rows)
         Z: Tensor | None = None
         phi = torch.empty(N, problem.V.shape[1], dtype=problem.V.dtype)
-        for part in tqdm(list(_batches(rows, order)), desc="sketch", disable=not progress, leave=False):
+        for part in tqdm(list(_batches(rows, order)), desc="sketch", disable=None, delay=5, leave=False):
             batch = problem.factors(take(rows, part))
             z = torch.cat([batch.gradients[name].project(*sides) for name, sides in projections.items()], 2).cpu()
             Z = z.new_empty(N, *z.shape[1:]) if Z is None else Z
@@ -140,8 +131,7 @@ def sketch(
     made = Sketch(Z, phi, bias, spec)
     if check:
         some = torch.randperm(N, generator=generator)[:check]
-        subset = inputs[some] if isinstance(inputs, Tensor) else take(rows, some)
-        exact = kernel(model, subset, V=V, features=features, head=head, parameters=parameters)
+        exact = kernel(model, take(rows, some), V=V, features=compute, head=head, parameters=parameters)
         near = made.kernel(some.tolist(), some.tolist()).F
         made.spec |= {"checked": len(some), "error": ((near - exact.F).norm() / exact.F.norm()).item()}
     return made

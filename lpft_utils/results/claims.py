@@ -25,7 +25,7 @@ from lpft_utils.runs.store import Run
 from lpft_utils.training.methods import METHODS
 
 # From a frame, two methods and a split to one value per seed, positive where the claim is right.
-Statistic = Callable[[pd.DataFrame, str, str, str], pd.Series]
+Statistic = Callable[[pd.DataFrame, str, str, str], Any]
 PAIRS = (("ft", "lp_ft"), ("lora", "lp_lora"))
 
 
@@ -165,7 +165,7 @@ def _verdict(claim: Claim, frame: pd.DataFrame, values: pd.Series, where: tuple[
     return Verdict(claim.number, claim.statement.format(**names), difference, claim.digits, n_lost)
 
 
-def _values(frame: pd.DataFrame, metric: str, method: str, split: str = "", **more: str) -> pd.Series:
+def _values(frame: pd.DataFrame, metric: str, method: str, split: str = "", **more: str) -> Any:
     """One value per seed; indexed by seed, so that differences pair by seed."""
     if not set(more) <= set(frame):
         return pd.Series(dtype=float)
@@ -206,13 +206,13 @@ def _sweep(frame: pd.DataFrame, method: str, split: str) -> pd.DataFrame:
 def _falls(frame: pd.DataFrame, _: str, b: str, split: str) -> pd.Series:
     """−ρ of Spearman for norm and Diff, 0 where Diff is constant and so has no order."""
 
-    def minus_rho(diffs: pd.Series) -> float:
+    def minus_rho(diffs: Any) -> float:
         return -float(stats.spearmanr(diffs.index, diffs).statistic) if diffs.nunique() > 1 else 0.0  # pyright: ignore
 
     return pd.Series({seed: minus_rho(diffs) for seed, diffs in _sweep(frame, b, split).iterrows()}, dtype=float)
 
 
-def _ends(frame: pd.DataFrame, _: str, b: str, split: str) -> pd.Series:
+def _ends(frame: pd.DataFrame, _: str, b: str, split: str) -> Any:
     by_norm = _sweep(frame, b, split)
     return by_norm.iloc[:, 0] - by_norm.iloc[:, -1] if len(by_norm) else pd.Series(dtype=float)
 
@@ -248,21 +248,15 @@ _TESTED = (
         lambda frame, _, b, __: _values(frame, "head_norm", b) - _values(frame, "head_norm_tenth", b),
         (("lp", "lp"),), "", 2,
     ),
-    Claim(
-        "2.Diff", "Diff(F) of {b} is smaller than of {a}", "Tables 1, 11, 12", _larger("Diff", -1), digits=2,
-    ),
+    Claim("2.Diff", "Diff(F) of {b} is smaller than of {a}", "Tables 1, 11, 12", _larger("Diff", -1), digits=2),
     Claim("2.CS", "CS(F) of {b} is larger than of {a}", "Tables 1, 11, 12", _larger("CS")),
     Claim("2.FDR", "FDR(F) of {b} is smaller than of {a}", "Tables 1, 11, 12", _larger("FDR", -1)),
     Claim(
         "3.order", "the larger ‖V0‖, the smaller Diff(F) (−ρ of Spearman over the norms)", "Figures 3, 10, 11",
         _falls, _LP_FT, digits=2,
     ),
-    Claim(
-        "3.ends", "Diff(F) is larger at ‖V0‖ = {low} than at {high}", "Figures 3, 10, 11", _ends, _LP_FT, digits=2,
-    ),
-    Claim(
-        "4.ratio", "‖F‖/‖P+F‖ is larger at the start of {b} than of {a}", "Tables 2, 9", _larger("‖F‖/‖P+F‖"), on="",
-    ),
+    Claim("3.ends", "Diff(F) is larger at ‖V0‖ = {low} than at {high}", "Figures 3, 10, 11", _ends, _LP_FT, digits=2),
+    Claim("4.ratio", "‖F‖/‖P+F‖ is larger at the start of {b} than of {a}", "Tables 2, 9", _larger("‖F‖/‖P+F‖"), on=""),
     Claim(
         "5.train", "P+F fits the training labels better than P at the start of {b}{note} (points)", "Tables 2, 9",
         _p_and_f("ridge", "train", 100), _LP_FT, "", 1,

@@ -31,15 +31,15 @@ def results(runs: Iterable[Run] | Mapping[Any, Iterable[Run]]) -> pd.DataFrame:
         gradient descent.
     """
     if isinstance(runs, Mapping):
-        frames = [results(group).assign(group=name)[["group", *COLUMNS]] for name, group in runs.items()]
-        return pd.concat(frames, ignore_index=True)
+        frames = [results(group).assign(group=name) for name, group in runs.items()]
+        return pd.concat(frames, ignore_index=True).reindex(columns=["group", *COLUMNS])
     rows = [
         (run.spec.task, run.spec.backbone, run.spec.method, run.spec.seed, *row) for run in runs for row in _rows(run)
     ]
     return pd.DataFrame(rows, columns=COLUMNS).astype({"value": float})
 
 
-def select(frame: pd.DataFrame, **where: Any) -> pd.DataFrame:
+def select(frame: pd.DataFrame, **where: Any) -> Any:
     """The rows that have these values.
 
     Args:
@@ -49,9 +49,10 @@ def select(frame: pd.DataFrame, **where: Any) -> pd.DataFrame:
     Returns:
         The rows.
     """
+    chosen: Any = frame  # pandas' annotations do not know what a selection of rows is
     for column, value in where.items():
-        frame = frame[frame[column] == value]
-    return frame
+        chosen = chosen[chosen[column] == value]
+    return chosen
 
 
 def evaluated_splits(frame: pd.DataFrame) -> list[str]:

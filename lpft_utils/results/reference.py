@@ -15,8 +15,9 @@ import pandas as pd
 
 from lpft_utils.common.errors import RunError
 from lpft_utils.common.table import Table
-from lpft_utils.results.claims import evaluate
-from lpft_utils.results.frame import COLUMNS, results, select
+from lpft_utils.metrics.intervals import Interval
+from lpft_utils.results.claims import Verdict, evaluate
+from lpft_utils.results.frame import COLUMNS, evaluated_splits, results, select
 from lpft_utils.results.tables import column, table
 from lpft_utils.runs.store import Run
 from lpft_utils.training.methods import METHODS
@@ -41,29 +42,23 @@ class Reference:
     about: list[dict[str, Any]]
     frame: pd.DataFrame
 
-    def verdicts(self, task: str) -> list[dict[str, Any]]:
+    def verdicts(self, task: str) -> list[Verdict]:
         """The claims on one task: tested on the frame, then those that are kept as verdicts, by number.
 
         Args:
             task: Its name.
 
         Returns:
-            "claim", "statement", "difference", "half_width" and "outcome" of each.
+            The verdicts.
         """
         frame = select(self.frame, task=task)
-        found = [v for note in ("", OWN_HEAD) for v in evaluate(frame, note=note) if not note or note in v.statement]
-        tested = [
-            {
-                "claim": v.claim,
-                "statement": v.statement,
-                "difference": v.difference.mean,
-                "half_width": v.difference.half_width,
-                "outcome": v.outcome,
-            }
-            for v in found
+        tested = [v for note in ("", OWN_HEAD) for v in evaluate(frame, note=note) if note in v.statement]
+        about = next(entry for entry in self.about if entry["name"] == task)
+        n = len(about["seeds"])
+        kept = [
+            Verdict(c["claim"], c["statement"], Interval(c["difference"], c["half_width"], n)) for c in about["claims"]
         ]
-        kept = next(entry["claims"] for entry in self.about if entry["name"] == task)
-        return sorted([*tested, *kept], key=lambda verdict: verdict["claim"])
+        return sorted([*tested, *kept], key=lambda verdict: verdict.claim)
 
 
 def summarise(
@@ -86,7 +81,7 @@ def summarise(
     for run in everything:
         specs.setdefault(run.spec.method, run.spec.to_dict())
     frame = results({str(name): group for name, group in runs.items()})
-    frame = frame[frame["split"].eq("") | frame["split"].eq("test") | frame["split"].str.startswith("ood_")]
+    frame = frame.loc[frame["split"].isin(["", *evaluated_splits(frame)])]
     about = {
         "task": first.metrics["task"],
         "name": first.spec.task,
@@ -131,7 +126,7 @@ def load_reference(path: Path) -> Reference:
     """
     try:
         return _read(path)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         restore = "expected committed reference results; `git checkout` brings them back."
         raise RunError(f"{path}: {error}: {restore}") from error
 
@@ -176,7 +171,7 @@ def norm_table(found: Reference) -> Table:
     Returns:
         One row per task and norm.
     """
-    sweep = found.frame[~found.frame["group"].isin(["", OWN_HEAD])]
+    sweep: Any = found.frame[~found.frame["group"].isin(["", OWN_HEAD])]
     columns = {metric: column(metric, split="test") for metric in ("Diff", "accuracy")}
     return table(sweep, {"task": "task", "group": "‖V0‖"}, columns)
 
@@ -191,16 +186,13 @@ def claims_table(found: Reference, only: Sequence[int] = ()) -> Table:
     Returns:
         One row per statement, one column per task; "" where a task lacks the split.
     """
-    rows = [
-        {"claim": v["claim"], "statement": v["statement"], "task": entry["name"], "outcome": v["outcome"]}
-        for entry in found.about
-        for v in found.verdicts(entry["name"])
-        if not only or v["claim"] in only
-    ]
-    outcomes = pd.DataFrame(rows).set_index(["claim", "statement", "task"])["outcome"]
-    tasks = [entry["name"] for entry in found.about]
-    order = outcomes.index.droplevel("task").drop_duplicates()
-    return Table(outcomes.unstack("task", fill_value="").loc[order, tasks].reset_index().rename_axis(columns=None))
+    outcomes: dict[tuple[int, str], dict[str, str]] = {}
+    for task in (entry["name"] for entry in found.about):
+        for v in found.verdicts(task):
+            if not only or v.claim in only:
+                outcomes.setdefault((v.claim, v.statement), {})[task] = v.outcome
+    rows = [{"claim": claim, "statement": text, **by_task} for (claim, text), by_task in outcomes.items()]
+    return Table(pd.DataFrame(rows).fillna("").sort_values("claim", kind="stable", ignore_index=True))
 
 
 def provenance(found: Reference) -> str:
@@ -233,6 +225,8 @@ def _read(path: Path) -> Reference:
     tasks = {entry["name"] for entry in about if {"spec", "environment", "claims"} <= entry.keys()}
     # Without `na_filter` an empty split stays "", and "nan" and "inf" are read as numbers all the same.
     frame = pd.read_csv(path.with_suffix(".csv"), na_filter=False, dtype={"group": str})
+    if list(frame) != ["group", *COLUMNS]:
+        raise ValueError(f"its CSV file has the columns {', '.join(frame)}")
     if not tasks or tasks != set(frame["task"]):
         raise ValueError(f"its tasks are {', '.join(tasks) or 'none'}, those of its CSV file are others")
-    return Reference(about, frame[["group", *COLUMNS]].astype({"value": float}))
+    return Reference(about, frame.astype({"value": float}))

@@ -66,14 +66,14 @@ def table(frame: pd.DataFrame, rows: str | Mapping[str, str], columns: Mapping[s
         "81.2 ± 3.4 (1 diverged)".
     """
     titles = {rows: rows} if isinstance(rows, str) else dict(rows)
-    shown = frame[frame["split"] != ""] if "split" in titles else frame
+    keys: Any = (frame[frame["split"] != ""] if "split" in titles else frame)[list(titles)]
     lines = []
-    for key in shown[list(titles)].drop_duplicates().itertuples(index=False, name=None):
+    for key in keys.drop_duplicates().itertuples(index=False, name=None):
         where = dict(zip(titles, key, strict=True))
         line = {title: LABELS.get(k, str)(where[k]) for k, title in titles.items()}
         lines.append(line | {t: _cell(frame, where, chosen, form) for t, (chosen, form) in columns.items()})
-    made = Table(pd.DataFrame(lines, columns=[*titles.values(), *columns]))
-    return made if len(titles) > 1 else made.set_index(*titles.values())
+    made = pd.DataFrame(lines, columns=[*titles.values(), *columns])
+    return Table(made if len(titles) > 1 else made.set_index(*titles.values()))
 
 
 def accuracy_table(runs: Mapping[str, Sequence[Run]]) -> Table:
@@ -129,9 +129,8 @@ def fdr_table(runs: Sequence[Run]) -> Table:
     Returns:
         One row per split, columns "before" and "after", each cell "mean ± half width".
     """
-    frame = results(runs)
-    frame = frame[frame["split"] != "validation"]
-    return table(frame, "split", {"before": column("FDR_0"), "after": column("FDR")})
+    frame: Any = results(runs)
+    return table(frame[frame["split"] != "validation"], "split", {"before": column("FDR_0"), "after": column("FDR")})
 
 
 def _cell(frame: pd.DataFrame, where: Mapping[str, Any], chosen: Mapping[str, Any], form: Format) -> str:

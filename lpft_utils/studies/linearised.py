@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from lpft_utils.common.files import write_tensors
-from lpft_utils.kernel_methods.function_space import gradient_descent
+from lpft_utils.kernel_methods.function_space import gradient_descent, logits
 from lpft_utils.kernel_methods.weight_space import predict_features, train
 from lpft_utils.ntk import kernel
 from lpft_utils.runs.cache import cache_path, lock
@@ -116,10 +116,9 @@ def _compute(
     with torch.no_grad():
         f_0, f_other = (model(**e.inputs).logits.double() for e in (few, other))
     eta = rate * largest_stable_rate(square.K)
-    linear = gradient_descent(square.K.double(), f_0, few.labels, eta, steps, every, block.K.double(), f_other)
+    linear = gradient_descent(square.K.double(), f_0, few.labels, eta, steps, every)
     real = train(model, few.inputs, few.labels, eta, steps, every, other.inputs)
-    assert linear.Q is not None and linear.f_other is not None and real.f_other is not None
-    assert real.phi_change is not None
+    assert linear.Q is not None and real.f_other is not None and real.phi_change is not None
     change = predict_features(model, few.inputs, linear.Q[1:], other.inputs)
     return {
         "rate": torch.tensor(eta),
@@ -127,7 +126,7 @@ def _compute(
         "loss/real": real.loss,
         "loss/linear": linear.loss,
         "f/real": real.f_other,
-        "f/linear": linear.f_other,
+        "f/linear": logits(block.K, f_other, linear.Q),
         "change/real": real.phi_change,
         "change/linear": torch.cat([change.new_zeros(1, *change.shape[1:]), change]),  # at time 0 nothing has moved
     }

@@ -219,8 +219,8 @@ def test_reference_of_the_kernel_chapters(setting, by_seed):
     sweep = head_norm_sweep(setting.sweep_spec(), setting.norms, setting.seeds)
     found = reference.summarise(sweep, by_seed, by_seed)
     verdicts = found.verdicts("builtin")
-    assert {v["claim"] for v in verdicts} == {3, 4, 5}
-    assert sum(v["statement"].count(reference.OWN_HEAD) for v in verdicts) == 3
+    assert {v.claim for v in verdicts} == {3, 4, 5}
+    assert sum(v.statement.count(reference.OWN_HEAD) for v in verdicts) == 3
     assert len(reference.claims_table(found)) == len(verdicts)
     assert reference.provenance(found).startswith("kernels of 15 texts; ")
     assert list(reference.norm_table(found)["‖V0‖"]) == [str(norm) for norm in setting.norms]
