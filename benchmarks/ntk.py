@@ -154,7 +154,7 @@ def operations(model: Classifier, n: int, tokens: int, n_classes: int) -> dict[s
     In the last layer only the pooled token carries a gradient below keys and values; it is counted as the engine does
     it.
     """
-    forward = reverse = gradients = gram = 0.0
+    forward = backward = gradients = gram = 0.0
     layers = [name for name, _ in model.named_modules() if name.endswith("attention.self")]
     last = layers[-1].removesuffix("attention.self")
     for name, module in model.backbone.named_modules():
@@ -164,13 +164,13 @@ def operations(model: Classifier, n: int, tokens: int, n_classes: int) -> dict[s
         single = f"backbone.{name}".startswith(last) and not name.endswith(("key", "value"))
         carried = 1 if single else tokens  # tokens with a gradient
         forward += 2.0 * n * tokens * size
-        reverse += 2.0 * n * carried * size * n_classes
+        backward += 2.0 * n * carried * size * n_classes
         if single:
             gram += n * n * (module.in_features + n_classes**2 * module.out_features)
         else:
             gradients += 2.0 * n * tokens * size * n_classes
             gram += (n * n_classes) ** 2 * size
-    return {"forward": forward, "reverse passes": reverse, "gradients": gradients, "Gram (half)": gram}
+    return {"forward": forward, "backward passes": backward, "gradients": gradients, "Gram (half)": gram}
 
 
 def gemm_rate(device: str, precision: str) -> float:

@@ -50,7 +50,7 @@ def main() -> None:
                 error = ((made.kernel().F - exact).norm() / exact.norm()).item()
                 print(f"k = {k}, {'leading directions' if pilot else 'random only'}: error {error:.4f}", flush=True)
     start = time.perf_counter()
-    made = sketch(model, inputs, args.k, check=args.check, progress=True)
+    made = sketch(model, inputs, args.k, check=args.check)
     sketched = time.perf_counter() - start
     start = time.perf_counter()
     F = made.kernel().F

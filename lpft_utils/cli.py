@@ -4,13 +4,17 @@ A new command is one function decorated with `@main.command()`. Heavy imports st
 `lpft --help` answers at once.
 """
 
+import contextlib
+import logging
 import os
 import webbrowser
+from collections.abc import Iterator
 from typing import Any
 
 import click
 
 from lpft_utils.common.errors import LpftError, ParameterError
+from lpft_utils.common.paths import book_root, run_store
 from lpft_utils.publishing.parameters import PROFILE_NAMES, parse_pairs
 
 
@@ -20,38 +24,41 @@ class _CleanError(click.ClickException):
     exit_code = 2
 
 
-class _Command(click.Command):
-    """A command whose complaint about an unknown option lists the options that exist."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        try:
-            return super().parse_args(ctx, args)
-        except click.NoSuchOption as error:
-            valid = [name for parameter in self.get_params(ctx) for name in parameter.opts if name.startswith("--")]
-            raise click.UsageError(
-                f"{error.format_message()} Valid options: {', '.join(sorted(valid))}.", ctx
-            ) from None
-
-
 class _Group(click.Group):
-    """The group of commands: our own errors become one clean message, an unknown command lists the known ones."""
-
-    command_class = _Command
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        try:
-            return super().resolve_command(ctx, args)
-        except click.UsageError as error:
-            message = f"{error.format_message()} Commands: {', '.join(sorted(self.commands))}."
-            raise click.UsageError(message, ctx) from None
+    """The group of commands: our own errors, and those of files, become one clean message."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except LpftError as error:
-            raise _CleanError(str(error)) from None
+            message = str(error)
+        except OSError as error:
+            if error.filename is None:
+                raise
+            message = (
+                f"{error.filename}: {error.strerror}. Runs are stored in {run_store()}: make it a folder that you can "
+                "write to, or set LPFT_RUNS to another one"
+            )
+        from tqdm import tqdm
+
+        for bar in list(getattr(tqdm, "_instances", ())):  # else the message is glued onto a bar
+            bar.close()
+        raise _CleanError(message)
+
+
+@contextlib.contextmanager
+def _messages_above_bars() -> Iterator[None]:
+    """Print what the package logs, such as that a training is resumed, and warnings, above the progress bars."""
+    from tqdm.contrib.logging import logging_redirect_tqdm
+
+    ours = logging.getLogger("lpft_utils")
+    ours.setLevel(logging.INFO)
+    logging.captureWarnings(True)
+    try:
+        with logging_redirect_tqdm([ours, logging.getLogger("py.warnings")]):
+            yield
+    finally:
+        logging.captureWarnings(False)
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -90,8 +97,6 @@ def book(
         raise LpftError(
             f"the book needs {error.name}, which is not installed: pip install 'lpft-utils[book]'"
         ) from error
-    from lpft_utils.common.paths import book_root
-
     if jobs is None:  # the chapters of one GPU would fill its memory together
         jobs = 1 if parameters.get("profile") == "gpu" else min(2, os.cpu_count() or 1)
     page = publish.publish(book_root(), parameters, only=only, jobs=jobs, make_site=not no_site, say=click.echo)
@@ -130,6 +135,8 @@ def run(
 
     setting = get_profile(profile, task=task, backbone=backbone, seeds=seeds or None)
     spec = setting.spec(method).replace(**fields)
-    for stored in run_seeds(spec, list(setting.seeds), progress=True):
+    with _messages_above_bars():
+        runs = run_seeds(spec, list(setting.seeds), progress=True)
+    for stored in runs:
         shares = ", ".join(f"{split} {100 * value:.1f} %" for split, value in stored.metrics["accuracy"].items())
         click.echo(f"{stored.folder}\n  accuracy: {shares}\n  ‖V‖: {stored.metrics['head_norm']:.3f}")

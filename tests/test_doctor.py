@@ -122,7 +122,7 @@ def test_report_marks_warnings_and_counts_them():
     checks = [doctor.Check("a", True, "fine"), doctor.Check("b", False, "gone", "fetch it")]
     text = doctor.report(checks)
     assert text.splitlines()[0].startswith("OK") and text.splitlines()[1].startswith("WARN")
-    assert "→ fetch it" in text and text.splitlines()[-1].startswith("1 warning:")
+    assert "→ fetch it" in text and text.splitlines()[-1].startswith("1 warning.")
 
 
 def test_run_store_location(monkeypatch, tmp_path):

@@ -1,4 +1,4 @@
-"""Makes `five-methods.json`: all five methods on CB and RTE.
+"""Makes `five-methods.json` and `.csv`: all five methods on CB and RTE.
 
     LPFT_DATA=/folder/with/the/tasks python book/reference/five_methods.py
 
@@ -9,10 +9,9 @@ goes on where it was.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
-from lpft_utils.results.reference import summarise
+from lpft_utils.results.reference import summarise, write_reference
 from lpft_utils.runs.profiles import get_profile
 from lpft_utils.runs.run import run_seeds
 
@@ -23,17 +22,15 @@ OUT = Path(__file__).with_name("five-methods.json")
 
 
 def main() -> None:
-    """Run every task and write the summary."""
+    """Run every task and write the results."""
     results = []
     for task in TASKS:
         setting = get_profile("laptop", task=task)
-        runs = {
-            method: run_seeds(setting.spec(method, **SIZES), setting.seeds)
-            for method in METHODS
-        }
-        results.append(summarise(runs))
-        print(task, json.dumps(results[-1]["accuracy"]), flush=True)
-        OUT.write_text(json.dumps(results, indent=1) + "\n")
+        specs = [setting.spec(method, **SIZES) for method in METHODS]
+        runs = [r for spec in specs for r in run_seeds(spec, setting.seeds)]
+        results.append(summarise({"": runs}))
+        print(task, f"{len(runs)} runs", flush=True)
+        write_reference(OUT, results)
     print(f"written: {OUT}")
 
 

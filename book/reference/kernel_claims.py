@@ -1,17 +1,17 @@
-"""Makes `kernel-claims.json`: claims 3, 4, 5 on real tasks (chapters 5, 6).
+"""Makes `kernel-claims.json` and `.csv`: claims 3, 4, 5 on real tasks.
 
     LPFT_DATA=/folder/with/the/tasks python book/reference/kernel_claims.py
 
-Runs and kernels are stored, so an interrupted call goes on where it was.
+For chapters 5 and 6. Runs and kernels are stored, so an interrupted call goes
+on where it was.
 """
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
-from lpft_utils.results.reference import summarise_kernels
+from lpft_utils.results.reference import summarise, write_reference
 from lpft_utils.runs.profiles import get_profile
 from lpft_utils.runs.sweeps import head_norm_sweep
 from lpft_utils.studies.initialisation import initialisations
@@ -27,7 +27,7 @@ OUT = Path(__file__).with_name("kernel-claims.json")
 
 
 def main() -> None:
-    """Run every task and write the summary."""
+    """Run every task and write the results."""
     results = []
     for task in TASKS:
         laptop = get_profile("laptop", task=task)
@@ -42,10 +42,10 @@ def main() -> None:
         ]
         norms = NORMS.get(task, setting.norms)
         sweep = head_norm_sweep(setting.sweep_spec(), norms, seeds)
-        results.append(summarise_kernels(sweep, found, own))
-        for verdict in results[-1]["claims"]:
+        results.append(summarise(sweep, found, own))
+        for verdict in results[-1].verdicts(task):
             print(task, verdict, flush=True)
-        OUT.write_text(json.dumps(results, indent=1) + "\n")
+        write_reference(OUT, results)
     print(f"written: {OUT}")
 
 

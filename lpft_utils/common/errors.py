@@ -9,6 +9,10 @@ class TaskError(LpftError):
     """A task or its data files cannot be used as they are."""
 
 
+class TaskWarning(UserWarning):
+    """Something about a task's data that its user should know, such as rows that were left out."""
+
+
 class ModelError(LpftError):
     """A backbone, tokenizer or classifier cannot be loaded or built."""
 

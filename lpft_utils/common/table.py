@@ -18,5 +18,6 @@ class Table(pd.DataFrame):
         with pd.option_context("display.max_colwidth", None):
             shown = self.reset_index() if self.index.name else self
             html = shown.to_html(index=False, justify="left", border=0)
-        # A narrow column would break "0.7 ± 0.1", "1, 2, 3" and "4 → 5" after every number.
-        return re.sub(r"(?<=\d)( ±|,| →) (?=-?\d)", lambda m: m[1].replace(" ", "&nbsp;") + "&nbsp;", html)
+        # A narrow column would break "1, 2, 3", "4 → 5" and "6 … 7" after every number; "0.7 ± 0.1" may, after ±.
+        html = re.sub(r"(?<=\d)(,| →| …) (?=-?\d)", lambda m: m[1].replace(" ", "&nbsp;") + "&nbsp;", html)
+        return re.sub(r"(?<=\d) ± (?=\d)", "&nbsp;± ", html)

@@ -17,7 +17,7 @@ import pandas as pd
 import pyarrow
 import pyarrow.parquet
 
-from lpft_utils.common.errors import TaskError
+from lpft_utils.common.errors import TaskError, TaskWarning
 
 SPLIT_ALIASES = {"train": ("train",), "validation": ("validation", "valid", "val", "dev"), "test": ("test",)}
 
@@ -143,7 +143,7 @@ def _drop_unusable_boss_rows(table: Table) -> Table:
     good = (stripped["Text"] != "") & ~stripped["Label"].isin(["", "nan"])
     if dropped := int((~good).sum()):
         table.notes.append(f"{dropped} rows of {Path(table.origin).name} without text or label left out")
-        warnings.warn(f"{table.origin}: left out {dropped} rows without text or label.", stacklevel=2)
+        warnings.warn(f"{table.origin}: left out {dropped} rows without text or label.", TaskWarning, stacklevel=2)
         table.frame = table.frame[good]
     return table
 

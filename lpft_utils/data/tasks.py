@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lpft_utils.common.errors import TaskError
+from lpft_utils.common.errors import TaskError, TaskWarning
 from lpft_utils.data import synthetic
 from lpft_utils.data.catalog import PAPER_TASKS, TASKS, TaskInfo, template_columns
 from lpft_utils.data.conversion import to_split, unlabelled
@@ -61,7 +61,9 @@ def load_task(
         except TaskError as error:
             if ood is not None:
                 raise
-            warnings.warn(f"Task {name!r} without its out-of-distribution test set {other!r}: {error}", stacklevel=2)
+            warnings.warn(
+                f"Task {name!r} without its out-of-distribution test set {other!r}: {error}", TaskWarning, stacklevel=2
+            )
             continue
         if shifted.label_names != task.label_names:
             raise TaskError(
@@ -218,4 +220,4 @@ def _warn_about_overlap(task: Task) -> None:
     counts = {name: sum(key in seen for key in keys(task.splits[name])) for name in ("test", *task.ood_splits)}
     shared = ", ".join(f"{count} of {name}" for name, count in counts.items() if count)
     if shared:
-        warnings.warn(f"Task {task.name!r}: texts that are also in train: {shared}.", stacklevel=3)
+        warnings.warn(f"Task {task.name!r}: texts that are also in train: {shared}.", TaskWarning, stacklevel=3)

@@ -9,8 +9,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lpft_utils.figures.style import COLORS, LABELS, MARKERS, STYLE, WIDTH
+from lpft_utils.figures.style import STYLE, WIDTH
 from lpft_utils.metrics.calibration import Reliability
+from lpft_utils.training.methods import METHODS
 
 _LARGEST = 220  # points², the marker of the fullest bin
 _FADED = "0.45"
@@ -34,9 +35,9 @@ def reliability_diagrams(diagrams: Mapping[str, tuple[Reliability, Reliability]]
         places = figure.subplots(n_rows, 2, squeeze=False).ravel()
         for axes, (method, pair) in zip(places, diagrams.items(), strict=False):
             axes.plot([0, 1], [0, 1], color="0.35", linewidth=1, linestyle="--", label="calibrated")
-            _bins(axes, pair[0], most, label="before", color=COLORS[method], marker=MARKERS[method])
-            _bins(axes, pair[1], most, label="after", color="black", marker=MARKERS[method], hollow=True)
-            axes.set(title=LABELS[method], xlim=(0, 1.03), ylim=(-0.03, 1.03), aspect="equal")
+            _bins(axes, pair[0], most, label="before", color=METHODS[method].color, marker=METHODS[method].marker)
+            _bins(axes, pair[1], most, label="after", color="black", marker=METHODS[method].marker, hollow=True)
+            axes.set(title=METHODS[method].label, xlim=(0, 1.03), ylim=(-0.03, 1.03), aspect="equal")
             axes.set(xlabel="mean confidence in the bin", ylabel="accuracy in the bin")
         for axes in places[len(diagrams) :]:
             axes.set_axis_off()
@@ -63,8 +64,12 @@ def head_scaling(
         figure = Figure(figsize=(WIDTH, 3.4))
         left, right = figure.subplots(1, 2)
         for split, line in (("train", ":"), ("test", "-")):
-            left.loglog(scales, curves[split]["NLL"], line, color=COLORS[method], label=split)
-        for key, line, color in (("confidence", "-", COLORS[method]), ("accuracy", "--", "black"), ("ECE", ":", "0.3")):
+            left.loglog(scales, curves[split]["NLL"], line, color=METHODS[method].color, label=split)
+        for key, line, color in (
+            ("confidence", "-", METHODS[method].color),
+            ("accuracy", "--", "black"),
+            ("ECE", ":", "0.3"),
+        ):
             right.semilogx(scales, curves["test"][key], line, color=color, label=key)
         left.set(xlabel="factor s on V and b", ylabel="cross-entropy")
         left.set_ylim(bottom=max(1e-3, left.get_ylim()[0]))  # on separable data it falls beyond every axis
@@ -93,9 +98,15 @@ def temperature_against_norm(groups: Mapping[str, tuple[str, Sequence[float], Se
             (norm, T) for _, norms, temperatures in groups.values() for norm, T in zip(norms, temperatures, strict=True)
         ]
         for label, (method, norms, temperatures) in groups.items():
-            face = "none" if label.startswith("sweep") else COLORS[method]
+            face = "none" if label.startswith("sweep") else METHODS[method].color
             axes.plot(
-                norms, temperatures, MARKERS[method], color=COLORS[method], markerfacecolor=face, label=label, alpha=0.8
+                norms,
+                temperatures,
+                METHODS[method].marker,
+                color=METHODS[method].color,
+                markerfacecolor=face,
+                label=label,
+                alpha=0.8,
             )
         axes.set(xscale="log", yscale="log", xlabel="‖V‖ after training", ylabel="fitted temperature T")
         if everything:
@@ -127,13 +138,13 @@ def before_and_after(
         for axes, (title, by_method) in zip(panels, errors.items(), strict=True):
             for i, (method, (before, after, chance)) in enumerate(by_method.items()):
                 for pair in zip(before, after, strict=True):
-                    axes.plot([i - 0.18, i + 0.18], pair, color=COLORS[method], linewidth=1, alpha=0.6)
-                style = {"color": COLORS[method], "marker": MARKERS[method], "linestyle": "none"}
+                    axes.plot([i - 0.18, i + 0.18], pair, color=METHODS[method].color, linewidth=1, alpha=0.6)
+                style = {"color": METHODS[method].color, "marker": METHODS[method].marker, "linestyle": "none"}
                 axes.plot(np.full(len(before), i - 0.18), before, **style)
                 axes.plot(np.full(len(after), i + 0.18), after, markerfacecolor="white", **style)
                 axes.plot([i - 0.36, i + 0.36], [chance, chance], color="0.35", linewidth=1, linestyle="--")
             axes.set(title=title, ylabel=label, ylim=(0, 1.08 * top))
-            axes.set_xticks(range(len(by_method)), [LABELS[method] for method in by_method])
+            axes.set_xticks(range(len(by_method)), [METHODS[method].label for method in by_method])
             axes.grid(visible=False, axis="x")
         panels[-1].set(xlabel="filled: before, hollow: after temperature scaling; dashed: chance")
         return figure

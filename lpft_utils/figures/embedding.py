@@ -6,7 +6,7 @@ import numpy as np
 from sklearn.manifold import TSNE
 
 from lpft_utils.common.validation import Array
-from lpft_utils.models.classifier import initial_head
+from lpft_utils.models.heads import initial_head
 from lpft_utils.runs.store import Run
 
 

@@ -12,9 +12,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from lpft_utils.figures.style import CLASS_COLORS, COLORS, LABELS, LINES, MARKERS, STYLE, WIDTH
+from lpft_utils.figures.style import CLASS_COLORS, STYLE, WIDTH
 from lpft_utils.metrics.intervals import interval
 from lpft_utils.studies.linearised import Comparison
+from lpft_utils.training.methods import METHODS
 
 
 def kernel_image(K: Tensor, labels: Tensor, label_names: Sequence[str]) -> Figure:
@@ -59,7 +60,7 @@ def linearisation(comparisons: Mapping[str, Comparison]) -> Figure:
         figure = Figure(figsize=(WIDTH, 4.6))
         panels = figure.subplots(2, len(comparisons), squeeze=False)
         for (upper, lower), (title, c) in zip(panels.T, comparisons.items(), strict=True):
-            color = COLORS[c.method]
+            color = METHODS[c.method].color
             for which, line in (("real", "-"), ("linear", "--")):
                 label = "real training" if which == "real" else "linearised"
                 upper.plot(c.times, c.loss[which], line, color=color, label=label)
@@ -90,7 +91,12 @@ def linearisation_error(comparisons: Mapping[str, Comparison]) -> Figure:
         for i, (name, c) in enumerate(comparisons.items()):
             line = ("-", "--", ":", "-.")[i % 4]
             axes.loglog(
-                c.moved("real")[1:], c.error(), line, color=COLORS[c.method], marker=MARKERS[c.method], label=name
+                c.moved("real")[1:],
+                c.error(),
+                line,
+                color=METHODS[c.method].color,
+                marker=METHODS[c.method].marker,
+                label=name,
             )
         axes.set(xlabel="‖φ_t − φ_0‖, test, real training", ylabel="relative error of the logits")
         axes.legend()
@@ -113,10 +119,18 @@ def predicted_and_measured(comparisons: Mapping[str, Sequence[Comparison]]) -> F
             points = [tuple(c.change[k][-1].norm(dim=1).double().numpy() for k in ("linear", "real")) for c in group]
             for i, (linear, real) in enumerate(points):
                 label = "a test example" if i == 0 else None
-                axes.plot(linear, real, MARKERS[method], color=COLORS[method], alpha=0.6, markersize=4, label=label)
+                axes.plot(
+                    linear,
+                    real,
+                    METHODS[method].marker,
+                    color=METHODS[method].color,
+                    alpha=0.6,
+                    markersize=4,
+                    label=label,
+                )
             top = 1.05 * max(float(x.max()) for pair in points for x in pair) or 1.0
             axes.plot([0, top], [0, top], color="0.35", linewidth=1, linestyle="--", label="equal")
-            axes.set(title=LABELS[method], xlabel="predicted ‖φ_t − φ_0‖", xlim=(0, top), ylim=(0, top))
+            axes.set(title=METHODS[method].label, xlabel="predicted ‖φ_t − φ_0‖", xlim=(0, top), ylim=(0, top))
         panels[0].set(ylabel="measured ‖φ_t − φ_0‖")
         panels[0].legend()
         return figure
@@ -139,9 +153,9 @@ def spectra(values: Mapping[str, Mapping[str, Tensor]]) -> Figure:
                 axes.semilogy(
                     np.arange(1, len(s) + 1),
                     s.clamp_min(1e-8),
-                    color=COLORS[method],
-                    linestyle=LINES[method],
-                    label=LABELS[method],
+                    color=METHODS[method].color,
+                    linestyle=METHODS[method].line,
+                    label=METHODS[method].label,
                 )
             axes.set(title=part, xlabel="index")
         panels[0].set(ylabel="singular value / largest", ylim=(1e-6, 1.5))
@@ -164,9 +178,9 @@ def norm_law(scales: Sequence[float], norms: Mapping[str, Sequence[float]]) -> F
         figure = Figure(figsize=(0.7 * WIDTH, 3.2))
         axes = figure.subplots()
         x = np.asarray(scales)
-        axes.loglog(x, norms["F"], "o", color=COLORS["lp_ft"], label="‖F‖, computed")
+        axes.loglog(x, norms["F"], "o", color=METHODS["lp_ft"].color, label="‖F‖, computed")
         axes.loglog(x, norms["F"][0] * (x / x[0]) ** 2, "--", color="0.35", label="square law")
-        axes.loglog(x, norms["P"], "s", color=COLORS["lp"], label="‖P‖, computed")
+        axes.loglog(x, norms["P"], "s", color=METHODS["lp"].color, label="‖P‖, computed")
         axes.set(xlabel="factor on V0", ylabel="Frobenius norm")
         axes.legend()
         return figure
@@ -193,7 +207,7 @@ def layer_shares(by_method: Mapping[str, pd.DataFrame]) -> Figure:
                 width = table.reindex(index=layers, columns=kinds).fillna(0)[kind].to_numpy()
                 axes.barh(layers, width, left=left, color=CLASS_COLORS[i % 5], hatch=hatches[i % 5], label=kind)
                 left += width
-            axes.set(title=LABELS[method], xlabel="share of the trace of F")
+            axes.set(title=METHODS[method].label, xlabel="share of the trace of F")
         panels[0].invert_yaxis()
         handles, names = panels[0].get_legend_handles_labels()
         figure.legend(handles, names, loc="outside lower center", ncols=4)
@@ -217,14 +231,14 @@ def norm_sweep(norms: Sequence[float], values: Mapping[str, Sequence[Sequence[fl
             axes: Axes = figure.add_subplot(n_rows, 2, i + 1)
             found = [interval(row) for row in rows]
             for norm, row in zip(norms, rows, strict=True):
-                axes.plot([norm] * len(row), row, ".", color=COLORS["lp_ft"], alpha=0.45, markersize=4)
+                axes.plot([norm] * len(row), row, ".", color=METHODS["lp_ft"].color, alpha=0.45, markersize=4)
             width = None if any(np.isnan(f.half_width) for f in found) else [f.half_width for f in found]
             axes.errorbar(
                 list(norms),
                 [f.mean for f in found],
                 yerr=width,
-                color=COLORS["lp_ft"],
-                marker=MARKERS["lp_ft"],
+                color=METHODS["lp_ft"].color,
+                marker=METHODS["lp_ft"].marker,
                 capsize=3,
             )
             axes.set(xscale="log", xlabel="‖V0‖ at the start of FT", ylabel=label)

@@ -8,8 +8,9 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
-from lpft_utils.figures.style import COLORS, LABELS, MARKERS, STYLE, WIDTH
+from lpft_utils.figures.style import STYLE, WIDTH
 from lpft_utils.studies.lora import Concentration
+from lpft_utils.training.methods import METHODS
 
 
 def concentration(sweeps: Mapping[str, Concentration]) -> Figure:
@@ -25,17 +26,19 @@ def concentration(sweeps: Mapping[str, Concentration]) -> Figure:
         figure = Figure(figsize=(WIDTH, 3.9))
         left, right = figure.subplots(1, 2)
         for i, (method, sweep) in enumerate(sweeps.items()):
-            style = {"color": COLORS[method], "marker": MARKERS[method]}
+            style = {"color": METHODS[method].color, "marker": METHODS[method].marker}
             shift = 1.06 ** (2 * i - len(sweeps) + 1)  # so that dots of two starts do not hide each other
             ranks = np.array(list(sweep.rms()))
             for axes, column in ((left, "error"), (right, "centred")):
                 for r, values in sweep.by_rank(column).items():
-                    axes.plot(np.full(len(values), r * shift), values, ".", color=COLORS[method], alpha=0.3)
-            left.plot(ranks * shift, list(sweep.rms().values()), linestyle="", label=f"{LABELS[method]} start", **style)
-            left.plot(ranks, sweep.kappa / np.sqrt(ranks), color=COLORS[method], linestyle=("-", "--")[i % 2])
+                    axes.plot(np.full(len(values), r * shift), values, ".", color=METHODS[method].color, alpha=0.3)
+            left.plot(
+                ranks * shift, list(sweep.rms().values()), linestyle="", label=f"{METHODS[method].label} start", **style
+            )
+            left.plot(ranks, sweep.kappa / np.sqrt(ranks), color=METHODS[method].color, linestyle=("-", "--")[i % 2])
             means = [values.mean() for values in sweep.by_rank("centred").values()]
-            right.plot(ranks * shift, means, label=f"{LABELS[method]} start", **style)
-            right.axhline(sweep.reference, color=COLORS[method], linestyle=(":", (0, (1, 3)))[i % 2])
+            right.plot(ranks * shift, means, label=f"{METHODS[method].label} start", **style)
+            right.axhline(sweep.reference, color=METHODS[method].color, linestyle=(":", (0, (1, 3)))[i % 2])
         left.set(xscale="log", yscale="log", xlabel="rank r", ylabel="relative error of the kernel")
         right.set(xscale="log", xlabel="rank r", ylabel="alignment, centred", ylim=(None, 1.01))
         for axes in (left, right):

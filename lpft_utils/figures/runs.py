@@ -17,9 +17,10 @@ from matplotlib.figure import Figure
 from lpft_utils.common.errors import RunError
 from lpft_utils.common.names import split_label
 from lpft_utils.common.validation import Array
-from lpft_utils.figures.style import CLASS_COLORS, CLASS_MARKERS, COLORS, LABELS, LINES, MARKERS, STYLE, WIDTH
+from lpft_utils.figures.style import CLASS_COLORS, CLASS_MARKERS, STYLE, WIDTH
 from lpft_utils.metrics.intervals import interval
 from lpft_utils.runs.store import Run
+from lpft_utils.training.methods import METHODS
 
 
 def logistic_path(about: Mapping[str, Any], norm_init: float) -> Figure:
@@ -35,10 +36,10 @@ def logistic_path(about: Mapping[str, Any], norm_init: float) -> Figure:
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, 3.2))
         left, right = figure.subplots(1, 2)
-        left.semilogx(about["Cs"], about["cv_accuracy"], color=COLORS["lp"], marker="s")
+        left.semilogx(about["Cs"], about["cv_accuracy"], color=METHODS["lp"].color, marker="s")
         left.set(xlabel="C (weak penalty to the right)", ylabel="accuracy on held-out folds")
-        right.loglog(about["Cs"], about["norms"], color=COLORS["lp"], marker="s", label="LP optimum")
-        right.axhline(norm_init, color=COLORS["ft"], label="random head of FT")
+        right.loglog(about["Cs"], about["norms"], color=METHODS["lp"].color, marker="s", label="LP optimum")
+        right.axhline(norm_init, color=METHODS["ft"].color, label="random head of FT")
         right.set(xlabel="C", ylabel="‖V‖")
         for axes in (left, right):
             axes.axvline(about["C"], color="0.35", linestyle="--", linewidth=1, label="chosen C")
@@ -62,12 +63,14 @@ def descent(histories: Sequence[pd.DataFrame], norm_init: float) -> Figure:
         for i, history in enumerate(histories):
             rows = history[history["step"] > 0]
             one = i == 0
-            left.semilogx(rows["step"], rows["train_accuracy"], color=COLORS["lp"], label="train" if one else None)
+            left.semilogx(
+                rows["step"], rows["train_accuracy"], color=METHODS["lp"].color, label="train" if one else None
+            )
             left.semilogx(
                 rows["step"], rows["test_accuracy"], color="0.35", linestyle="--", label="test" if one else None
             )
-            right.semilogx(rows["step"], rows["head_norm"], color=COLORS["lp"], label="LP" if one else None)
-        right.axhline(norm_init, color=COLORS["ft"], label="random head of FT")
+            right.semilogx(rows["step"], rows["head_norm"], color=METHODS["lp"].color, label="LP" if one else None)
+        right.axhline(norm_init, color=METHODS["ft"].color, label="random head of FT")
         left.set(xlabel="gradient step", ylabel="accuracy")
         right.set(xlabel="gradient step", ylabel="‖V‖")
         left.legend()
@@ -90,7 +93,7 @@ def toy_flow(t: Array, distance: Mapping[str, Array], error: Mapping[str, Array]
         figure = Figure(figsize=(WIDTH, 3.2))
         left, right = figure.subplots(1, 2)
         for method in distance:
-            style = {"color": COLORS[method], "linestyle": LINES[method], "label": LABELS[method]}
+            style = {"color": METHODS[method].color, "linestyle": METHODS[method].line, "label": METHODS[method].label}
             left.semilogx(t[1:], distance[method][1:], **style)
             right.semilogx(t[1:], error[method][1:], **style)
         left.set(xlabel="time t", ylabel="‖B(t) − B(0)‖")
@@ -124,9 +127,15 @@ def training(runs: Mapping[str, Sequence[Run]], columns: Mapping[str, str]) -> F
                         "LP has no monitors."
                     )
                 table = pd.concat([run.history.set_index("step")[column].dropna() for run in group], axis=1)
-                axes.plot(table, color=COLORS[method], linewidth=0.7, alpha=0.5)
+                axes.plot(table, color=METHODS[method].color, linewidth=0.7, alpha=0.5)
                 mean = table.dropna().mean(axis=1)
-                axes.plot(mean, color=COLORS[method], linestyle=LINES[method], linewidth=2, label=LABELS[method])
+                axes.plot(
+                    mean,
+                    color=METHODS[method].color,
+                    linestyle=METHODS[method].line,
+                    linewidth=2,
+                    label=METHODS[method].label,
+                )
             if column == "head_norm" and len(runs) > 1:
                 axes.set_yscale("log")  # FT and LP-FT differ by an order of magnitude
             axes.set(xlabel="optimiser step", ylabel=label)
@@ -226,7 +235,9 @@ def feature_map(panels: Mapping[str, Mapping[str, Array]], label_names: Sequence
 
 def _mean_and_seeds(axes: Axes, x: float, values: Sequence[float], method: str, with_label: bool) -> None:
     summary = interval(values)
-    axes.plot(np.full(len(values), x), values, ".", color=COLORS[method], alpha=0.45, markersize=4)
+    axes.plot(np.full(len(values), x), values, ".", color=METHODS[method].color, alpha=0.45, markersize=4)
     width = None if np.isnan(summary.half_width) else summary.half_width
-    label = LABELS[method] if with_label else None
-    axes.errorbar(x, summary.mean, yerr=width, fmt=MARKERS[method], color=COLORS[method], capsize=3, label=label)
+    label = METHODS[method].label if with_label else None
+    axes.errorbar(
+        x, summary.mean, yerr=width, fmt=METHODS[method].marker, color=METHODS[method].color, capsize=3, label=label
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from scipy.linalg import helmert
 from torch import Tensor
 
 
@@ -11,26 +12,20 @@ def one_hot(labels: Tensor, n_classes: int) -> Tensor:
     return torch.nn.functional.one_hot(labels, n_classes).double()
 
 
-def contrasts(n_classes: int, device: torch.device | str = "cpu") -> Tensor:
+def contrasts(n_classes: int) -> Tensor:
     """An orthonormal basis of 1⊥, the directions of the logits that change the softmax.
 
     The softmax ignores a number added to all C logits of an example, and its residual softmax(f) − Y sums to zero over
     the classes. So whatever gradient steps of the cross-entropy build up in the dual lies in the span of this basis,
-    and C − 1 numbers an example are enough.
+    and C − 1 numbers for each example are enough.
 
     Args:
         n_classes: C ≥ 2.
-        device: Where to put it.
 
     Returns:
         B, shape (C, C − 1), float64, with BᵀB = I and Bᵀ1 = 0 (Helmert's contrasts).
     """
-    C = n_classes
-    B = torch.zeros(C, C - 1, dtype=torch.float64, device=device)
-    for k in range(1, C):
-        B[:k, k - 1] = 1.0
-        B[k, k - 1] = -k
-    return B / torch.linalg.vector_norm(B, dim=0)
+    return torch.as_tensor(helmert(n_classes).T.copy())
 
 
 def contrast_kernel(K: Tensor, B: Tensor) -> Tensor:
@@ -44,3 +39,16 @@ def contrast_kernel(K: Tensor, B: Tensor) -> Tensor:
         Shape (N, C − 1, M, C − 1).
     """
     return torch.einsum("ncmd,ci,dj->nimj", K, B, B)
+
+
+def softmax_hessian(p: Tensor, B: Tensor) -> Tensor:
+    """Hessian of the cross-entropy by contrasts of the logits, Bᵀ (diag(p) − p pᵀ) B for each example.
+
+    Args:
+        p: Class probabilities, shape (N, C).
+        B: Contrasts, shape (C, C − 1).
+
+    Returns:
+        Shape (N, C − 1, C − 1).
+    """
+    return B.T @ (torch.diag_embed(p) - p[:, :, None] * p[:, None, :]) @ B

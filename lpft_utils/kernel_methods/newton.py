@@ -1,23 +1,26 @@
-r"""Multinomial logistic regression in the dual of a kernel, by Newton's method.
+r"""Multinomial logistic regression with a kernel, by Newton's method in a trust region.
 
 Minimises (1/N) Σ_n CE(f(x_n), y_n) + ½ λ αᵀ K α with f = K α, in float64. The softmax ignores what all classes share,
-so α = β Bᵀ with B the contrasts of `checks.contrasts`: N (C − 1) numbers, with K read as the kernel between contrasts.
+so α = β Bᵀ with B the contrasts of `contrasts.contrasts`: N (C − 1) numbers, with K read as the kernel between
+contrasts. With K = Φ Φᵀ, Φ = U √s from its eigenvalues s and eigenvectors U, and w = Φᵀ β this is a regression on
+features,
 
-With the residual r = Bᵀ(p − Y)/N + λ β the gradient in the kernel's Hilbert space has the squared norm rᵀ K r, and by
-strong convexity the objective is within rᵀ K r / 2λ of its minimum: that is the certificate. A Newton step solves
-(λ I + W K / N) δ = −r with W the block-diagonal Hessian of the cross-entropy. In the symmetric form of Rasmussen &
-Williams (2006, algorithm 3.3) it is one Cholesky factorisation of I + W^½ K W^½ / (Nλ), well-conditioned also where K
-is singular: δ = −(r − W^½ u) / λ with (I + W^½ K W^½ / Nλ) u = W^½ K r / (Nλ).
+    min_w  (1/N) Σ_n CE(B (Φ w)_n, y_n) + ½ λ ‖w‖²,    Hessian  Φᵀ W Φ / N + λ I,
+
+W the block-diagonal Hessian of the cross-entropy between contrasts. By strong convexity the objective is within
+‖gradient‖² / 2λ of its minimum: that is the certificate.
 """
 
 from __future__ import annotations
 
+import numpy as np
 import torch
+from scipy.optimize import minimize
 from torch import Tensor
 
 from lpft_utils.common.errors import KernelError
 from lpft_utils.common.threads import one_thread_if_small
-from lpft_utils.kernel_methods.contrasts import contrast_kernel, contrasts, one_hot
+from lpft_utils.kernel_methods.contrasts import contrast_kernel, contrasts, one_hot, softmax_hessian
 
 TOLERANCE = 1e-12  # of the objective, relative
 MAX_STEPS = 200
@@ -35,55 +38,45 @@ def fit_penalties(K: Tensor, labels: Tensor, penalties: Tensor) -> Tensor:
         α, shape (L, N, C).
     """
     N, C = K.shape[:2]
-    B = contrasts(C, K.device)
-    reduced = contrast_kernel(K, B).reshape(N * (C - 1), N * (C - 1))
-    Y = one_hot(labels, C)
-    beta = torch.zeros(N * (C - 1), dtype=K.dtype, device=K.device)
-    alphas = K.new_zeros(len(penalties), N, C)
+    B = contrasts(C)
+    reduced = contrast_kernel(K.cpu(), B).reshape(N * (C - 1), N * (C - 1))
+    Y = one_hot(labels.cpu(), C)
+    alphas = torch.zeros(len(penalties), N, C, dtype=torch.float64)
     with one_thread_if_small(reduced):
+        s, U = torch.linalg.eigh(reduced)
+        known = s > torch.finfo(s.dtype).eps * s[-1]  # the rest is rounding
+        s, U = s[known], U[:, known]
+        w = torch.zeros_like(s)
         for index in penalties.argsort(descending=True).tolist():
-            beta = _newton(reduced, Y, B, float(penalties[index]), beta)
-            alphas[index] = beta.view(N, C - 1) @ B.T
-    return alphas
+            w = _fit(U * s.sqrt(), Y, B, float(penalties[index]), w)
+            alphas[index] = (U @ (w / s.sqrt())).view(N, C - 1) @ B.T
+    return alphas.to(K.device)
 
 
-def _newton(K: Tensor, Y: Tensor, B: Tensor, lam: float, beta: Tensor) -> Tensor:
-    """The minimiser β, shape (N (C − 1),), from a start of the same shape."""
-    N, C = Y.shape
-    k = C - 1
+def _fit(Phi: Tensor, Y: Tensor, B: Tensor, lam: float, w: Tensor) -> Tensor:
+    """The minimiser w, from another of the same shape."""
+    N, k = len(Y), B.shape[1]
 
-    def objective(beta: Tensor, f: Tensor) -> tuple[float, Tensor]:
-        log_p = (f.view(N, k) @ B.T).log_softmax(1)
-        return (-(Y * log_p).sum() / N + lam / 2 * (beta @ f)).item(), log_p
+    def log_p(w: np.ndarray) -> Tensor:
+        return ((Phi @ torch.as_tensor(w)).view(N, k) @ B.T).log_softmax(1)
 
-    f = K @ beta
-    value, log_p = objective(beta, f)
-    for _ in range(MAX_STEPS):
-        p = log_p.exp()
-        r = ((p - Y) @ B / N).flatten() + lam * beta
-        Kr = K @ r
-        if (r @ Kr).item() / (2 * lam) <= TOLERANCE * value:
-            return beta
-        W = B.T @ (torch.diag_embed(p) - p[:, :, None] * p[:, None, :]) @ B  # (N, k, k)
-        scale, turn = torch.linalg.eigh(W)
-        root = (turn * scale.clamp(min=0).sqrt()[:, None]) @ turn.mT  # W^½
-        half = (root @ K.view(N, k, N * k)).view(N * k, N, k)
-        A = torch.einsum("qmb,mbj->qmj", half, root).reshape(N * k, N * k) / (N * lam)
-        A.diagonal().add_(1)
-        right = (root @ Kr.view(N, k, 1)).view(-1, 1) / (N * lam)
-        u = torch.cholesky_solve(right, torch.linalg.cholesky(A))
-        step = ((root @ u.view(N, k, 1)).flatten() - r) / lam
-        K_step, slope, t = K @ step, (Kr @ step).item(), 1.0
-        while True:
-            trial, log_p = objective(beta + t * step, f + t * K_step)
-            # The slack lets Newton's last steps through: they lie below the rounding of the objective, a difference of
-            # logits.
-            slack = 4 * torch.finfo(f.dtype).eps * (value + f.abs().max().item())
-            if trial <= value + 1e-4 * t * slope + slack or t < 1e-10:
-                break
-            t /= 2
-        beta, f, value = beta + t * step, f + t * K_step, trial
-    raise KernelError(
-        f"Logistic regression did not converge in {MAX_STEPS} Newton steps at λ = {lam:.3g}. Use larger penalties, or "
-        "scale the kernel."
-    )
+    def objective(w: np.ndarray) -> tuple[float, np.ndarray]:
+        log = log_p(w)
+        gradient = Phi.T @ ((log.exp() - Y) @ B).flatten() / N
+        return -(Y * log).sum().item() / N + lam / 2 * float(w @ w), gradient.numpy() + lam * w
+
+    def hessian(w: np.ndarray) -> np.ndarray:
+        W = softmax_hessian(log_p(w).exp(), B) / N
+        return (Phi.T @ (W @ Phi.view(N, k, -1)).view_as(Phi)).numpy() + lam * np.eye(len(w))
+
+    options = {"gtol": 0.0, "maxiter": MAX_STEPS, "max_trust_radius": np.inf}
+    found = minimize(objective, w.numpy(), jac=True, hess=hessian, method="trust-exact", options=options).x
+    # The trust region ends where steps no longer lower the rounded objective. One more step is below its rounding.
+    found = found - np.linalg.solve(hessian(found), objective(found)[1])
+    value, gradient = objective(found)
+    if not gradient @ gradient / (2 * lam) <= TOLERANCE * value:
+        raise KernelError(
+            f"Logistic regression did not converge in {MAX_STEPS} Newton steps at λ = {lam:.3g}. Use larger penalties, "
+            "or scale the kernel."
+        )
+    return torch.as_tensor(found)

@@ -2,8 +2,8 @@ r"""Kernel regression with a kernel of vector-valued outputs, three ways. All ar
 
 **Definition.** A kernel K with blocks K(x, x') ∈ R^{C×C} makes functions f(x) = Σ_n K(x, x_n) α_n with α_n ∈ R^C. As
 matrices, with rows and columns in the order (example, class): f = K α and ‖f‖² = αᵀ K α in the kernel's Hilbert space.
-With the neural tangent kernel these are the functions that the linearised model can reach from its start, and ‖f‖ is
-the distance that its parameters go.
+With the neural tangent kernel these are the functions that the linearised model can reach from its initialisation, and
+‖f‖ is the distance that its parameters go.
 
 **Ridge** (`ridge`) minimises ½ ‖K α − y‖² + ½ λ αᵀ K α, so (K + λ I) α = y. The targets are y = vec(onehot − 1/C), not
 onehot minus class means: 1/C is a constant, so that leaving an example out changes nobody else's target and the
@@ -84,11 +84,9 @@ class KernelFit:
         Raises:
             KernelError: If there is no such part, or the labels do not fit it.
         """
-        if part not in ("test", "train", "held_out"):
-            raise KernelError(f"part: expected test, train or held_out, got {part!r}.")
-        scores = getattr(self, part)
+        scores = {"train": self.train, "held_out": self.held_out, "test": self.test}.get(part)
         if scores is None:
-            raise KernelError("The fit has no test predictions: pass K_test when fitting.")
+            raise KernelError(f"part: expected train, held_out or test (pass K_test when fitting), got {part!r}.")
         labels = check_labels(labels, scores.shape[0], scores.shape[1])
         return (scores.argmax(1) == labels.to(scores.device)).double().mean().item()
 
@@ -114,19 +112,17 @@ def ridge(
     Y = one_hot(labels, C) - 1 / C
     s, U = _eigenbasis(K)
     Uy, rows = U.T @ Y.flatten(), U.view(N, C, N * C)
-    left_out = []
-    for value in lam.tolist():
+    alphas, left_out = [], []
+    for value in lam:
         inverse = 1 / (s + value)
-        alpha = (U @ (inverse * Uy)).view(N, C)
+        alphas.append((U @ (inverse * Uy)).view(N, C))
         block = (rows * inverse) @ rows.mT  # (H⁻¹)_ii, (N, C, C)
-        left_out.append(torch.linalg.solve(block, alpha))  # y_i − f^(−i)(x_i), (N, C)
+        left_out.append(torch.linalg.solve(block, alphas[-1]))  # y_i − f^(−i)(x_i), (N, C)
     errors = torch.stack([residual.square().sum(1).mean() for residual in left_out])
     best = int(errors.argmin())
-    inverse = 1 / (s + lam[best])
-    alpha = (U @ (inverse * Uy)).view(N, C)
-    train = (U @ (s * inverse * Uy)).view(N, C) + 1 / C
-    test = None if K_test is None else _apply(K_test, alpha) + 1 / C
-    return KernelFit(alpha, float(lam[best]), lam, errors, train, Y + 1 / C - left_out[best], test)
+    train = Y + 1 / C - lam[best] * alphas[best]  # K α = y − λ α
+    test = None if K_test is None else _apply(K_test, alphas[best]) + 1 / C
+    return KernelFit(alphas[best], float(lam[best]), lam, errors, train, Y + 1 / C - left_out[best], test)
 
 
 def logistic(

@@ -13,20 +13,6 @@ from lpft_utils.common.errors import KernelError
 from lpft_utils.kernel_methods.validation import check_kernel
 
 
-def flatten(K: Tensor) -> Tensor:
-    """The kernel as a matrix: row n·C + c is output c of example n.
-
-    Args:
-        K: Kernel, shape (N, C, M, C).
-
-    Returns:
-        Shape (NC, MC), float64.
-    """
-    K = check_kernel(K)
-    N, C, M, _ = K.shape
-    return K.reshape(N * C, M * C)
-
-
 def frobenius(K: Tensor) -> float:
     """‖K‖_F, the root of the sum of squares of all entries.
 
@@ -136,7 +122,8 @@ def _pair(K1: Tensor, K2: Tensor, name1: str, name2: str) -> tuple[Tensor, Tenso
 
 
 def _singular_values(K: Tensor) -> Tensor:
-    A = flatten(K)
+    K = check_kernel(K)
+    A = K.flatten(2).flatten(0, 1)  # row n·C + c is output c of example n
     scale = A.abs().max()
     if scale == 0:
         raise KernelError("K is zero, so it has no spectrum. Does any trainable parameter act on the output?")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 from torch import Tensor
 
 from lpft_utils.common.errors import KernelError
@@ -19,8 +18,8 @@ class Trajectory:
         loss: Mean cross-entropy on the training examples, in nats, shape (S,).
         accuracy: Accuracy on them, shape (S,).
         f: Their logits, shape (S, N, C).
-        f_other: Logits of the other examples, shape (S, M, C), or None.
-        Q: Residuals added up over time, shape (S, N, C); None for real training.
+        f_other: Logits of the other examples, shape (S, M, C); only of `train`.
+        Q: Time-integrated residuals, shape (S, N, C); None for real training.
         phi_change: φ_t − φ_0 of the other examples, shape (S, M, H); only of `train`.
     """
 
@@ -47,7 +46,7 @@ def recorded_steps(learning_rate: float, steps: int, every: int) -> list[int]:
     Raises:
         KernelError: If a number is out of range.
     """
-    if not (np.isfinite(learning_rate) and learning_rate > 0) or steps < 0 or every < 1:
+    if not 0 < learning_rate < float("inf") or steps < 0 or every < 1:
         raise KernelError(
             f"Expected learning_rate > 0, steps ≥ 0 and every ≥ 1, got {learning_rate!r}, {steps!r} and {every!r}."
         )

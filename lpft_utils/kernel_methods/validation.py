@@ -1,10 +1,11 @@
-"""Checks of kernels and labels, and the directions of the logits that the softmax sees."""
+"""Checks of kernels and labels."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
+from lpft_utils.common import validation
 from lpft_utils.common.errors import KernelError
 
 SYMMETRY = 1e-3  # relative; leaves room for kernels that were computed in float32 or TF32
@@ -23,10 +24,10 @@ def check_kernel(K: Tensor, name: str = "K") -> Tensor:
     Raises:
         KernelError: If the shape is not (N, C, M, C) with N, M, C ≥ 1, or a value is complex, infinite or NaN.
     """
-    if K.ndim != 4 or K.shape[1] != K.shape[3] or K.numel() == 0:
-        raise KernelError(f"{name}: expected a kernel of shape (N, C, M, C), not empty, got {tuple(K.shape)}.")
-    if K.is_complex():
-        raise KernelError(f"{name}: expected real numbers, got {K.dtype}.")
+    if K.ndim != 4 or K.shape[1] != K.shape[3] or K.numel() == 0 or K.is_complex():
+        raise KernelError(
+            f"{name}: expected a kernel of shape (N, C, M, C), real and not empty, got {tuple(K.shape)}, {K.dtype}."
+        )
     K = K.detach().double()
     bad = ~torch.isfinite(K)
     if bad.any():
@@ -90,27 +91,5 @@ def check_other_kernel(K: Tensor, K_train: Tensor, name: str = "K_test") -> Tens
 
 
 def check_labels(labels: Tensor, n: int, n_classes: int, name: str = "labels") -> Tensor:
-    """Labels in int64.
-
-    Args:
-        labels: Class indices, shape (n,).
-        n: How many are expected.
-        n_classes: C.
-        name: What the error calls them.
-
-    Returns:
-        The labels, int64.
-
-    Raises:
-        KernelError: If they are not n integers in 0 … C − 1.
-    """
-    labels = torch.as_tensor(labels).detach()
-    if labels.shape != (n,):
-        raise KernelError(f"{name}: expected shape ({n},), one for each example, got {tuple(labels.shape)}.")
-    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
-        raise KernelError(f"{name}: expected integers, got {labels.dtype}.")
-    if int(labels.min()) < 0 or int(labels.max()) >= n_classes:
-        raise KernelError(
-            f"{name}: expected values in 0 … {n_classes - 1}, got {int(labels.min())} … {int(labels.max())}."
-        )
-    return labels.long()
+    """As `common.validation.check_labels`: class indices as a tensor of int64 on the CPU, or KernelError."""
+    return torch.as_tensor(validation.check_labels(labels, n, n_classes, name, error=KernelError))

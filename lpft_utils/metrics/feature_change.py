@@ -69,7 +69,7 @@ def fisher_ratio(phi: Tensor, labels: Tensor) -> float:
 
 
 def feature_change(phi_0: Tensor, phi: Tensor, labels: Tensor) -> dict[str, float]:
-    """All measures of feature change between φ_0 and φ on the same examples.
+    """All metrics of feature change between φ_0 and φ on the same examples.
 
     Args:
         phi_0: Pre-trained features, shape (N, H).

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,6 +10,7 @@ import numpy as np
 from scipy import stats
 
 LEVEL = 0.95
+SMALLEST = 1e-6  # what a value of zero counts as on a logarithmic scale
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ def interval(values: Sequence[float], level: float = LEVEL) -> Interval:
     With three seeds t is 4.3, so the interval is wide: it says what three runs can say.
 
     Args:
-        values: One value a seed.
+        values: One value per seed.
         level: Coverage.
 
     Returns:
@@ -82,7 +84,7 @@ def format_interval(values: Sequence[float], digits: int = 2, scale: float = 1.0
     """`interval(values)` as text.
 
     Args:
-        values: One value a seed.
+        values: One value per seed.
         digits: Decimals.
         scale: Factor, for example 100 for percentages.
 
@@ -92,12 +94,34 @@ def format_interval(values: Sequence[float], digits: int = 2, scale: float = 1.0
     return interval(values).format(digits, scale)
 
 
+def format_geometric(values: Sequence[float], digits: int = 3) -> str:
+    """Geometric mean as text, with the interval that belongs to it: 10 to the interval of log10.
+
+    For what spans orders of magnitude and is positive. Zero, such as ‖V‖ under a strong penalty, counts as `SMALLEST`.
+
+    Args:
+        values: One value per seed.
+        digits: Significant digits.
+
+    Returns:
+        For example "43.9 (21.2 … 90.8)", or the mean alone when there is one value.
+
+    Raises:
+        ValueError: If there are no values, or one is negative or not a number.
+    """
+    if not all(value >= 0 for value in values):
+        raise ValueError(f"Expected values of at least 0 for a geometric mean, got {list(values)}.")
+    found = interval([math.log10(max(value, SMALLEST)) for value in values])
+    mean, low, high = (f"{10**x:#.{digits}g}".rstrip(".") for x in (found.mean, found.low, found.high))
+    return mean if found.n < 2 else f"{mean} ({low} … {high})"
+
+
 def paired_difference(a: Sequence[float], b: Sequence[float], level: float = LEVEL) -> Interval:
     """Interval of a − b, paired by seed: both ran on the same training subset.
 
     Args:
-        a: One value a seed.
-        b: One value a seed, in the same order.
+        a: One value per seed.
+        b: One value per seed, in the same order.
         level: Coverage.
 
     Returns:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from lpft_utils.common.files import write_tensors
 from lpft_utils.models.classifier import Classifier

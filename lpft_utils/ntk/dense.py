@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, jacrev
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lpft_utils.ntk.factors import Inputs
 from lpft_utils.ntk.problem import count, named_inputs, prepared, take
@@ -52,7 +53,8 @@ def jacobian(
     """
     rows, compute = named_inputs(inputs, features)
     out = []
-    with prepared(model, compute, V, head, parameters, None) as problem:
+    # fused attention has no batching rule, and warns that it is slow
+    with prepared(model, compute, V, head, parameters, None) as problem, sdpa_kernel(SDPBackend.MATH):
         by_name = dict(problem.model.named_parameters())
         theta = {f"model.{name}": by_name[name] for name in problem.wanted.names}
         phi = _Features(problem.model, compute)
@@ -62,7 +64,8 @@ def jacobian(
             def f(values: dict[str, Tensor], x: Inputs = x) -> Tensor:
                 return functional_call(phi, values, (x,))[0] @ problem.V.T
 
-            J = jacrev(f)(theta) if theta else {}
+            with sdpa_kernel(SDPBackend.MATH):  # no other attention has a batching rule for its backward pass
+                J = jacrev(f)(theta) if theta else {}
             none = problem.V.new_zeros(len(problem.V), 0)
             out.append(torch.cat([none, *(J[name].flatten(1) for name in theta)], 1).detach())
     return torch.stack(out)

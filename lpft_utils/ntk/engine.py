@@ -9,21 +9,21 @@ given, so that an interrupted computation goes on where it stopped.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from lpft_utils.common.errors import KernelError
 from lpft_utils.common.files import read_tensors, write_tensors
-from lpft_utils.ntk.factors import Batch, Inputs, plan, verify
-from lpft_utils.ntk.gradients import Product, gram
+from lpft_utils.common.validation import check_integer
+from lpft_utils.ntk.factors import Batch, Inputs, verify
+from lpft_utils.ntk.gradients import Product
 from lpft_utils.ntk.memory import Sizes, cost, sizes
 from lpft_utils.ntk.problem import Problem, by_length, count, longest, named_inputs, prepared, take
 from lpft_utils.ntk.result import Kernel, begin, describe, stored
@@ -47,7 +47,6 @@ def kernel(
     memory: int | None = None,
     block_size: int | None = None,
     folder: Path | None = None,
-    progress: bool = False,
 ) -> Kernel:
     """The empirical NTK of f(x) = V φ(x; θ) + b, exact for every parameter asked for.
 
@@ -68,7 +67,6 @@ def kernel(
         memory: Bytes that may be used beyond the model and the inputs; default: half of what is free.
         block_size: Examples in a block; default: as many as fit.
         folder: Keep finished blocks and the result here, and go on from them if they are of the same computation.
-        progress: Whether to show a progress bar.
 
     Returns:
         The kernel, on the CPU, in the type of the computation.
@@ -80,8 +78,8 @@ def kernel(
     if precision not in PRECISIONS:
         raise KernelError(f"precision: expected one of {', '.join(PRECISIONS)}, got {precision!r}.")
     for name, value in (("memory", memory), ("block_size", block_size)):
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-            raise KernelError(f"{name}: expected a whole number ≥ 1 or None, got {value!r}.")
+        if value is not None:
+            check_integer(name, value, error=KernelError)
     rows, compute = named_inputs(inputs, features)
     columns = None if other is None else named_inputs(other, features)[0]
     with prepared(model, compute, V, head, parameters, dtype) as problem:
@@ -89,9 +87,7 @@ def kernel(
             raise KernelError("precision: 'tf32' exists on CUDA only; use 'full' here, or 'bf16' to study its error.")
         one = problem.moved(longest(rows if columns is None else columns))
         verify(problem.model, problem.features, one, problem.V, problem.wanted)
-        labels = {name: (groups(name) if groups else "F") for name in problem.wanted.names}
-        if bad := [label for label in labels.values() if not isinstance(label, str) or label in ("", "gram")]:
-            raise KernelError(f"groups: expected labels that are text, not empty and not 'gram', got {bad[0]!r}.")
+        labels = _labels(problem.wanted.names, groups or (lambda _: "F"))
         spec = describe(problem, labels, rows, columns, precision, folder is not None)
         found = stored(folder, spec) if folder else None
         if isinstance(found, Kernel):
@@ -103,15 +99,36 @@ def kernel(
         if folder and _rank()[0] == 0:
             begin(folder, spec, plan_.block)
         with _tf32(precision == "tf32"):
-            parts = _blocks(problem, rows, columns, plan_, labels, precision, folder, progress)
-        error = None if precision == "full" else _rounding(problem, rows, precision, parts)
-    spec |= {"block_size": plan_.block, "memory": plan_.memory, "error": error}
+            parts = _blocks(problem, rows, columns, plan_, labels, precision, folder)
+    spec |= {"block_size": plan_.block, "memory": plan_.memory, "error": None}
     done = _assemble(parts, len(problem.V), spec, grouped=groups is not None, dtype=problem.V.dtype)
+    if precision != "full":
+        few, few_columns = (by_length(side)[:N_ERROR] for side in (rows, columns or rows))
+        some = take(rows, few), take(columns or rows, few_columns)
+        exact = kernel(
+            model, *some, V=V, features=compute, head=head, parameters=problem.wanted.names, dtype=torch.float64
+        )
+        spec["error"] = ((done.F[few][:, :, few_columns] - exact.F).norm() / exact.F.norm()).item()
     if folder and _rank()[0] == 0:
         done.save(folder / "kernel.safetensors")
         for leftover in folder.glob("block-*.safetensors"):
             leftover.unlink()
     return done
+
+
+def _labels(names: Iterable[str], groups: Callable[[str], str]) -> dict[str, str]:
+    """Group of each parameter."""
+    labels = {}
+    for name in names:
+        try:
+            labels[name] = groups(name)
+        except Exception as error:
+            raise KernelError(f"groups: expected a label for {name!r}, got {type(error).__name__}: {error}.") from error
+        if not isinstance(labels[name], str) or labels[name] in ("", "gram"):
+            raise KernelError(
+                f"groups: expected labels that are text, not empty and not 'gram', got {labels[name]!r} for {name!r}."
+            )
+    return labels
 
 
 def _rank() -> tuple[int, int]:
@@ -131,6 +148,30 @@ def _tf32(on: bool) -> Iterator[None]:
         torch.backends.cuda.matmul.allow_tf32 = before
 
 
+@dataclass(eq=False)
+class _Side:
+    """The examples of the rows or of the columns in blocks from short to long, and the factors of some blocks."""
+
+    problem: Problem
+    inputs: Inputs
+    plan: Sizes
+    held: dict[int, list[Batch]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.blocks = by_length(self.inputs).split(self.plan.block)
+
+    def factors(self, index: int) -> list[Batch]:
+        """Factors of a block, computed if they are not held."""
+        if index not in self.held:
+            parts = self.blocks[index].split(self.plan.batch)
+            self.held[index] = [self.problem.factors(take(self.inputs, part)) for part in parts]
+        return self.held[index]
+
+    def release(self, keep: set[int]) -> None:
+        """Let go of all blocks but some."""
+        self.held = {index: batches for index, batches in self.held.items() if index in keep}
+
+
 def _blocks(
     problem: Problem,
     rows: Inputs,
@@ -139,69 +180,73 @@ def _blocks(
     labels: Mapping[str, str],
     precision: str,
     folder: Path | None,
-    progress: bool,
 ) -> dict[str, Tensor]:
-    """All blocks: by label (N C, M C) in float64, and "gram" (N, M)."""
-    C = len(problem.V)
-    order = by_length(rows)
-    order_columns = order if columns is None else by_length(columns)
-    left = order.split(plan_.block)
-    right = order_columns.split(plan_.block)
-    pairs = [(i, j) for i in range(len(left)) for j in range(len(right)) if columns is not None or j <= i]
-    rank, world = _rank()
-    mine = pairs[rank::world]
-    N, M = len(order), len(order_columns)
-    out = {label: torch.zeros(N, C, M, C, dtype=torch.float64) for label in dict.fromkeys(labels.values())}
-    out["gram"] = torch.zeros(N, M, dtype=torch.float64)
-    held: dict[tuple[bool, int], list[Batch]] = {}
-
-    def block(side: bool, index: int) -> list[Batch]:
-        """Factors of a block, kept while it is likely to be needed again."""
-        key = (side and columns is not None, index)
-        if key not in held:
-            source, examples = (columns, right[index]) if key[0] else (rows, left[index])
-            assert source is not None
-            held[key] = [problem.factors(take(source, part)) for part in examples.split(plan_.batch)]
-        return held[key]
-
-    product = Product(precision)
+    """All blocks: by label (N, C, M, C), and "gram" (N, M), in float64."""
+    left = _Side(problem, rows, plan_)
+    right = left if columns is None else _Side(problem, columns, plan_)
+    out = _empty(count(rows), count(right.inputs), len(problem.V), labels)
     workspace = torch.empty(plan_.chunk_bytes // problem.V.element_size(), dtype=problem.V.dtype, device=problem.device)
-    bar = tqdm(total=len(mine) * len(labels), desc="kernel", unit="parameter", disable=not progress, leave=False)
-    for i, j in mine:
-        path = folder / f"block-{i:04d}-{j:04d}.safetensors" if folder else None
-        if path is not None and path.exists():
-            part = read_tensors(path)[0]
-            bar.update(len(labels))
-        else:
-            if not plan_.hold_all:
-                for key in [k for k in held if k not in ((False, i), (columns is not None, j))]:
-                    del held[key]
-            x = block(False, i)
-            y = None if columns is None and i == j else block(True, j)
-            part = _pair(problem, x, y, labels, product, workspace, bar)
-            if path is not None:
-                write_tensors(path, part, {})
-        for label, value in part.items():
-            shape = (len(left[i]), C, len(right[j]), C) if label != "gram" else (len(left[i]), len(right[j]))
-            _place(out[label], value.view(shape), left[i], right[j], mirror=columns is None and i != j)
-    bar.close()
-    if world > 1:
-        for value in out.values():
-            moved = value.to(problem.device)
-            distributed.all_reduce(moved)
-            value.copy_(moved)
-    return out
+    mine = _my_pairs(left, right)
+    # in a terminal, and where it takes longer than a moment
+    with tqdm(
+        total=len(mine) * len(labels), desc="kernel", unit="parameter", disable=None, delay=5, leave=False
+    ) as bar:
+        for i, j in mine:
+            path = folder / f"block-{i:04d}-{j:04d}.safetensors" if folder else None
+            if path is not None and path.exists():
+                part = read_tensors(path)[0]
+                bar.update(len(labels))
+            else:
+                x, y = _factors_of_pair(left, i, right, j)
+                part = _pair(problem, x, y, labels, Product(precision), workspace, bar)
+                if path is not None:
+                    write_tensors(path, part, {})
+            for label, value in part.items():
+                _place(out[label], value, left.blocks[i], right.blocks[j], mirror=right is left and i != j)
+    return _summed_over_processes(out, problem.device)
+
+
+def _empty(N: int, M: int, C: int, labels: Mapping[str, str]) -> dict[str, Tensor]:
+    parts = {label: torch.zeros(N, C, M, C, dtype=torch.float64) for label in labels.values()}
+    return {**parts, "gram": torch.zeros(N, M, dtype=torch.float64)}
+
+
+def _my_pairs(left: _Side, right: _Side) -> list[tuple[int, int]]:
+    """Pairs of blocks that this process computes; of a symmetric kernel, those of one half."""
+    pairs = [(i, j) for i in range(len(left.blocks)) for j in range(len(right.blocks)) if right is not left or j <= i]
+    rank, world = _rank()
+    return pairs[rank::world]
+
+
+def _factors_of_pair(left: _Side, i: int, right: _Side, j: int) -> tuple[list[Batch], list[Batch] | None]:
+    """Factors of the rows of a block and of its columns, None where these are the same examples."""
+    if not left.plan.hold_all:
+        left.release({i, j} if right is left else {i})
+        right.release({i, j} if right is left else {j})
+    return left.factors(i), None if right is left and i == j else right.factors(j)
 
 
 def _place(out: Tensor, part: Tensor, rows: Tensor, columns: Tensor, mirror: bool) -> None:
+    """Write a block, or its Gram of features, where its examples belong, and across the diagonal."""
     if out.ndim == 2:
         out[rows[:, None], columns] = part
         if mirror:
             out[columns[:, None], rows] = part.T
         return
+    part = part.view(len(rows), out.shape[1], len(columns), out.shape[1])
     out[rows[:, None], :, columns[None, :]] = part.permute(0, 2, 1, 3)
     if mirror:
         out[columns[:, None], :, rows[None, :]] = part.permute(2, 0, 3, 1)
+
+
+def _summed_over_processes(out: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+    """Every process has zeros where others computed."""
+    if _rank()[1] > 1:
+        for value in out.values():
+            moved = value.to(device)
+            distributed.all_reduce(moved)
+            value.copy_(moved)
+    return out
 
 
 def _pair(
@@ -216,45 +261,24 @@ def _pair(
     """One block of the kernel by label, (N C, M C) in float64, on the CPU, and "gram" (N, M)."""
     phi = torch.cat([b.phi for b in x]).double()
     phi_other = phi if y is None else torch.cat([b.phi for b in y]).double()
-    part = {"gram": (phi @ phi_other.T + float(problem.bias)).cpu()}
     n, m, C = len(phi), len(phi_other), len(problem.V)
-    for label in dict.fromkeys(labels.values()):
-        total = torch.zeros(n * C, m * C, dtype=torch.float64, device=problem.device)
-        for name in (k for k, v in labels.items() if v == label):
-            if name in x[0].gradients:
-                left = [b.gradients[name] for b in x]
-                right = None if y is None else [b.gradients[name] for b in y]
-                total += gram(left, right, product, workspace)
-            bar.update()
-        part[label] = total.cpu()
-    return part
-
-
-def _rounding(problem: Problem, rows: Inputs, precision: str, parts: Mapping[str, Tensor]) -> float:
-    """Relative Frobenius error of F on a few examples against float64 throughout."""
-    few = by_length(rows)[:N_ERROR]
-    model = copy.deepcopy(problem.model).double()
-    batch = {k: t[few] for k, t in rows.items()}
-    wanted = plan(model, {name: dict(model.named_parameters())[name] for name in problem.wanted.names})
-    totals = []
-    exact = replace(problem, model=model, V=problem.V.double(), wanted=wanted)
-    for of, product in ((problem, Product(precision)), (exact, Product())):
-        with _tf32(precision == "tf32"):
-            uses = of.factors(batch).gradients.values()
-            grams = [gram([g], None, product, of.V.new_empty(0)).double() for g in uses]
-            totals.append(sum(grams, torch.tensor(0.0)))
-    return ((totals[0] - totals[1]).norm() / totals[1].norm()).item()
+    part = {label: torch.zeros(n * C, m * C, dtype=torch.float64, device=problem.device) for label in labels.values()}
+    for name, label in labels.items():
+        if name in x[0].gradients:
+            left = [b.gradients[name] for b in x]
+            right = None if y is None else [b.gradients[name] for b in y]
+            part[label] += left[0].gram(left, right, product, workspace)
+        bar.update()
+    part["gram"] = phi @ phi_other.T + float(problem.bias)
+    return {label: value.cpu() for label, value in part.items()}
 
 
 def _assemble(parts: dict[str, Tensor], C: int, spec: dict[str, Any], *, grouped: bool, dtype: torch.dtype) -> Kernel:
-    gram_ = parts.pop("gram").to(dtype)
-    F = None
+    gram = parts.pop("gram").to(dtype)
+    F = torch.zeros(len(gram), C, gram.shape[1], C, dtype=torch.float64)
     for part in parts.values():
-        F = part.clone() if F is None else F.add_(part)
-    if F is None:
-        F = torch.zeros(gram_.shape[0], C, gram_.shape[1], C, dtype=torch.float64)
-    groups = {label: part.to(dtype) for label, part in parts.items()} if grouped else {}
-    return Kernel(gram_, F.to(dtype), groups, spec)
+        F += part
+    return Kernel(gram, F.to(dtype), {k: part.to(dtype) for k, part in parts.items()} if grouped else {}, spec)
 
 
 def _result_bytes(C: int, rows: Inputs, columns: Inputs | None, n_groups: int) -> int:

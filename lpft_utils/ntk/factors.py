@@ -1,7 +1,7 @@
-"""One forward pass with hooks and C reverse passes: the factors of every per-example gradient of a batch.
+"""One forward pass with hooks and C backward passes: the factors of every per-example gradient of a batch.
 
-The cotangents of the reverse passes are the rows of V, so f_c = ⟨V_c, φ⟩ is differentiated for the whole batch at
-once: no Jacobian of φ is formed, and no gradient by a weight. Only inputs and output gradients of layers are kept.
+The cotangents of the backward passes are the rows of V, so f_c = ⟨V_c, φ⟩ is differentiated for the whole batch at
+once: no Jacobian of φ is formed, and no gradient of a weight. Only inputs and output gradients of layers are kept.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from lpft_utils.common.errors import KernelError
-from lpft_utils.ntk.gradients import Gradient, Outer, as_parameter, merge
-from lpft_utils.ntk.rules import _transposed, rules
+from lpft_utils.ntk.gradients import Gradient, merge
+from lpft_utils.ntk.rules import rules
 
 Inputs = Mapping[str, Tensor]
 Features = Callable[[nn.Module, Inputs], Tensor]
@@ -25,6 +25,11 @@ Features = Callable[[nn.Module, Inputs], Tensor]
 
 def model_features(model: nn.Module, inputs: Inputs) -> Tensor:
     """φ(x) of a model that has a method `features`, such as `Classifier`."""
+    if not hasattr(model, "features"):
+        raise KernelError(
+            f"features: {type(model).__name__} has no method of this name, so expected `features=`, a function of the "
+            "model and a batch that computes φ (B, H), such as lambda model, batch: model.body(**batch)."
+        )
     return model.features(**inputs)  # pyright: ignore[reportCallIssue]
 
 
@@ -45,7 +50,8 @@ class Batch:
         tensors = {}
         for gradient in self.gradients.values():
             for t in vars(gradient).values():
-                tensors[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
+                if isinstance(t, Tensor):
+                    tensors[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
         return sum(tensors.values())
 
 
@@ -53,7 +59,7 @@ class Batch:
 class _Call:
     module: nn.Module
     input: Tensor
-    output: GradientEdge  # where the derivative by the output arrives: the output itself need not be kept
+    output: GradientEdge  # where the derivative with respect to the output arrives: the output itself need not be kept
 
 
 @dataclass
@@ -117,7 +123,7 @@ class SharedInput(Exception):
 
 
 def factors(model: nn.Module, features: Features, inputs: Inputs, V: Tensor, wanted: Plan) -> Batch:
-    """φ and the factors of all per-example gradients of V φ by the wanted parameters.
+    """φ and the factors of all per-example gradients of V φ with respect to the wanted parameters.
 
     Args:
         model: The model, `frozen`.
@@ -164,29 +170,30 @@ def factors(model: nn.Module, features: Features, inputs: Inputs, V: Tensor, wan
     finally:
         for hook in hooks:
             hook.remove()
-    if phi.shape != (B, V.shape[1]):
+    if not isinstance(phi, Tensor) or phi.ndim != 2 or len(phi) != B:
+        got = tuple(phi.shape) if isinstance(phi, Tensor) else type(phi).__name__
+        raise KernelError(f"features: expected φ of shape ({B}, H) for a batch of {B}, got {got}.")
+    if phi.shape[1] != V.shape[1]:
         raise KernelError(
-            f"features: expected φ of shape {(B, V.shape[1])} (examples, H of the head), got {tuple(phi.shape)}."
+            f"V: expected shape (C, {phi.shape[1]}), since φ has {phi.shape[1]} numbers for each example, got "
+            f"{tuple(V.shape)}. Without `V=` it is the weight of the layer that `head=` names."
         )
     if not phi.isfinite().all():
         raise KernelError("features: φ has entries that are not finite. Check the inputs and the model's weights.")
     uses = _differentiate(phi, calls, V)
-    gradients: dict[str, list[tuple[Gradient, bool]]] = {}
+    gradients: dict[str, list[Gradient]] = {}
     for call, g in uses:
         known = rules(call.module)
         a = call.input if isinstance(call.module, nn.Embedding) else _by_token(call.input)
         for local, name in wanted.homes[call.module].items():
             if local in known:
-                gradients.setdefault(name, []).append((known[local](call.module, a, g), _transposed(call.module)))
-    merged = {}
-    for name, found in gradients.items():
-        total = merge([use for use, _ in found], wanted.shapes[name], [flip for _, flip in found])
-        merged[name] = total.active() if isinstance(total, Outer) else total
+                gradients.setdefault(name, []).append(known[local](call.module, a, g))
+    merged = {name: merge(found, wanted.shapes[name]).active() for name, found in gradients.items()}
     return Batch(phi.detach(), merged)
 
 
 def _differentiate(phi: Tensor, calls: Sequence[_Call], V: Tensor) -> list[tuple[_Call, Tensor]]:
-    """One reverse pass for each row of V; output gradients of the calls that φ depends on, shape (B, T, C, p)."""
+    """One backward pass for each row of V; output gradients of the calls that φ depends on, shape (B, T, C, p)."""
     if not calls or not phi.requires_grad:
         return []
     passes: list[list[Tensor | None]] = []
@@ -242,7 +249,6 @@ def verify(model: nn.Module, features: Features, inputs: Inputs, V: Tensor, want
         for parameter in parameters:
             parameter.requires_grad_(False)
     tolerance = 1e-3  # some layers compute in float32 whatever the model's type, and a wrong rule is wrong by much more
-    flips = {name: _transposed(module) for module, local in wanted.homes.items() for name in local.values()}
     largest = max((g.norm().item() for g in true if g is not None), default=0.0)
     bad = []
     for name, gradient in zip(wanted.names, true, strict=True):
@@ -252,9 +258,7 @@ def verify(model: nn.Module, features: Features, inputs: Inputs, V: Tensor, want
         if name not in mine:
             bad.append(name)
             continue
-        got = torch.einsum(
-            "c,c...->...", weights.to(gradient.dtype), as_parameter(mine[name], gradient.shape, flips[name])[0]
-        )
+        got = torch.tensordot(weights.to(gradient.dtype), mine[name].as_parameter(gradient.shape)[0], 1)
         # Rounding is relative to the gradients of the whole model: a key's bias has a gradient of exactly zero.
         if not (got - gradient).norm().item() <= tolerance * size + 1e-5 * largest:
             bad.append(name)

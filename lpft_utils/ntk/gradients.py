@@ -2,20 +2,20 @@
 
 For one example x and class c the gradient of f_c(x) by a weight matrix is a sum over tokens of outer products,
 
-    ∂f_c/∂W = Σ_t g_{c,t} a_tᵀ,    a_t: input of the layer, g_{c,t}: derivative of f_c by its output,
+    ∂f_c/∂W = Σ_t g_{c,t} a_tᵀ,    a_t: input of the layer, g_{c,t}: derivative of f_c with respect to its output,
 
-so the pair (g, a) is all that has to be kept: T (C p + q) numbers in place of C p q. Three shapes of gradient occur:
-`Outer` (weights of linear layers), `Rows` (embeddings, where a_t is one-hot) and `Dense` (vectors). Each knows its
-inner products with the gradients of other examples: `gram`. An orientation (W or Wᵀ) does not change inner products,
-so none is kept.
+so the pair (g, a) is all that has to be kept: T (C p + q) numbers in place of C p q. Three kinds of gradient occur:
+`Outer` (weights of linear layers), `Rows` (embeddings, where a_t is one-hot) and `Dense` (vectors).
 """
 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -26,45 +26,148 @@ TILE = 128
 LENGTH = 4096
 
 
+class Gradient(ABC):
+    """Gradients of V φ by one parameter, for B examples."""
+
+    def kind(self) -> tuple[object, ...]:
+        """Gradients of one kind have a `total` and can be joined."""
+        return (type(self),)
+
+    @abstractmethod
+    def total(self, others: Sequence[Self]) -> Self:
+        """The sum with those of the same examples through other uses of the parameter."""
+
+    @abstractmethod
+    def join(self, others: Sequence[Self]) -> Self:
+        """One batch of these examples and others."""
+
+    @abstractmethod
+    def as_parameter(self, shape: torch.Size) -> Tensor:
+        """The gradients in the parameter's own layout, shape (B, C, *shape)."""
+
+    @classmethod
+    @abstractmethod
+    def gram(cls, x: Sequence[Self], y: Sequence[Self] | None, product: Product, workspace: Tensor) -> Tensor:
+        """Inner products of per-example gradients by one parameter.
+
+        Args:
+            x: Batches of gradients, N examples together.
+            y: Batches of gradients of M other examples, or None for those of `x` again, at half the work.
+            product: Multiplies.
+            workspace: Flat; gradients are formed in it, so its size bounds how many at one time. It is written over and
+                over, because fresh pages cost as much as the products themselves.
+
+        Returns:
+            Shape (N C, M C).
+        """
+
+    @abstractmethod
+    def samples(self) -> tuple[Tensor, ...]:
+        """What a projection of each side is drawn from: vectors (n, p), or token ids (n,)."""
+
+    @abstractmethod
+    def project(self, *sides: Tensor) -> Tensor:
+        """Projected gradients (B, C, D), by one projection (p, k) or (ids, k) for each of `samples`."""
+
+    def active(self) -> Self:
+        """The same gradients without what is zero anyway."""
+        return self
+
+
 @dataclass
-class Outer:
-    """∂f_c/∂W = Σ_t g_{c,t} a_tᵀ for B examples.
+class _ByToken(Gradient):
+    """Σ_t g_{c,t} ⊗ a_t for B examples.
 
     Attributes:
         g: Class side, shape (B, T, C, p).
-        a: Shared side, shape (B, T, q).
+        a: Shared side, shape (B, T, …).
     """
 
     g: Tensor
     a: Tensor
 
+    def total(self, others: Sequence[Self]) -> Self:
+        """The tokens of all uses, one after another."""
+        uses = (self, *others)
+        return replace(self, g=torch.cat([use.g for use in uses], 1), a=torch.cat([use.a for use in uses], 1))
+
+    def join(self, others: Sequence[Self]) -> Self:
+        """All examples; tokens that a batch lacks are zero."""
+        parts = (self, *others)
+        T = max(part.g.shape[1] for part in parts)
+        return replace(self, g=_padded([part.g for part in parts], T), a=_padded([part.a for part in parts], T))
+
+    def samples(self) -> tuple[Tensor, ...]:
+        """All a, then all g."""
+        return self.a.flatten(0, 1), self.g.flatten(0, 2)
+
+    def _products(self, g: Tensor, a: Tensor) -> Tensor:
+        """Σ_t g_{c,t} ⊗ a_t, shape (B, C, k_g k_a), of sides (B, T, C, k_g) and (B, T, k_a)."""
+        B, _, C, _ = g.shape
+        return torch.bmm(g.flatten(2).mT, a).view(B, C, -1)
+
+
+def _padded(sides: Sequence[Tensor], T: int) -> Tensor:
+    """Batches (B, T', …) one below the other, with zeros up to T tokens."""
+    return torch.cat([torch.nn.functional.pad(x, (0, 0) * (x.ndim - 2) + (0, T - x.shape[1])) for x in sides])
+
+
+@dataclass
+class Outer(_ByToken):
+    """∂f_c/∂W = Σ_t g_{c,t} a_tᵀ for B examples.
+
+    Attributes:
+        g: Class side, shape (B, T, C, p).
+        a: Shared side, shape (B, T, q).
+        transposed: Whether the layer keeps Wᵀ, shape (q, p).
+    """
+
+    transposed: bool = False
+
+    def kind(self) -> tuple[object, ...]:
+        """Orientations differ in what is added to what."""
+        return (Outer, self.transposed)
+
     def dense(self) -> Tensor:
         """The gradients themselves, shape (B, C, p q)."""
-        B, _, C, _ = self.g.shape
-        return torch.bmm(self.g.flatten(2).mT, self.a).view(B, C, -1)
+        return self._products(self.g, self.a)
 
-    def active(self) -> Outer:
-        """The same gradients without tokens whose g is zero, as far as the fullest example of the batch allows."""
+    def as_parameter(self, shape: torch.Size) -> Tensor:
+        """The sums of outer products, turned as the layer keeps its weight."""
+        matrix = self.dense().unflatten(2, (self.g.shape[3], self.a.shape[2]))
+        return matrix.mT if self.transposed else matrix
+
+    def active(self) -> Self:
+        """Without tokens whose g is zero, as far as the fullest example of the batch allows."""
         nonzero = self.g.flatten(2).any(2)  # (B, T); padding, and all but one token in a last block pooled at one token
         count = int(nonzero.sum(1).max())
         if count > 0.8 * nonzero.shape[1]:
             return self
         kept = nonzero.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, : max(count, 1)]
         rows = torch.arange(len(kept), device=kept.device)[:, None]
-        return Outer(self.g[rows, kept], self.a[rows, kept])
+        return replace(self, g=self.g[rows, kept], a=self.a[rows, kept])
+
+    @classmethod
+    def gram(cls, x: Sequence[Self], y: Sequence[Self] | None, product: Product, workspace: Tensor) -> Tensor:
+        """By gradients formed a few columns at a time, or by pairs of tokens where that is cheaper."""
+        if _few_tokens(x, y or x):
+            return _gram_tokens(x, y or x)
+        return _gram_outer(x, y, product, workspace)
+
+    def project(self, *sides: Tensor) -> Tensor:
+        """Tokens are projected first, so that no gradient is formed."""
+        of_a, of_g = sides
+        return self._products(self.g @ of_g, self.a @ of_a)
 
 
 @dataclass
-class Rows:
-    """Gradient of an embedding: Σ_t g_{c,t} goes to row ids_t, for B examples.
+class Rows(_ByToken):
+    """Gradient of an embedding: Σ_t g_{c,t} goes to row a_t, for B examples.
 
     Attributes:
         g: Shape (B, T, C, p).
-        ids: Shape (B, T).
+        a: Token ids, shape (B, T).
     """
-
-    g: Tensor
-    ids: Tensor
 
     def by_id(self) -> tuple[Tensor, Tensor, Tensor]:
         """Gradients summed within an example and id.
@@ -73,18 +176,31 @@ class Rows:
             Examples (R,) and ids (R,) of the R pairs that occur, sorted by id, and their gradients (R, C, p).
         """
         B, T, C, p = self.g.shape
-        example = torch.arange(B, device=self.ids.device).repeat_interleave(T)
-        pairs, inverse = torch.stack([self.ids.flatten(), example]).unique(dim=1, return_inverse=True)
+        example = torch.arange(B, device=self.a.device).repeat_interleave(T)
+        pairs, inverse = torch.stack([self.a.flatten(), example]).unique(dim=1, return_inverse=True)
         summed = self.g.new_zeros(pairs.shape[1], C, p).index_add_(0, inverse, self.g.reshape(B * T, C, p))
         return pairs[1], pairs[0], summed
 
-    def as_outer(self, n_rows: int) -> Outer:
-        """With one-hot a."""
-        return Outer(self.g, torch.nn.functional.one_hot(self.ids, n_rows).to(self.g.dtype))
+    def as_parameter(self, shape: torch.Size) -> Tensor:
+        """Zero but for the rows of the ids that occur."""
+        example, ids, summed = self.by_id()
+        whole = self.g.new_zeros(len(self.g), self.g.shape[2], *shape)
+        whole[example, :, ids] = summed
+        return whole
+
+    @classmethod
+    def gram(cls, x: Sequence[Self], y: Sequence[Self] | None, product: Product, workspace: Tensor) -> Tensor:
+        """Only equal ids meet."""
+        return _gram_rows(x, y)
+
+    def project(self, *sides: Tensor) -> Tensor:
+        """As for `Outer`, with a projection of one-hot vectors: its rows."""
+        of_ids, of_g = sides
+        return self._products(self.g @ of_g, of_ids[self.a])
 
 
 @dataclass
-class Dense:
+class Dense(Gradient):
     """Gradients as they are.
 
     Attributes:
@@ -93,66 +209,47 @@ class Dense:
 
     rows: Tensor
 
+    def total(self, others: Sequence[Self]) -> Self:
+        """Added."""
+        return replace(self, rows=torch.stack([self.rows, *(other.rows for other in others)]).sum(0))
 
-Gradient = Outer | Rows | Dense
+    def join(self, others: Sequence[Self]) -> Self:
+        """One below the other."""
+        return replace(self, rows=torch.cat([self.rows, *(other.rows for other in others)]))
+
+    def as_parameter(self, shape: torch.Size) -> Tensor:
+        """What is kept."""
+        return self.rows.unflatten(2, shape)
+
+    @classmethod
+    def gram(cls, x: Sequence[Self], y: Sequence[Self] | None, product: Product, workspace: Tensor) -> Tensor:
+        """One product."""
+        X = torch.cat([batch.rows for batch in x]).flatten(0, 1)
+        return product.symmetric(X) if y is None else product(X, torch.cat([batch.rows for batch in y]).flatten(0, 1))
+
+    def samples(self) -> tuple[Tensor, ...]:
+        """All of them."""
+        return (self.rows.flatten(0, 1),)
+
+    def project(self, *sides: Tensor) -> Tensor:
+        """On the one side there is."""
+        return self.rows @ sides[0]
 
 
-def merge(uses: Sequence[Gradient], shape: torch.Size, transposed: Sequence[bool]) -> Gradient:
+def merge(uses: Sequence[Gradient], shape: torch.Size) -> Gradient:
     """The gradient of a parameter that a forward pass uses several times (tied weights, shared layers).
 
     Args:
         uses: Gradient through each use alone.
         shape: Shape of the parameter.
-        transposed: For each use, whether the class side g belongs to the parameter's second axis.
 
     Returns:
         Their sum.
     """
-    if len(uses) == 1:
-        return uses[0]
-    if all(isinstance(use, Dense) for use in uses):
-        return Dense(torch.stack([use.rows for use in uses if isinstance(use, Dense)]).sum(0))
-    if all(isinstance(use, Rows) for use in uses):
-        rows = [use for use in uses if isinstance(use, Rows)]
-        return Rows(torch.cat([use.g for use in rows], 1), torch.cat([use.ids for use in rows], 1))
-    if all(isinstance(use, Outer) for use in uses) and len(set(transposed)) == 1:
-        outers = [use for use in uses if isinstance(use, Outer)]
-        return Outer(torch.cat([use.g for use in outers], 1), torch.cat([use.a for use in outers], 1))
+    if len({use.kind() for use in uses}) == 1:
+        return uses[0].total(uses[1:]) if len(uses) > 1 else uses[0]
     # An embedding tied to a linear layer: rare, and the two sides differ, so the sum is formed.
-    return Dense(
-        sum((_oriented(use, shape, flip) for use, flip in zip(uses, transposed, strict=True)), torch.tensor(0))
-    )
-
-
-def join(parts: Sequence[Gradient]) -> Gradient:
-    """Gradients of several batches, all of one kind, as those of one batch; tokens that one lacks are zero."""
-    if all(isinstance(part, Dense) for part in parts):
-        return Dense(torch.cat([part.rows for part in parts if isinstance(part, Dense)]))
-    uses = [part for part in parts if not isinstance(part, Dense)]
-    T = max(use.g.shape[1] for use in uses)
-
-    def cat(sides: Sequence[Tensor]) -> Tensor:
-        return torch.cat([torch.nn.functional.pad(x, (0, 0) * (x.ndim - 2) + (0, T - x.shape[1])) for x in sides])
-
-    g = cat([use.g for use in uses])
-    if isinstance(uses[0], Rows):
-        return Rows(g, cat([use.ids for use in uses if isinstance(use, Rows)]))
-    return Outer(g, cat([use.a for use in uses if isinstance(use, Outer)]))
-
-
-def _oriented(use: Gradient, shape: torch.Size, transposed: bool) -> Tensor:
-    if isinstance(use, Dense):
-        return use.rows
-    outer = use if isinstance(use, Outer) else use.as_outer(shape[0])
-    B, _, C, _ = outer.g.shape
-    matrix = outer.dense().view(B, C, outer.g.shape[3], outer.a.shape[2])
-    return (matrix.mT if transposed else matrix).flatten(2)
-
-
-def as_parameter(use: Gradient, shape: torch.Size, transposed: bool) -> Tensor:
-    """Gradients in the parameter's own layout, shape (B, C, *shape)."""
-    matrix = _oriented(use, shape, transposed)
-    return matrix.view(*matrix.shape[:2], *shape)
+    return Dense(torch.stack([use.as_parameter(shape).flatten(2) for use in uses]).sum(0))
 
 
 @dataclass(frozen=True)
@@ -193,37 +290,6 @@ class Product:
             return X @ Y.T
         x, y = (Z[:, :whole].unflatten(1, (-1, LENGTH)).transpose(0, 1) for Z in (X, Y))  # (summands, rows, LENGTH)
         return torch.bmm(x, y.mT).sum(0) + X[:, whole:] @ Y[:, whole:].T
-
-
-def gram(x: Sequence[Gradient], y: Sequence[Gradient] | None, product: Product, workspace: Tensor) -> Tensor:
-    """Inner products of per-example gradients by one parameter.
-
-    Args:
-        x: Batches of gradients, N examples together.
-        y: Batches of gradients of M other examples, or None for those of `x` again, at half the work.
-        product: Multiplies.
-        workspace: Flat; gradients are formed in it, so its size bounds how many at one time. It is written over and
-            over, because fresh pages cost as much as the products themselves.
-
-    Returns:
-        Shape (N C, M C).
-    """
-    first = x[0]
-    if isinstance(first, Dense):
-        X, Y = (
-            None if z is None else torch.cat([b.rows for b in z if isinstance(b, Dense)]).flatten(0, 1) for z in (x, y)
-        )
-        assert X is not None
-        return product.symmetric(X) if Y is None else product(X, Y)
-    if isinstance(first, Rows):
-        return _gram_rows(
-            [b for b in x if isinstance(b, Rows)], None if y is None else [b for b in y if isinstance(b, Rows)]
-        )
-    xs = [b for b in x if isinstance(b, Outer)]
-    ys = None if y is None else [b for b in y if isinstance(b, Outer)]
-    if _few_tokens(xs, xs if ys is None else ys):
-        return _gram_tokens(xs, xs if ys is None else ys)
-    return _gram_outer(xs, ys, product, workspace)
 
 
 def _gram_outer(x: Sequence[Outer], y: Sequence[Outer] | None, product: Product, workspace: Tensor) -> Tensor:

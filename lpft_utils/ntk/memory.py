@@ -23,7 +23,7 @@ class Cost:
 
     Attributes:
         factors: Inputs and output gradients of layers.
-        graph: What autograd saves for the reverse passes.
+        graph: What autograd saves for the backward passes.
         tokens: Its tokens.
     """
 

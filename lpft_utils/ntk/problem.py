@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from lpft_utils.common.errors import KernelError
 from lpft_utils.ntk.factors import Batch, Features, Inputs, Plan, SharedInput, factors, frozen, model_features, plan
-from lpft_utils.ntk.gradients import join
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,8 @@ class Problem:
         except SharedInput:
             single = [{k: t[i : i + 1] for k, t in moved.items()} for i in range(count(moved))]
             found = [factors(self.model, self.features, one, self.V, self.wanted) for one in single]
-            joined = {name: join([batch.gradients[name] for batch in found]) for name in found[0].gradients}
+            first, *others = (batch.gradients for batch in found)
+            joined = {name: g.join([other[name] for other in others]) for name, g in first.items()}
             return Batch(torch.cat([batch.phi for batch in found]), joined)
 
     def moved(self, inputs: Inputs) -> dict[str, Tensor]:
@@ -93,9 +93,9 @@ def prepared(
         first = next(p for p in model.parameters())
     by_name = dict(model.named_parameters())
     weight = linear.weight if V is None and isinstance(linear, nn.Linear) else V
-    assert weight is not None
-    if weight.ndim != 2 or not weight.numel() or not weight.isfinite().all():
-        raise KernelError(f"V: expected finite numbers of shape (C, H), C and H ≥ 1, got shape {tuple(weight.shape)}.")
+    if not isinstance(weight, Tensor) or weight.ndim != 2 or not weight.numel() or not weight.isfinite().all():
+        got = f"shape {tuple(weight.shape)}" if isinstance(weight, Tensor) else type(weight).__name__
+        raise KernelError(f"V: expected a tensor of finite numbers, shape (C, H), C and H ≥ 1, got {got}.")
     if first.dtype not in (torch.float32, torch.float64):
         raise KernelError(f"model: expected float32 or float64 weights, got {first.dtype}; pass dtype=torch.float32.")
     bias = not isinstance(linear, nn.Linear) or linear.bias is not None
@@ -125,14 +125,20 @@ def named_inputs(
     inputs: Inputs | Tensor, features: Callable[[nn.Module, Any], Tensor] | None
 ) -> tuple[dict[str, Tensor], Features]:
     """Inputs by name, and φ as a function of them."""
-    named = {"x": inputs} if isinstance(inputs, Tensor) else dict(inputs)
+    named = {"x": inputs} if isinstance(inputs, Tensor) else inputs
+    types = {k: type(t).__name__ for k, t in named.items()} if isinstance(named, Mapping) else type(named).__name__
+    if not isinstance(named, Mapping) or not named or not all(isinstance(t, Tensor) and t.ndim for t in named.values()):
+        raise KernelError(
+            "inputs: expected padded tensors by name, examples first, as tokenizer(texts, padding=True, "
+            f'return_tensors="pt") makes of texts; or one tensor. Got {types}.'
+        )
     counts = {name: len(t) for name, t in named.items()}
-    if not named or len(set(counts.values())) != 1 or not next(iter(counts.values())):
-        raise KernelError(f"inputs: expected tensors with one first dimension N ≥ 1, got {counts or 'none'}.")
+    if len(set(counts.values())) != 1 or not next(iter(counts.values())):
+        raise KernelError(f"inputs: expected tensors with one first dimension N ≥ 1, got {counts}.")
     if isinstance(inputs, Tensor):
         call = features or (lambda model, x: model.features(x))
-        return named, lambda model, batch: call(model, batch["x"])
-    return named, features or model_features
+        return dict(named), lambda model, batch: call(model, batch["x"])
+    return dict(named), features or model_features
 
 
 def count(inputs: Inputs) -> int:

@@ -18,7 +18,7 @@ from lpft_utils.ntk.factors import Inputs
 from lpft_utils.ntk.problem import Problem, count
 
 
-@dataclass
+@dataclass(repr=False)
 class Kernel:
     """The empirical NTK of f = V φ + b between N examples and M others, K = P + F.
 
@@ -33,6 +33,12 @@ class Kernel:
     F: Tensor
     groups: dict[str, Tensor] = field(default_factory=dict)
     spec: dict[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        N, C, M, _ = self.F.shape
+        of = f", {self.spec['parameters']:,} parameters" if "parameters" in self.spec else ""
+        groups = f", groups {', '.join(self.groups)}" if self.groups else ""
+        return f"Kernel(N={N}, C={C}, M={M}{of}{groups}, {self.F.dtype}, {self.F.device})"
 
     @property
     def n_classes(self) -> int:

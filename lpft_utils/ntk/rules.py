@@ -30,8 +30,8 @@ def _sum_tokens(_: nn.Module, __: Tensor, g: Tensor) -> Gradient:
     return Dense(g.sum(1))
 
 
-def _outer(_: nn.Module, a: Tensor, g: Tensor) -> Gradient:
-    return Outer(g, a)
+def _outer(module: nn.Module, a: Tensor, g: Tensor) -> Gradient:
+    return Outer(g, a, transposed=isinstance(module, Conv1D))
 
 
 def _rows(module: nn.Module, a: Tensor, g: Tensor) -> Gradient:
@@ -79,14 +79,5 @@ def rules(module: nn.Module) -> dict[str, Rule]:
 
 
 def _is_ia3(module: nn.Module) -> bool:
-    """Whether it is a layer of IA³. A model without adapters is told so without importing peft, which takes seconds."""
-    if not type(module).__module__.startswith("peft."):
-        return False
-    from peft.tuners.ia3.layer import IA3Layer
-
-    return isinstance(module, IA3Layer)
-
-
-def _transposed(module: nn.Module) -> bool:
-    """Whether the output side is the second axis of the weight."""
-    return isinstance(module, (Conv1D, nn.Embedding))
+    """Whether it is a layer of IA³, told without importing peft, which takes seconds."""
+    return any(kind.__module__.startswith("peft.") and kind.__name__ == "IA3Layer" for kind in type(module).__mro__)

@@ -17,22 +17,18 @@ E[RᵀR] = I for every fixed U, and at k = p the sketch is exact.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from lpft_utils.common.errors import KernelError
-from lpft_utils.common.files import write_tensors
 from lpft_utils.ntk.engine import kernel
 from lpft_utils.ntk.factors import Inputs, verify
-from lpft_utils.ntk.gradients import Dense, Gradient, Outer, Rows
 from lpft_utils.ntk.problem import Problem, by_length, count, longest, named_inputs, prepared, take
 from lpft_utils.ntk.result import Kernel
 
@@ -40,7 +36,7 @@ N_PILOT = 32  # examples from which leading directions are taken
 TOKENS = 1024  # in one forward pass
 
 
-@dataclass
+@dataclass(repr=False)
 class Sketch:
     """Projected gradients of N examples.
 
@@ -57,6 +53,11 @@ class Sketch:
     bias: bool
     spec: dict[str, Any] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        N, C, D = self.Z.shape
+        error = f", error {self.spec['error']:.2g}" if "error" in self.spec else ""
+        return f"Sketch(N={N}, C={C}, D={D}, {self.spec['parameters']:,} parameters{error}, {self.Z.dtype})"
+
     def kernel(self, rows: Sequence[int] | None = None, columns: Sequence[int] | None = None) -> Kernel:
         """The kernel that the sketch approximates.
 
@@ -67,19 +68,10 @@ class Sketch:
         Returns:
             Kernel with F ≈ Z Zᵀ and exact P.
         """
-        every = range(len(self.Z))
-        (Z, phi), (Y, psi) = (
-            (self.Z[list(index)], self.phi[list(index)]) if index is not None else (self.Z, self.phi)
-            for index in (rows, columns)
-        )
-        C = self.Z.shape[1]
-        F = (Z.flatten(0, 1) @ Y.flatten(0, 1).T).view(len(Z), C, len(Y), C)
-        spec = {**self.spec, "N": len(rows or every), "M": len(columns or every)}
-        return Kernel(phi @ psi.T + float(self.bias), F, {}, spec)
-
-    def save(self, path: Path) -> None:
-        """Write one safetensors file; whole or not at all."""
-        write_tensors(path, {"Z": self.Z, "phi": self.phi}, {"spec": json.dumps(self.spec)})
+        left, right = (slice(None) if index is None else list(index) for index in (rows, columns))
+        F = torch.einsum("ncd,med->ncme", self.Z[left], self.Z[right])
+        gram = self.phi[left] @ self.phi[right].T + float(self.bias)
+        return Kernel(gram, F, {}, {**self.spec, "N": len(F), "M": F.shape[2]})
 
 
 def sketch(
@@ -94,7 +86,6 @@ def sketch(
     seed: int = 0,
     pilot: int = N_PILOT,
     check: int = 16,
-    progress: bool = False,
 ) -> Sketch:
     """Project the gradients of every example.
 
@@ -109,7 +100,6 @@ def sketch(
         seed: Seed of the projections and of the examples that are checked.
         pilot: Examples from which leading directions are taken; 0 for purely random projections.
         check: Examples whose exact kernel is computed to state the error; 0 leaves it out.
-        progress: Whether to show a progress bar.
 
     Returns:
         The sketch, on the CPU.
@@ -130,9 +120,9 @@ def sketch(
         order = by_length(rows)
         Z: Tensor | None = None
         phi = torch.empty(N, problem.V.shape[1], dtype=problem.V.dtype)
-        for part in tqdm(list(_batches(rows, order)), desc="sketch", disable=not progress, leave=False):
+        for part in tqdm(list(_batches(rows, order)), desc="sketch", disable=None, delay=5, leave=False):
             batch = problem.factors(take(rows, part))
-            z = torch.cat([_project(batch.gradients[name], p) for name, p in projections.items()], 2).cpu()
+            z = torch.cat([batch.gradients[name].project(*sides) for name, sides in projections.items()], 2).cpu()
             Z = z.new_empty(N, *z.shape[1:]) if Z is None else Z
             Z[part], phi[part] = z, batch.phi.cpu()
         assert Z is not None
@@ -141,19 +131,10 @@ def sketch(
     made = Sketch(Z, phi, bias, spec)
     if check:
         some = torch.randperm(N, generator=generator)[:check]
-        subset = inputs[some] if isinstance(inputs, Tensor) else take(rows, some)
-        exact = kernel(model, subset, V=V, features=features, head=head, parameters=parameters)
+        exact = kernel(model, take(rows, some), V=V, features=compute, head=head, parameters=parameters)
         near = made.kernel(some.tolist(), some.tolist()).F
         made.spec |= {"checked": len(some), "error": ((near - exact.F).norm() / exact.F.norm()).item()}
     return made
-
-
-@dataclass
-class _Projection:
-    """Projections of the class side g: (p, k_g), and of the shared side a: (q, k_a) or, by token id, (ids, k_a)."""
-
-    g: Tensor
-    a: Tensor | None
 
 
 def _batches(rows: Inputs, order: Tensor) -> list[Tensor]:
@@ -162,40 +143,22 @@ def _batches(rows: Inputs, order: Tensor) -> list[Tensor]:
     return list(order.split(max(1, TOKENS // longest_tokens)))
 
 
-def _project(gradient: Gradient, projection: _Projection) -> Tensor:
-    """Projected gradients, shape (B, C, D)."""
-    if isinstance(gradient, Dense):
-        return gradient.rows @ projection.g
-    assert projection.a is not None
-    a = projection.a[gradient.ids] if isinstance(gradient, Rows) else gradient.a @ projection.a
-    g = gradient.g @ projection.g  # (B, T, C, k_g)
-    B, _, C, k = g.shape
-    return torch.bmm(g.flatten(2).mT, a).view(B, C, k * a.shape[2])
-
-
 def _projections(
     problem: Problem, pilot: Inputs, k: int, generator: torch.Generator, *, leading: bool
-) -> dict[str, _Projection]:
-    """One projection for every parameter that φ depends on."""
-    order = by_length(pilot)
-    batches = [problem.factors(take(pilot, part)) for part in _batches(pilot, order)]
-    side = math.isqrt(k)
+) -> dict[str, list[Tensor]]:
+    """Projections of the sides of the gradient, for every parameter that φ depends on."""
+    batches = [problem.factors(take(pilot, part)).gradients for part in _batches(pilot, by_length(pilot))]
     made = {}
-    for name in batches[0].gradients:
-        uses = [batch.gradients[name] for batch in batches]
-        if isinstance(uses[0], Dense):
-            samples = torch.cat([use.rows.flatten(0, 1) for use in uses if isinstance(use, Dense)])
-            made[name] = _Projection(_orthogonal(samples, k // 4, generator, leading), None)
-            continue
-        g = torch.cat([use.g.flatten(0, 2) for use in uses if not isinstance(use, Dense)])
-        if isinstance(uses[0], Rows):
-            ids = torch.cat([use.ids.flatten() for use in uses if isinstance(use, Rows)])
-            a = _table(ids, problem.wanted.shapes[name][0], side, generator, g.dtype, leading)
-        else:
-            a = _orthogonal(
-                torch.cat([use.a.flatten(0, 1) for use in uses if isinstance(use, Outer)]), side, generator, leading
-            )
-        made[name] = _Projection(_orthogonal(g, side, generator, leading), a)
+    for name in batches[0]:
+        sides = [torch.cat(side) for side in zip(*(batch[name].samples() for batch in batches), strict=True)]
+        each = math.isqrt(k) if len(sides) == 2 else k // 4
+        dtype = sides[-1].dtype
+        made[name] = [
+            _table(side, problem.wanted.shapes[name][0], each, generator, dtype, leading)
+            if side.ndim == 1  # token ids
+            else _orthogonal(side, each, generator, leading)
+            for side in sides
+        ]
     return made
 
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from multiprocessing import get_context
 from pathlib import Path
@@ -24,6 +22,12 @@ from lpft_utils.publishing import site
 from lpft_utils.publishing.parameters import check_names, nearest
 
 Say = Callable[[str], None]
+
+_KERNEL_ARGUMENTS = [
+    "--log-level=CRITICAL",  # not that local ports are not encrypted, nor that a kernel was told to stop
+    # Some packages ask tqdm for a progress bar as a widget. Chapters show none.
+    "--IPKernelApp.exec_lines=import warnings; warnings.filterwarnings('ignore', 'IProgress not found')",
+]
 
 
 class PublishError(LpftError):
@@ -95,34 +99,6 @@ def declared_parameters(notebook: Path) -> list[str]:
     return list(papermill.inspect_notebook(str(notebook)))
 
 
-@contextlib.contextmanager
-def this_interpreter() -> Iterator[None]:
-    """Make `python3` mean the running interpreter, whatever kernels are installed for the user or the machine.
-
-    Yields:
-        Nothing; inside the block Jupyter finds a kernel spec of ours before any other.
-    """
-    spec = {
-        # The log level leaves out that local ports are not encrypted, and that a kernel was told to stop.
-        "argv": [sys.executable, "-m", "ipykernel_launcher", "--log-level=CRITICAL", "-f", "{connection_file}"],
-        "display_name": "Python 3",
-        "language": "python",
-    }
-    before = os.environ.get("JUPYTER_PATH")
-    with tempfile.TemporaryDirectory(prefix="lpft-kernel-") as folder:
-        place = Path(folder) / "kernels" / "python3"
-        place.mkdir(parents=True)
-        (place / "kernel.json").write_text(json.dumps(spec), encoding="utf-8")
-        os.environ["JUPYTER_PATH"] = os.pathsep.join(filter(None, (folder, before)))
-        try:
-            yield
-        finally:
-            if before is None:
-                del os.environ["JUPYTER_PATH"]
-            else:
-                os.environ["JUPYTER_PATH"] = before
-
-
 def execute(
     root: Path,
     parameters: Mapping[str, Any] | None = None,
@@ -150,12 +126,9 @@ def execute(
         Paths of the executed copies, in order.
 
     Raises:
-        ParameterError: A parameter is unknown to all selected chapters, or `jobs` is no positive number; raised before
-            anything runs.
+        ParameterError: A parameter is unknown to all selected chapters; raised before anything runs.
         PublishError: A cell failed or the kernel died.
     """
-    if isinstance(jobs, bool) or not isinstance(jobs, int) or jobs < 1:
-        raise ParameterError(f"jobs: expected a whole number ≥ 1, got {jobs!r}")
     given = dict(parameters or {})
     selected = chapters(root, only)
     known = {chapter.stem: declared_parameters(chapter) for chapter in selected}
@@ -165,13 +138,13 @@ def execute(
     for number, chapter in enumerate(selected, start=1):
         values = {name: value for name, value in given.items() if name in known[chapter.stem]}
         tasks[f"[{number}/{len(selected)}] {chapter.stem}"] = (root, chapter, values, build)
-    with this_interpreter():
-        if jobs > 1 and len(tasks) > 1:
-            _side_by_side(tasks, jobs, say)
-        else:
-            for title, task in tasks.items():
-                say(f"{title}: running")
-                say(f"{title}: done in {_execute_one(*task, progress=sys.stderr.isatty()):.1f} s")
+    os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"  # python3 is this interpreter, whatever kernels the user has
+    if jobs > 1 and len(tasks) > 1:
+        _side_by_side(tasks, jobs, say)
+    else:
+        for title, task in tasks.items():
+            say(f"{title}: running")
+            say(f"{title}: done in {_execute_one(*task, progress=sys.stderr.isatty()):.1f} s")
     return [build / "executed" / chapter.relative_to(root) for chapter in selected]
 
 
@@ -214,6 +187,7 @@ def _execute_one(root: Path, chapter: Path, values: Mapping[str, Any], build: Pa
                 cwd=str(chapter.parent),  # as nbval and JupyterLab do
                 progress_bar=progress,
                 start_timeout=180,
+                extra_arguments=_KERNEL_ARGUMENTS,
             )
         except PapermillExecutionError as error:
             kept = _keep_failed(running, relative, build)
@@ -222,10 +196,24 @@ def _execute_one(root: Path, chapter: Path, values: Mapping[str, Any], build: Pa
             kept = _keep_failed(running, relative, build)
             raise PublishError(f"chapter {relative} stopped: {type(error).__name__}: {error}\n{kept}") from error
         notebook = nbformat.read(running, as_version=4)
+        if complaints := _stderr(notebook):
+            kept = _keep_failed(running, relative, build)
+            raise PublishError(f"chapter {relative} wrote to stderr, which no page shows:\n{complaints}\n{kept}")
         site.clean_notebook(notebook, root)
         nbformat.write(notebook, running)
         os.replace(running, copy)
     return time.perf_counter() - start
+
+
+def _stderr(notebook: nbformat.NotebookNode) -> str:
+    """Every text that a chapter wrote to stderr (warnings, progress bars), with its cell in the source notebook."""
+    cells = [cell for cell in notebook.cells if "injected-parameters" not in cell.metadata.get("tags", [])]
+    return "\n".join(
+        f"  cell {number} of {len(cells)}: {site.plain(output.text).strip()}"
+        for number, cell in enumerate(cells, start=1)
+        for output in cell.get("outputs", [])
+        if output.get("name") == "stderr"
+    )
 
 
 def _keep_failed(running: Path, relative: Path, build: Path) -> str:

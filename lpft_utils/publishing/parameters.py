@@ -1,7 +1,7 @@
 """Parameters of the chapters from the command line: plain YAML literals, their names checked before anything runs."""
 
 import difflib
-import re
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -10,20 +10,6 @@ import yaml
 from lpft_utils.common.errors import ParameterError
 
 PROFILE_NAMES = ("smoke", "laptop", "gpu")
-
-
-class _LiteralLoader(yaml.SafeLoader):
-    """YAML 1.1, except that 1e-3 is a number (there it is text without a dot) and dates stay text."""
-
-    yaml_implicit_resolvers = {
-        first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
-        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-
-
-_LiteralLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
-)
 
 
 def parse_literal(name: str, text: str) -> Any:
@@ -37,15 +23,21 @@ def parse_literal(name: str, text: str) -> Any:
         The value as a plain Python object.
 
     Raises:
-        ParameterError: The text is not valid YAML.
+        ParameterError: The text is not valid YAML, or stands for something else, such as a date.
     """
     try:
-        return yaml.load(text, Loader=_LiteralLoader)
-    except yaml.YAMLError as error:
+        return json.loads(text)  # before YAML 1.1, to which 1e-4 is a text
+    except ValueError:
+        pass
+    try:
+        value = yaml.safe_load(text)
+        json.dumps(value)  # fails for a date, a set, bytes
+    except (yaml.YAMLError, TypeError) as error:
         reason = str(error).splitlines()[0]
         raise ParameterError(
             f"parameter {name}: expected a plain literal such as rte, 3, 1e-4, [0, 1] or null; got {text!r} ({reason})"
         ) from error
+    return value
 
 
 def parse_pairs(pairs: Iterable[tuple[str, str]]) -> dict[str, Any]:

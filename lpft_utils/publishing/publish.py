@@ -38,11 +38,8 @@ def build_site(root: Path, build: Path | None = None, *, say: Say = print) -> Pa
         PublishError: A chapter has no executed copy yet, or Sphinx reported a warning or an error; the old site stays.
     """
     build = build or root / "_build"
-    missing = [c.stem for c in chapters(root) if not (build / "executed" / c.relative_to(root)).is_file()]
-    if missing:
-        raise PublishError(
-            f"the site needs every chapter; not executed yet: {', '.join(missing)}. Run `lpft book` for all"
-        )
+    if missing := _not_executed(root, build):
+        raise PublishError(f"the site needs every chapter; not executed yet: {missing}. Run `lpft book` for all")
     say("site: building")
     start = time.perf_counter()
     mirror = site.mirror_sources(root, build / "executed", pages(root))
@@ -65,6 +62,12 @@ def build_site(root: Path, build: Path | None = None, *, say: Say = print) -> Pa
     first = build / "html" / "index.html"
     say(f"site: done in {time.perf_counter() - start:.1f} s: {first}")
     return first
+
+
+def _not_executed(root: Path, build: Path, besides: Sequence[Path] = ()) -> str:
+    """Names of the chapters without an executed copy."""
+    copies = {chapter: build / "executed" / chapter.relative_to(root) for chapter in chapters(root)}
+    return ", ".join(chapter.stem for chapter, copy in copies.items() if chapter not in besides and not copy.is_file())
 
 
 def publish(
@@ -96,15 +99,11 @@ def publish(
         PublishError: A cell failed, or the site was not built.
     """
     build = build or root / "_build"
-    run = chapters(root, only)
     if make_site:
-        lacking = [
-            c.stem for c in chapters(root) if c not in run and not (build / "executed" / c.relative_to(root)).is_file()
-        ]
-        if lacking:
+        if lacking := _not_executed(root, build, besides=chapters(root, only)):
             raise ParameterError(
-                f"the site needs every chapter, and {', '.join(lacking)} has not run yet: run `lpft book` once without "
-                "--chapter, or add --no-site"
+                f"the site needs every chapter, and {lacking} has not run yet: run `lpft book` once without --chapter, "
+                "or add --no-site"
             )
         if shutil.disk_usage(root).free < 200 * 2**20:
             raise PublishError(

@@ -1,17 +1,15 @@
 """Files of the site: what goes in before Sphinx, what is mended after it. Nothing here needs Jupyter."""
 
 import contextlib
-import importlib.util
 import os
 import re
 import shutil
 import sys
 import tempfile
 from collections.abc import Iterable, Mapping
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
-
-from lpft_utils.common.errors import LpftError
 
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
 _TEXT_FILES = {".html", ".js", ".json", ".txt", ".ipynb", ".md", ".inv", ".bib", ""}
@@ -87,8 +85,7 @@ def mirror_sources(root: Path, mirror: Path, pages: Iterable[Path]) -> Path:
     Returns:
         The mirror.
     """
-    files = [page for page in pages if page.suffix != ".ipynb"] + [root / name for name in _SOURCES]
-    for source in files:
+    for source in [*(page for page in pages if page.suffix != ".ipynb"), *(root / name for name in _SOURCES)]:
         target = mirror / source.relative_to(root)
         if source.is_dir():
             shutil.rmtree(target, ignore_errors=True)
@@ -116,13 +113,7 @@ def complaints(log: str, mirror: Path) -> str:
 
 def _copy_mathjax(static: Path) -> None:
     """Copy the parts of MathJax that the pages load: the entry file, the fonts and the TeX extensions."""
-    spec = importlib.util.find_spec("sphinx-mathjax-offline")
-    if spec is None or spec.origin is None:
-        raise LpftError(
-            "expected the package sphinx-mathjax-offline, which holds MathJax: pip install 'lpft-utils[book]'"
-        )
-    source = Path(spec.origin).parent / "static" / "mathjax"
-    target = static / "mathjax"
+    source, target = Path(str(files("sphinx-mathjax-offline"))) / "static" / "mathjax", static / "mathjax"
     target.mkdir(parents=True, exist_ok=True)
     shutil.copy2(source / "tex-chtml.js", target)
     for part in ("output/chtml/fonts/woff-v2", "input/tex/extensions"):
@@ -152,9 +143,6 @@ def finish(html: Path, private: Mapping[str, str]) -> None:
     Args:
         html: Folder of the pages, changed in place.
         private: Replacements for absolute paths of this machine.
-
-    Raises:
-        LpftError: The package that holds MathJax is absent.
     """
     _copy_mathjax(html / "_static")
     for useless in html.rglob("*.map"):

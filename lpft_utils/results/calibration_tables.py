@@ -12,62 +12,56 @@ import pandas as pd
 
 from lpft_utils.common.names import split_label
 from lpft_utils.common.table import Table
-from lpft_utils.figures.style import LABELS
 from lpft_utils.metrics import calibration, recalibration
 from lpft_utils.metrics.intervals import format_interval
-from lpft_utils.metrics.sampling import bootstrap, debiased_ece
+from lpft_utils.metrics.sampling import debiased_ece, ece_interval
+from lpft_utils.results.frame import evaluated_splits, results
+from lpft_utils.results.tables import column, each, mean, table
 from lpft_utils.runs.store import Run
 from lpft_utils.studies.calibration import diagrams, evaluation_splits, fit_calibrators, temperature_scaled
+from lpft_utils.training.methods import METHODS
 
 
 def error_table(runs: Mapping[str, Sequence[Run]], split: str = "test") -> Table:
     """The paper's table: ECE and MCE by method, without and with temperature scaling (TS).
 
     Args:
-        runs: Runs by method, one a seed.
+        runs: Runs by method, one per seed.
         split: Name of the split.
 
     Returns:
-        One row a method; cells "mean ± half width" over seeds.
+        One row per method; cells "mean ± half width" over seeds.
     """
-    rows = {}
-    for method, group in runs.items():
-        found = [temperature_scaled(stored, split).measures for stored in group]
-        rows[LABELS[method]] = {
-            "accuracy": format_interval([before["accuracy"] for before, _ in found], 3),
-            **{
-                f"{title}{suffix}": format_interval([pair[i][key] for pair in found], 3)
-                for key, title in (("confidence", "confidence"), ("ECE", "ECE"), ("MCE", "MCE"))
-                for i, suffix in enumerate(("", ", TS"))
-            },
-        }
-    return Table(pd.DataFrame.from_dict(rows, orient="index").rename_axis("method"))
+    metrics = [f"{key}{suffix}" for key in ("confidence", "ECE", "MCE") for suffix in ("", ", TS")]
+    columns = {"accuracy": column("accuracy", mean(3), split=split)} | {m: column(m, split=split) for m in metrics}
+    return table(results(runs), "method", columns)
 
 
 def chance_table(runs: Mapping[str, Sequence[Run]], split: str = "test", n_draws: int = 1000) -> Table:
     """How much of every ECE is chance: the ECE of a perfectly calibrated model with the same confidences, at this N.
 
     Args:
-        runs: Runs by method, one a seed.
+        runs: Runs by method, one per seed.
         split: Name of the split.
         n_draws: Draws of the bootstrap and of the calibrated model.
 
     Returns:
-        Two rows a method, without and with temperature scaling (TS): the first seed's ECE with its bootstrap interval;
-        over all seeds the ECE of chance and what is left; and in how many seeds the ECE is above the 95th percentile
-        of chance.
+        Two rows per method, without and with temperature scaling (TS): the first seed's ECE with its bootstrap
+        interval; over all seeds that did not diverge the ECE of chance and what is left; and in how many of them the
+        ECE is above the 95th percentile of chance.
     """
     rows = []
     for method, group in runs.items():
-        found = [temperature_scaled(stored, split) for stored in group]
-        for when, name in (("before", LABELS[method]), ("after", f"{LABELS[method]}, TS")):
+        found = [temperature_scaled(stored, split) for stored in _converged(group)]
+        for when, name in (("before", METHODS[method].label), ("after", f"{METHODS[method].label}, TS")):
             p = [getattr(s, when) for s in found]
             errors = [debiased_ece(q, s.labels, n_draws) for q, s in zip(p, found, strict=True)]
+            low, high = ece_interval(p[0], found[0].labels, n_draws)
             above = sum(e.ece > e.chance_high for e in errors)
             rows.append(
                 {
                     "method": name,
-                    "ECE, first seed [bootstrap]": str(bootstrap(p[0], found[0].labels, n_draws=n_draws)),
+                    "ECE, first seed [bootstrap]": f"{errors[0].ece:.3f} [{low:.3f}, {high:.3f}]",
                     "ECE of chance": format_interval([e.chance for e in errors], 3),
                     "ECE − chance": format_interval([e.corrected for e in errors], 3),
                     "seeds above chance": f"{above} of {len(errors)}",
@@ -84,9 +78,9 @@ def count_table(runs: Mapping[str, Run], split: str = "test") -> Table:
         split: Name of the split.
 
     Returns:
-        One row a bin, one column a method.
+        One row per bin, one column per method.
     """
-    found = {LABELS[method]: diagrams([stored], split) for method, stored in runs.items()}
+    found = {METHODS[method].label: diagrams([stored], split) for method, stored in runs.items()}
     edges = next(iter(found.values()))[0].edges
     rows = {
         f"({low:.3f}, {high:.3f}]": {
@@ -102,61 +96,44 @@ def comparison_table(groups: Mapping[str, Sequence[Run]], name: str, split: str 
     """Head norm, temperature and calibration of any groups of runs.
 
     Args:
-        groups: Runs by row, one a seed.
+        groups: Runs by row, one per seed.
         name: What the rows are.
         split: Name of the split.
 
     Returns:
-        One row a group; ‖V‖ and T of every seed, the rest "mean ± half width".
+        One row per group; ‖V‖ and T of every seed, the rest "mean ± half width".
     """
-    rows = {}
-    for title, group in groups.items():
-        found = [temperature_scaled(stored, split) for stored in group]
-        rows[title] = {
-            "‖V‖": ", ".join(f"{stored.metrics['head_norm']:.3g}" for stored in group),
-            "T": ", ".join(f"{s.fit.T:.3g}" for s in found),
-            **{
-                f"{key}{suffix}": format_interval([s.measures[i][key] for s in found], 3)
-                for key, i, suffix in (
-                    ("accuracy", 0, ""),
-                    ("confidence", 0, ""),
-                    ("ECE", 0, ""),
-                    ("ECE", 1, ", TS"),
-                    ("NLL", 0, ""),
-                    ("NLL", 1, ", TS"),
-                )
-            },
-        }
-    return Table(pd.DataFrame.from_dict(rows, orient="index").rename_axis(name))
+    metrics = ("confidence", "ECE", "ECE, TS", "NLL", "NLL, TS")
+    columns = {"‖V‖": column("head_norm"), "T": column("T"), "accuracy": column("accuracy", mean(3), split=split)}
+    return table(results(groups), {"group": name}, columns | {m: column(m, split=split) for m in metrics})
 
 
-def recalibration_table(runs: Sequence[Run], measure: str = "ECE") -> Table:
-    """One measure after every recalibration, on the test set and on every out-of-distribution set.
+def recalibration_table(runs: Sequence[Run], metric: str = "ECE") -> Table:
+    """One metric after every recalibration, on the test set and on every out-of-distribution set.
 
     The last row breaks the rule on purpose: its temperature is fitted on the very split that it is judged on, which
     gives the lowest NLL of any temperature there (not always the lowest ECE).
 
     Args:
-        runs: Runs of one method, one a seed.
-        measure: A key of `calibration.measures`.
+        runs: Runs of one method, one per seed.
+        metric: A key of `calibration.calibration_metrics`.
 
     Returns:
-        One row a recalibration, one column a split; an infinite NLL (a class was given probability 0) is "∞".
+        One row per recalibration, one column per split; an infinite NLL (a class was given probability 0) is "∞".
     """
-    found: dict[str, dict[str, list[float]]] = {}
-    for stored in runs:
+    rows = []
+    for stored in _converged(runs):
         fitted = fit_calibrators(stored)
         for split in evaluation_splits(stored):
             f, y = stored.predictions[split]
             here = fitted | {"temperature fitted on the column": recalibration.fit_temperature(f, y).apply}
-            for name, apply in here.items():
-                row = found.setdefault(name, {})
-                row.setdefault(split_label(split), []).append(calibration.measures(apply(f), y)[measure])
-    rows = {
-        name: {split: format_interval(v, 3) if np.isfinite(v).all() else "∞" for split, v in row.items()}
-        for name, row in found.items()
-    }
-    return Table(pd.DataFrame.from_dict(rows, orient="index").rename_axis(measure))
+            rows += [
+                (name, split, metric, calibration.calibration_metrics(apply(f), y)[metric])
+                for name, apply in here.items()
+            ]
+    frame = pd.DataFrame(rows, columns=["recalibration", "split", "metric", "value"])
+    columns = {split_label(s): column(metric, mean(3), split=s) for s in evaluated_splits(frame)}
+    return table(frame, {"recalibration": metric}, columns)
 
 
 def moment_table(runs: Sequence[Run]) -> Table:
@@ -166,23 +143,30 @@ def moment_table(runs: Sequence[Run]) -> Table:
     the model is over-confident still, and the split would need a higher T.
 
     Args:
-        runs: Runs of one method, one a seed.
+        runs: Runs of one method, one per seed.
 
     Returns:
-        One row a split: accuracy, both sides for the logits over T with mean 0 over classes (so that heads can be
+        One row per split: accuracy, both sides for the logits over T with mean 0 over classes (so that heads can be
         compared), T as fitted and as needed here.
     """
-    rows = {}
-    for split in ("validation", *evaluation_splits(runs[0])):
-        found = [temperature_scaled(stored, split) for stored in runs]
-        scores = [(s.logits - s.logits.mean(axis=1, keepdims=True)) / s.fit.T for s in found]  # a shift has no meaning
-        expected = [float((s.after * f).sum(axis=1).mean()) for s, f in zip(found, scores, strict=True)]
-        given = [float(f[np.arange(len(f)), s.labels].mean()) for s, f in zip(found, scores, strict=True)]
-        rows[split_label(split)] = {
-            "accuracy": format_interval([s.measures[0]["accuracy"] for s in found], 3),
-            "E_p[f] / T": format_interval(expected, 3),
-            "f_y / T": format_interval(given, 3),
-            "T, validation": ", ".join(f"{s.fit.T:.3g}" for s in found),
-            "T needed here": ", ".join(f"{recalibration.fit_temperature(s.logits, s.labels).T:.3g}" for s in found),
-        }
-    return Table(pd.DataFrame.from_dict(rows, orient="index").rename_axis("split"))
+    rows = []
+    for stored in _converged(runs):
+        for split in ("validation", *evaluation_splits(stored)):
+            s = temperature_scaled(stored, split)
+            f = (s.logits - s.logits.mean(axis=1, keepdims=True)) / s.fit.T  # a shift has no meaning
+            found = {
+                "accuracy": s.metrics[0]["accuracy"],
+                "E_p[f] / T": float((s.after * f).sum(axis=1).mean()),
+                "f_y / T": float(f[np.arange(len(f)), s.labels].mean()),
+                "T, validation": s.fit.T,
+                "T needed here": recalibration.fit_temperature(s.logits, s.labels).T,
+            }
+            rows += [(split, *item) for item in found.items()]
+    frame = pd.DataFrame(rows, columns=["split", "metric", "value"])
+    forms = {m: each() if m.startswith("T") else mean(3) for m in frame["metric"].unique()}
+    return table(frame, "split", {metric: column(metric, form) for metric, form in forms.items()})
+
+
+def _converged(runs: Sequence[Run]) -> list[Run]:
+    """The runs that did not diverge."""
+    return [stored for stored in runs if not stored.diverged]

@@ -7,44 +7,59 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 
 from lpft_utils.common.table import Table
-from lpft_utils.figures.style import LABELS
 from lpft_utils.kernel_methods.statistics import alignment, frobenius
-from lpft_utils.metrics.intervals import format_interval
 from lpft_utils.ntk.engine import kernel
 from lpft_utils.ntk.result import load_kernel
+from lpft_utils.results.frame import results, select
+from lpft_utils.results.tables import column, each, mean, table
 from lpft_utils.runs.cache import cache_path, lock
 from lpft_utils.runs.execute import load_model
 from lpft_utils.runs.profiles import Profile
 from lpft_utils.runs.store import Run
-from lpft_utils.studies.calibration import temperature_scaled
 from lpft_utils.studies.initialisation import examples, initial_model
 from lpft_utils.studies.lora import _share
-from lpft_utils.training.spec import PROBED
+from lpft_utils.training.methods import METHODS
+
+
+def alignment_results(close: Mapping[str, Sequence[pd.DataFrame]]) -> pd.DataFrame:
+    """Alignments as a frame of results.
+
+    Args:
+        close: Results of `alignment_to_ft`, one per seed, by method ("ft", "lp_ft").
+
+    Returns:
+        Columns "kernel", "metric", "value", "method", "seed" (the place in the sequence), "split" (always "").
+    """
+    return pd.concat(
+        [
+            found.reset_index(names="kernel")
+            .melt("kernel", var_name="metric")
+            .assign(method=method, seed=seed, split="")
+            for method, by_seed in close.items()
+            for seed, found in enumerate(by_seed)
+        ],
+        ignore_index=True,
+    )
 
 
 def alignment_table(by_seed: Sequence[pd.DataFrame]) -> Table:
     """Alignments as a table.
 
     Args:
-        by_seed: Results of `alignment_to_ft`, one a seed.
+        by_seed: Results of `alignment_to_ft`, one per seed.
 
     Returns:
         Indexed by kernel: trained parameters of the backbone, and alignments "mean ± half width".
     """
     titles = {
-        "all": "with F of FT",
-        "all, centred": "the same, centred",
-        "adapted": "with F of the adapted weights",
-        "adapted, centred": "the same, centred ",  # column names must differ
+        "with F of FT": "all",
+        "the same, centred": "all, centred",
+        "with F of the adapted weights": "adapted",
+        "the same, centred ": "adapted, centred",  # column names must differ
     }
-    rows = {}
-    for name in by_seed[0].index:
-        count = int(by_seed[0].loc[name, "parameters"])
-        rows[name] = {"parameters": f"{count:,}" if count else ""} | {
-            title: format_interval([float(found.loc[name, key]) for found in by_seed], 3)
-            for key, title in titles.items()
-        }
-    return Table(pd.DataFrame.from_dict(rows, orient="index").rename_axis("kernel"))
+    count = column("parameters", lambda values: f"{values[0]:,.0f}" if values[0] else "")
+    columns = {"parameters": count} | {title: column(metric, mean(3)) for title, metric in titles.items()}
+    return table(alignment_results({"ft": by_seed}), "kernel", columns)
 
 
 def trained_table(setting: Profile, runs: Mapping[str, Sequence[Run]], *, n: int = 24) -> Table:
@@ -58,7 +73,7 @@ def trained_table(setting: Profile, runs: Mapping[str, Sequence[Run]], *, n: int
     Returns:
         One row a method: ‖F‖ at start and end, the share of A in the trace at both, and their centred alignment.
     """
-    rows = {}
+    rows = []
     for method, group in runs.items():
         stored = group[0]
         few, _ = examples(setting, stored.spec.seed, n)
@@ -71,64 +86,59 @@ def trained_table(setting: Profile, runs: Mapping[str, Sequence[Run]], *, n: int
                     model = load_model(stored) if when == "end" else initial_model(setting, method, stored.spec.seed)
                     kernel(model, few.inputs, groups=lambda k: "A" if "lora_A" in k else "B", folder=path.parent)
             found[when] = load_kernel(path)
-        rows[LABELS[method]] = {
-            "‖F‖, start": f"{frobenius(found['start'].F):.3g}",
-            "‖F‖, end": f"{frobenius(found['end'].F):.3g}",
-            "share of A, start": f"{_share(found['start'], 'A'):.1%}",
-            "share of A, end": f"{_share(found['end'], 'A'):.1%}",
-            "alignment, centred": f"{alignment(found['start'].F, found['end'].F, centered=True):.3f}",
-        }
-    return Table(pd.DataFrame.from_dict(rows, orient="index").rename_axis("method"))
+        rows += [(method, "", f"‖F‖, {when}", frobenius(k.F)) for when, k in found.items()]
+        rows += [(method, "", f"share of A, {when}", _share(k, "A")) for when, k in found.items()]
+        rows += [(method, "", "alignment, centred", alignment(found["start"].F, found["end"].F, centered=True))]
+    frame = pd.DataFrame(rows, columns=["method", "split", "metric", "value"])
+    forms = {"‖F‖, start": ".3g", "‖F‖, end": ".3g", "share of A, start": ".1%", "share of A, end": ".1%"}
+    forms |= {"alignment, centred": ".3f"}
+    return table(frame, "method", {metric: column(metric, each(form)) for metric, form in forms.items()})
 
 
 def cost_table(runs: Mapping[str, Sequence[Run]]) -> Table:
     """What each method costs.
 
     Args:
-        runs: Runs by method, one a seed; with "ft", whose trained parameters are all there are.
+        runs: Runs by method, one per seed; with "ft", whose trained parameters are all there are.
 
     Returns:
-        One row a method: trained parameters and their share; MB of their gradients and Adam's two moments (float32);
+        One row per method: trained parameters and their share; MB of their gradients and Adam's two moments (float32);
         MB of what a run stores of the weights; seconds of training; peak memory where a GPU measured it.
     """
-    everything = runs["ft"][0].metrics["trainable_parameters"]
-    rows = {}
-    for method, group in runs.items():
-        count = group[0].metrics["trainable_parameters"]
-        seconds = [r.metrics["train_seconds"] for r in group if "train_seconds" in r.metrics]
-        peak = [r.metrics["peak_memory"] for r in group if r.metrics.get("peak_memory")]
-        rows[LABELS[method]] = {
-            "parameters": f"{count:,}" if method not in PROBED else f"{count:,} (after LP)",
-            "share": f"{count / everything:.3%}",
-            "gradients and Adam (MB)": f"{3 * 4 * count / 1e6:.3g}" if seconds else "none",
-            "stored weights (MB)": f"{(group[0].folder / 'model.safetensors').stat().st_size / 1e6:.3g}",
-            "seconds": format_interval(seconds, 0) if seconds else "none",
-            "peak memory (MB)": f"{max(peak) / 1e6:.0f}" if peak else "not measured on a CPU",
-        }
-    return Table(pd.DataFrame.from_dict(rows, orient="index").rename_axis("method"))
+    frame = results(runs)
+    everything = select(frame, method="ft", metric="trainable_parameters")["value"].iloc[0]
+    counted = {
+        "parameters": lambda values: f"{values[0]:,.0f}",
+        "share": lambda values: f"{values[0] / everything:.3%}",
+        "gradients and Adam (MB)": lambda values: f"{3 * 4 * values[0] / 1e6:.3g}",
+    }
+    shown = table(
+        frame,
+        "method",
+        {title: column("trainable_parameters", form) for title, form in counted.items()}
+        | {"seconds": column("train_seconds", mean(0))}
+        | {"peak memory (MB)": column("peak_memory", lambda values: f"{max(values) / 1e6:.0f}")},
+    )
+    sizes = [(group[0].folder / "model.safetensors").stat().st_size for group in runs.values()]
+    shown.insert(3, "stored weights (MB)", [f"{size / 1e6:.3g}" for size in sizes])
+    shown.loc[shown["seconds"] == "", ["gradients and Adam (MB)", "seconds"]] = "none"
+    shown.loc[shown["peak memory (MB)"] == "", "peak memory (MB)"] = "not measured on a CPU"
+    shown.loc[[METHODS[m].label for m in runs if METHODS[m].head == "lp"], "parameters"] += " (after LP)"
+    return shown
 
 
 def results_table(runs: Mapping[str, Sequence[Run]], split: str = "test") -> Table:
     """Accuracy, feature change and calibration on one split.
 
     Args:
-        runs: Runs by method, one a seed.
+        runs: Runs by method, one per seed.
         split: Name of the split.
 
     Returns:
-        One row a method, each cell "mean ± half width"; ECE without and with temperature scaling (TS).
+        One row per method, each cell "mean ± half width", ‖V‖ of every seed; ECE without and with temperature scaling
+        (TS).
     """
-    rows = {}
-    for method, group in runs.items():
-        measured = [temperature_scaled(stored, split).measures for stored in group]
-        change = [stored.metrics["change"][split] for stored in group]
-        rows[LABELS[method]] = {
-            "accuracy (%)": format_interval([stored.accuracy(split) for stored in group], 1, 100),
-            "CS(F)": format_interval([c["CS"] for c in change], 3),
-            "Diff(F)": format_interval([c["Diff"] for c in change], 2),
-            "FDR(F)": format_interval([c["FDR"] for c in change], 2),
-            "‖V‖": ", ".join(f"{stored.metrics['head_norm']:.3g}" for stored in group),
-            "ECE": format_interval([before["ECE"] for before, _ in measured], 3),
-            "ECE, TS": format_interval([after["ECE"] for _, after in measured], 3),
-        }
-    return Table(pd.DataFrame.from_dict(rows, orient="index").rename_axis("method"))
+    titles = {"accuracy (%)": "accuracy", "CS(F)": "CS", "Diff(F)": "Diff", "FDR(F)": "FDR"}
+    columns = {title: column(metric, split=split) for title, metric in titles.items()}
+    columns |= {"‖V‖": column("head_norm")} | {metric: column(metric, split=split) for metric in ("ECE", "ECE, TS")}
+    return table(results(runs), "method", columns)

@@ -1,53 +1,113 @@
-"""Tables of the book: means over seeds with 95 % intervals, as data frames."""
+"""The one way from a frame of results to a table on a page, and the tables of runs."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from lpft_utils.common.names import split_label
 from lpft_utils.common.table import Table
-from lpft_utils.figures.style import LABELS
-from lpft_utils.metrics.intervals import format_interval
+from lpft_utils.metrics.intervals import format_geometric, format_interval
+from lpft_utils.results.frame import evaluated_splits, results, select
 from lpft_utils.runs.store import Run
+from lpft_utils.training.methods import METHODS
+
+Format = Callable[[Sequence[float]], str]
+Column = tuple[Mapping[str, Any], Format]
+LABELS: dict[str, Callable[[Any], str]] = {"method": lambda name: METHODS[name].label, "split": split_label}
+
+
+def mean(digits: int, scale: float = 1.0) -> Format:
+    """Format: "mean ± half width" over seeds; "∞" where a value is infinite."""
+    return lambda values: "∞" if np.isinf(values).any() else format_interval(values, digits, scale)
+
+
+def each(form: str = ".3g") -> Format:
+    """Format: the value of every seed."""
+    return lambda values: ", ".join(format(value, form) for value in values)
+
+
+FORMATS: dict[str, Format] = {
+    "accuracy": mean(1, 100),
+    **dict.fromkeys(("Diff", "FDR", "NormF"), mean(2)),
+    **dict.fromkeys(("CS", "FDR_0"), mean(3)),
+    **{f"{key}{suffix}": mean(3) for key in ("confidence", "ECE", "MCE", "NLL") for suffix in ("", ", TS")},
+    **dict.fromkeys(("head_norm", "T"), each()),
+}
+
+
+def column(metric: str, form: Format | None = None, **where: Any) -> Column:
+    """A column of `table`.
+
+    Args:
+        metric: The metric that it shows.
+        form: From the values of a cell, one per seed, to its text; default: the metric's in `FORMATS`.
+        **where: What else chooses its values, such as `split="test"`.
+
+    Returns:
+        The column.
+    """
+    return {"metric": metric, **where}, form or FORMATS[metric]
+
+
+def table(frame: pd.DataFrame, rows: str | Mapping[str, str], columns: Mapping[str, Column]) -> Table:
+    """A frame of results as a table: values are gathered over seeds, and formatted last.
+
+    Args:
+        frame: A frame of results.
+        rows: The column of the frame that tells the rows apart, or several with their titles.
+        columns: Columns by title.
+
+    Returns:
+        The table, indexed by its row titles if they are one column. Where runs diverged, cells count them:
+        "81.2 ± 3.4 (1 diverged)".
+    """
+    titles = {rows: rows} if isinstance(rows, str) else dict(rows)
+    keys: Any = (frame[frame["split"] != ""] if "split" in titles else frame)[list(titles)]
+    lines = []
+    for key in keys.drop_duplicates().itertuples(index=False, name=None):
+        where = dict(zip(titles, key, strict=True))
+        line = {title: LABELS.get(k, str)(where[k]) for k, title in titles.items()}
+        lines.append(line | {t: _cell(frame, where, chosen, form) for t, (chosen, form) in columns.items()})
+    made = pd.DataFrame(lines, columns=[*titles.values(), *columns])
+    return Table(made if len(titles) > 1 else made.set_index(*titles.values()))
 
 
 def accuracy_table(runs: Mapping[str, Sequence[Run]]) -> Table:
     """Accuracy in percent by method, on the test set and every out-of-distribution set.
 
     Args:
-        runs: Runs by method, one a seed.
+        runs: Runs by method, one per seed.
 
     Returns:
-        One row a method, one column a split, each cell "mean ± half width".
+        One row per method, one column per split, each cell "mean ± half width".
     """
-    first = next(iter(runs.values()))[0]
-    splits = [name for name in first.metrics["accuracy"] if name == "test" or name.startswith("ood_")]
-    columns = {split_label(s): (lambda run, s=s: 100 * run.accuracy(s), 1) for s in splits}
-    return _table(runs, columns)
+    frame = results(runs)
+    return table(frame, "method", {split_label(s): column("accuracy", split=s) for s in evaluated_splits(frame)})
 
 
 def change_table(runs: Mapping[str, Sequence[Run]], split: str = "train") -> Table:
     """Feature and head change by method: CS(F), Diff(F), FDR(F), Norm(F) and Norm(C), as in the paper's tables.
 
     Args:
-        runs: Runs by method, one a seed.
+        runs: Runs by method, one per seed.
         split: Split on which features are compared.
 
     Returns:
-        One row a method, one column a measure, each cell "mean ± half width".
+        One row per method; cells "mean ± half width", for Norm(C), which spans orders of magnitude, the geometric mean
+        with its interval.
     """
-    keys = {"CS(F)": ("CS", 3), "Diff(F)": ("Diff", 2), "FDR(F)": ("FDR", 2), "Norm(F)": ("NormF", 2)}
-    columns: dict[str, tuple[Callable[[Run], float], int]] = {
-        title: (lambda run, key=key: run.metrics["change"][split][key], digits) for title, (key, digits) in keys.items()
-    }
-    columns["Norm(C)"] = (lambda run: run.metrics["head_norm"], 2)
-    return _table(runs, columns)
+    titles = {"CS(F)": "CS", "Diff(F)": "Diff", "FDR(F)": "FDR", "Norm(F)": "NormF"}
+    columns = {title: column(metric, split=split) for title, metric in titles.items()}
+    norm = column("head_norm", format_geometric)
+    return table(results(runs), "method", columns | {"Norm(C), geometric mean": norm})
 
 
 def change(runs: Sequence[Run], key: str, split: str) -> list[float]:
-    """One measure of feature change, one value a seed.
+    """One measure of feature change, one value per seed.
 
     Args:
         runs: Runs of one method.
@@ -57,32 +117,25 @@ def change(runs: Sequence[Run], key: str, split: str) -> list[float]:
     Returns:
         Values in the order of the runs.
     """
-    return [run.metrics["change"][split][key] for run in runs]
+    return select(results(runs), metric=key, split=split)["value"].tolist()
 
 
 def fdr_table(runs: Sequence[Run]) -> Table:
     """Fisher's discriminant ratio before and after tuning, by split.
 
     Args:
-        runs: Runs of one method, one a seed.
+        runs: Runs of one method, one per seed.
 
     Returns:
-        One row a split, columns "before" and "after", each cell "mean ± half width".
+        One row per split, columns "before" and "after", each cell "mean ± half width".
     """
-    splits = [name for name in runs[0].metrics["change"] if name != "validation"]
-    rows = {
-        split_label(s): {
-            "before": format_interval(change(runs, "FDR_0", s), 3),
-            "after": format_interval(change(runs, "FDR", s), 2),
-        }
-        for s in splits
-    }
-    return Table(pd.DataFrame.from_dict(rows, orient="index").rename_axis("split"))
+    frame: Any = results(runs)
+    return table(frame[frame["split"] != "validation"], "split", {"before": column("FDR_0"), "after": column("FDR")})
 
 
-def _table(runs: Mapping[str, Sequence[Run]], columns: Mapping[str, tuple[Callable[[Run], float], int]]) -> Table:
-    rows = {
-        LABELS[method]: {t: format_interval([value(run) for run in group], d) for t, (value, d) in columns.items()}
-        for method, group in runs.items()
-    }
-    return Table(pd.DataFrame.from_dict(rows, orient="index").rename_axis("method"))
+def _cell(frame: pd.DataFrame, where: Mapping[str, Any], chosen: Mapping[str, Any], form: Format) -> str:
+    values = select(select(frame, **where), **chosen)["value"].tolist()
+    runs = {k: v for k, v in {**where, **chosen}.items() if k not in ("split", "metric")}
+    diverged = int(select(frame, metric="diverged", **runs)["value"].sum())
+    parts = (form(values) if values else "", f"({diverged} diverged)" if diverged else "")
+    return " ".join(filter(None, parts))

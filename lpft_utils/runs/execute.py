@@ -1,12 +1,14 @@
-"""What `runs.run` does when nothing is stored (load, train, evaluate, write), and the trained model of a stored run."""
+"""What `run.run` does when nothing is stored: prepare, train, evaluate, write; and the model of a stored run."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import time
-from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +20,6 @@ from lpft_utils.common.errors import RunError
 from lpft_utils.common.files import weights_fingerprint
 from lpft_utils.data.examples import Task
 from lpft_utils.metrics.feature_change import feature_change
-from lpft_utils.models.adapters import adapter_state, add_lora
 from lpft_utils.models.backbones import load_tokenizer
 from lpft_utils.models.classifier import Classifier, load_classifier
 from lpft_utils.models.encoding import Collator, encode
@@ -26,69 +27,16 @@ from lpft_utils.models.features import cached_features, extract_features
 from lpft_utils.runs.store import MAX_FEATURES, Run
 from lpft_utils.training.methods import METHODS, Outcome, Setup
 from lpft_utils.training.recorder import Monitor
-from lpft_utils.training.spec import ADAPTED, RunSpec
+from lpft_utils.training.spec import RunSpec
 
 
-def train(spec: RunSpec, task: Task, work: Path, cache: Path | None, progress: bool = False) -> Callable[[Path], None]:
-    """Train and keep everything in memory.
-
-    Args:
-        spec: What to run.
-        task: Its data.
-        work: Folder for checkpoints.
-        cache: Folder of the feature cache, or None.
-        progress: Whether to show progress bars.
-
-    Returns:
-        Function that evaluates the trained model and writes the run's files into a folder.
-    """
-    started = time.perf_counter()
-    setup = prepare(spec, task, work, cache, progress)
-    outcome = METHODS[spec.method](setup)
-    return lambda folder: _write(folder, task, setup, outcome, started)
-
-
-def load_model(stored: Run) -> Classifier:
-    """The classifier of a run, with its trained weights, in evaluation mode.
-
-    Args:
-        stored: A run.
-
-    Returns:
-        The classifier.
-
-    Raises:
-        RunError: If the backbone's weights on this machine are not those that the run started from.
-    """
-    spec, weights = stored.spec, stored.weights
-    n_classes = weights["head.weight"].shape[0]
-    model = load_classifier(
-        spec.backbone, n_classes, pooling=spec.pooling, head_bias="head.bias" in weights, seed=spec.seed
-    )
-    found, expected = weights_fingerprint(model.backbone), stored.metrics["backbone_fingerprint"]
-    other_weights = RunError(
-        f"{stored.folder.name} was trained on other weights of {spec.backbone!r} (fingerprint {expected}, here "
-        f"{found}). Run the spec again with this backbone."
-    )
-    if found != expected and spec.method not in ("ft", "lp_ft"):  # these two have stored every weight
-        raise other_weights
-    if spec.method in ADAPTED:
-        add_lora(model, r=spec.lora_r, alpha=spec.lora_alpha, dropout=spec.lora_dropout, targets=spec.lora_targets)
-    missing, unexpected = model.load_state_dict(weights, strict=False)
-    if unexpected:
-        raise RunError(f"{stored.folder.name}: backbone {spec.backbone!r} has no weights named {unexpected[:3]}.")
-    if missing and found != expected:
-        raise other_weights
-    return model.eval()
-
-
-def prepare(spec: RunSpec, task: Task, work: Path, cache: Path | None, progress: bool = False) -> Setup:
+def prepare(spec: RunSpec, task: Task, checkpoints: Path, cache: Path | None, progress: bool = False) -> Setup:
     """Load the model, tokenise the texts and compute the pre-trained features.
 
     Args:
         spec: What to run.
         task: Its data.
-        work: Folder for checkpoints.
+        checkpoints: The checkpoint folder.
         cache: Folder of the feature cache, or None.
         progress: Whether to show progress bars.
 
@@ -114,23 +62,100 @@ def prepare(spec: RunSpec, task: Task, work: Path, cache: Path | None, progress:
     for name in ("train", "test") if spec.n_monitor else ():
         n = min(spec.n_monitor, len(encoded[name]))
         monitors[name] = Monitor(encoded[name].select(range(n)), phi_0[name][:n], labels[name][:n])
-    origin = {"backbone_fingerprint": fingerprint, "head_norm_init": _norm(model.head.weight)}
-    return Setup(spec, model, encoded, labels, phi_0, collate, work, monitors, origin, progress)
+    provenance = {"backbone_fingerprint": fingerprint, "head_norm_init": _norm(model.head.weight)}
+    return Setup(spec, model, encoded, labels, phi_0, collate, checkpoints, monitors, provenance, progress)
 
 
-def _write(folder: Path, task: Task, setup: Setup, outcome: Outcome, started: float) -> None:
-    """Evaluate the trained model on every split and write the run's files."""
-    spec, model, labels, phi_0 = setup.spec, setup.model, setup.labels, setup.phi_0
-    frozen = spec.method == "lp"  # then φ = φ_0, to the last bit
-    phi = phi_0 if frozen else {k: extract_features(model, e, setup.collate) for k, e in setup.encoded.items()}
-    head = model.head
+@dataclass(frozen=True)
+class Record:
+    """A training that is done: what it started from, what it did, and how long it took.
+
+    Attributes:
+        setup: What the method was given; `setup.model` is trained.
+        outcome: What the method did.
+        seconds: From loading the model to the last step.
+    """
+
+    setup: Setup
+    outcome: Outcome
+    seconds: float
+
+
+def train(spec: RunSpec, task: Task, checkpoints: Path, cache: Path | None, progress: bool = False) -> Record:
+    """Train by the spec's method; nothing is written but checkpoints and pre-trained features.
+
+    Args:
+        spec: What to run.
+        task: Its data.
+        checkpoints: The checkpoint folder.
+        cache: Folder of the feature cache, or None.
+        progress: Whether to show progress bars.
+
+    Returns:
+        The trained model and the record of its training.
+    """
+    started = time.perf_counter()
+    setup = prepare(spec, task, checkpoints, cache, progress)
+    outcome = METHODS[spec.method].run(setup)
+    return Record(setup, outcome, time.perf_counter() - started)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A trained model on every split.
+
+    Attributes:
+        phi: Features by split, each of shape (N, H).
+        logits: Logits by split, each of shape (N, C).
+        metrics: Accuracy, loss and feature change by split, ‖V‖, and whether training diverged.
+    """
+
+    phi: dict[str, Tensor]
+    logits: dict[str, Tensor]
+    metrics: dict[str, Any]
+
+
+def evaluate(record: Record) -> Evaluation:
+    """Features, logits and metrics of the trained model on every split.
+
+    Args:
+        record: The training.
+
+    Returns:
+        The evaluation. A run with a loss, norm or logit that is infinite or NaN is marked as diverged.
+    """
+    setup, model, labels = record.setup, record.setup.model, record.setup.labels
+    frozen = not any(p.requires_grad for p in model.backbone.parameters())  # then φ = φ_0, to the last bit
+    phi = setup.phi_0 if frozen else {k: extract_features(model, e, setup.collate) for k, e in setup.encoded.items()}
     with torch.no_grad():
-        logits = {name: head(p.to(head.weight)).cpu() for name, p in phi.items()}
+        logits = {name: model.head(p.to(model.head.weight)).cpu() for name, p in phi.items()}
+    norm = _norm(model.head.weight)
     metrics = {
         "accuracy": {k: (z.argmax(1) == labels[k]).double().mean().item() for k, z in logits.items()},
         "loss": {k: torch.nn.functional.cross_entropy(z, labels[k]).item() for k, z in logits.items()},
-        "head_norm": _norm(head.weight),
-        "change": {k: feature_change(phi_0[k], phi[k], labels[k]) for k in phi},
+        "head_norm": norm,
+        "change": {k: feature_change(setup.phi_0[k], phi[k], labels[k]) for k in phi},
+        "diverged": not (
+            math.isfinite(norm)
+            and all(bool(torch.isfinite(z).all()) for z in logits.values())
+            and _finite_where_recorded(record.outcome)
+        ),
+    }
+    return Evaluation(phi, logits, metrics)
+
+
+def write(folder: Path, task: Task, record: Record, evaluation: Evaluation) -> None:
+    """Write the files of a run.
+
+    Args:
+        folder: An empty folder.
+        task: The data.
+        record: The training.
+        evaluation: Its evaluation.
+    """
+    setup, outcome, phi, logits = record.setup, record.outcome, evaluation.phi, evaluation.logits
+    metrics = {
+        **evaluation.metrics,
         **outcome.about,
         "task": {
             "source": task.source,
@@ -139,24 +164,66 @@ def _write(folder: Path, task: Task, setup: Setup, outcome: Outcome, started: fl
             "fingerprint": task.fingerprint,
             "sizes": {k: len(split) for k, split in task.splits.items()},
         },
-        **setup.origin,
-        "seconds": time.perf_counter() - started,
+        **setup.provenance,
+        "seconds": record.seconds,
         "environment": environment(),
     }
-    (folder / "spec.json").write_text(json.dumps(spec.to_dict(), indent=1))
+    (folder / "spec.json").write_text(json.dumps(setup.spec.to_dict(), indent=1))
     (folder / "metrics.json").write_text(json.dumps(metrics, indent=1))
     outcome.history.to_parquet(folder / "history.parquet")
     arrays = {f"{k}/logits": z.numpy() for k, z in logits.items()}
-    arrays |= {f"{k}/labels": y.numpy() for k, y in labels.items()}
+    arrays |= {f"{k}/labels": y.numpy() for k, y in setup.labels.items()}
     np.savez(folder / "predictions.npz", **arrays)  # pyright: ignore[reportArgumentType]
     kept: dict[str, Tensor] = {}
     for k in phi:
-        kept[f"{k}/phi_0"] = phi_0[k][:MAX_FEATURES].clone()
+        kept[f"{k}/phi_0"] = setup.phi_0[k][:MAX_FEATURES].clone()
         kept[f"{k}/phi"] = phi[k][:MAX_FEATURES].clone()
     save_file(kept, folder / "features.safetensors")
-    trained = adapter_state(model) if frozen or spec.method in ADAPTED else model.state_dict()
-    trained = {k: v.detach().cpu().contiguous() for k, v in trained.items()}
+    state = setup.model.state_dict()
+    fixed = {name for name, p in setup.model.named_parameters() if not p.requires_grad}
+    trained = {k: v.detach().cpu().contiguous() for k, v in state.items() if k not in fixed}  # and every buffer
     save_file(trained, folder / "model.safetensors")
+
+
+def load_model(stored: Run) -> Classifier:
+    """The classifier of a run, with its trained weights, in evaluation mode.
+
+    Args:
+        stored: A run.
+
+    Returns:
+        The classifier.
+
+    Raises:
+        RunError: If the backbone's weights on this machine are not those that the run started from.
+    """
+    spec, weights = stored.spec, stored.weights
+    n_classes = weights["head.weight"].shape[0]
+    model = load_classifier(
+        spec.backbone, n_classes, pooling=spec.pooling, head_bias="head.bias" in weights, seed=spec.seed
+    )
+    found, expected = weights_fingerprint(model.backbone), stored.metrics["backbone_fingerprint"]
+    METHODS[spec.method].trains(model, spec)
+    fixed = [name for name, p in model.named_parameters() if not p.requires_grad]
+    if found != expected and fixed:  # a method that trains every weight has stored every weight
+        raise RunError(
+            f"{stored.folder.name} was trained on other weights of {spec.backbone!r} (fingerprint {expected}, here "
+            f"{found}). Run the spec again with this backbone."
+        )
+    missing, unexpected = model.load_state_dict(weights, strict=False)
+    if unexpected or set(missing) - set(fixed):
+        names = (unexpected or sorted(set(missing) - set(fixed)))[:3]
+        raise RunError(
+            f"{stored.folder.name}: its weights do not fit {spec.method!r} on {spec.backbone!r} ({', '.join(names)}). "
+            "Run the spec again."
+        )
+    return model.eval()
+
+
+def _finite_where_recorded(outcome: Outcome) -> bool:
+    """Whether every loss and norm in the history is finite where it was recorded: an empty cell was not."""
+    columns = [name for name in outcome.history if name == "head_norm" or str(name).endswith("_loss")]
+    return all(np.isfinite(outcome.history[name].dropna()).all() for name in columns)
 
 
 def _fingerprint(token_ids: list[list[int]]) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from lpft_utils.common.paths import run_store
 from lpft_utils.data.examples import Task, subsample
@@ -69,11 +69,27 @@ def run(spec: RunSpec, *, store: Path | None = None, progress: bool = False) -> 
     return found
 
 
+def run_key(spec: RunSpec) -> str:
+    """The folder name of a spec's run, whether it is stored or not; nothing is trained.
+
+    Args:
+        spec: The run.
+
+    Returns:
+        The name, which depends on the spec, the data and the files of a local backbone.
+    """
+    return _key(spec, load_data(spec))
+
+
+def _key(spec: RunSpec, task: Task) -> str:
+    return spec.key(task.fingerprint + folder_fingerprint(spec.backbone))
+
+
 def _run(spec: RunSpec, store: Path | None, progress: bool, *, wait: bool) -> Run | None:
     """What `run` does; without `wait`, None if another process trains this run at the moment."""
     store = (store or run_store()).expanduser().resolve()
     task = load_data(spec)
-    key = spec.key(task.fingerprint + folder_fingerprint(spec.backbone))
+    key = _key(spec, task)
     if (store / key).exists():
         return Run(store / key)
     scratch = store / ".scratch"
@@ -86,12 +102,11 @@ def _run(spec: RunSpec, store: Path | None, progress: bool, *, wait: bool) -> Ru
         if not (store / key).exists():
             for leftover in store.glob(f".writing-{key}-*"):
                 shutil.rmtree(leftover, ignore_errors=True)
-            from lpft_utils.runs import (
-                execute as pipeline,  # not above: who only reads stored runs need not wait for transformers
-            )
+            from lpft_utils.runs import execute  # not above: a reader of stored runs need not wait for transformers
 
-            write = pipeline.train(spec, task, scratch / key, store / ".features", progress)
-            write_run(store, key, write)
+            record = execute.train(spec, task, scratch / key, store / ".features", progress)
+            evaluation = execute.evaluate(record)
+            write_run(store, key, lambda folder: execute.write(folder, task, record, evaluation))
             shutil.rmtree(scratch / key, ignore_errors=True)
     return Run(store / key)
 

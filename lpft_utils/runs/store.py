@@ -85,6 +85,11 @@ class Run:
         return load_file(self.folder / "model.safetensors")
 
     @property
+    def diverged(self) -> bool:
+        """Whether a loss, a norm or a logit was infinite or NaN: such a run is counted, and kept out of means."""
+        return self.metrics["diverged"]
+
+    @property
     def V(self) -> Tensor:  # noqa: N802
         """Head weights after training, shape (C, H)."""
         return self.weights["head.weight"]

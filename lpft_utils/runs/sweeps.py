@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from lpft_utils.common.errors import RunError
 from lpft_utils.runs.run import run_seeds
 from lpft_utils.runs.store import Run
-from lpft_utils.training.spec import PROBED, RunSpec
+from lpft_utils.training.methods import METHODS
+from lpft_utils.training.spec import RunSpec
 
 
 def head_norm_sweep(
@@ -31,8 +32,9 @@ def head_norm_sweep(
     Raises:
         RunError: If the method has no head of LP to scale, a norm is not positive or there twice, or there is none.
     """
-    if spec.method not in PROBED:
-        raise RunError(f"head_norm_sweep: expected a spec of method {' or '.join(PROBED)}, got {spec.method!r}.")
+    scalable = [name for name, method in METHODS.items() if "head_norm" in method.fields]
+    if spec.method not in scalable:
+        raise RunError(f"head_norm_sweep: expected a spec of method {' or '.join(scalable)}, got {spec.method!r}.")
     specs = {float(norm): spec.replace(head_norm=float(norm)) for norm in norms}  # every norm is checked before any run
     if not specs or len(specs) < len(norms):
         raise RunError(f"head_norm_sweep: expected one or more different norms, got {list(norms)}.")

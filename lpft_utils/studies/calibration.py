@@ -1,7 +1,7 @@
 """The calibration chapter: runs before and after temperature scaling, and what can be done while training.
 
-Every recalibration is fitted on a run's own validation split and judged on another one. `calibration_tables` has the
-tables, `plots_calibration` the figures.
+Every recalibration is fitted on a run's own validation split and judged on another one. `results.calibration_tables`
+has the tables, `figures.calibration` the figures.
 """
 
 from __future__ import annotations
@@ -13,16 +13,14 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from scipy import special
 
 from lpft_utils.common.errors import ParameterError
 from lpft_utils.common.names import split_label
-from lpft_utils.common.validation import Array
+from lpft_utils.common.validation import Array, Labels
 from lpft_utils.metrics import calibration, recalibration
-from lpft_utils.metrics.calibration import Reliability
+from lpft_utils.metrics.calibration import Reliability, calibration_metrics, cross_entropy
 from lpft_utils.metrics.recalibration import Temperature
 from lpft_utils.metrics.sampling import ece_under_calibration
-from lpft_utils.metrics.validation import Labels
 from lpft_utils.runs.run import run
 from lpft_utils.runs.store import Run
 from lpft_utils.training.spec import RunSpec
@@ -53,9 +51,9 @@ class Scaled:
         return self.fit.apply(self.logits)
 
     @cached_property
-    def measures(self) -> tuple[dict[str, float], dict[str, float]]:
-        """`calibration.measures` before and after."""
-        return calibration.measures(self.before, self.labels), calibration.measures(self.after, self.labels)
+    def metrics(self) -> tuple[dict[str, float], dict[str, float]]:
+        """`calibration_metrics` before and after."""
+        return calibration_metrics(self.before, self.labels), calibration_metrics(self.after, self.labels)
 
 
 def temperature_scaled(stored: Run, split: str = "test") -> Scaled:
@@ -85,10 +83,10 @@ def evaluation_splits(stored: Run) -> list[str]:
 def diagrams(runs: Sequence[Run], split: str = "test") -> tuple[Reliability, Reliability]:
     """Reliability before and after temperature scaling, the examples of all seeds pooled.
 
-    Every seed has its own model and its own T. The same N texts come once a seed, so the counts add up to N × seeds.
+    Every seed has its own model and its own T. The same N texts come once per seed, so the counts add up to N × seeds.
 
     Args:
-        runs: Runs of one method, one a seed.
+        runs: Runs of one method, one per seed.
         split: Name of the split.
 
     Returns:
@@ -106,18 +104,18 @@ def errors_by_split(
     """ECE before and after temperature scaling, beside the ECE of chance, on every test set.
 
     Args:
-        runs: Runs by method, one a seed.
+        runs: Runs by method, one per seed.
         n_draws: Draws of the calibrated model.
 
     Returns:
-        By split label and method: one value a seed before, one after, and the mean over seeds of what a calibrated
+        By split label and method: one value per seed before, one after, and the mean over seeds of what a calibrated
         model with the confidences after scaling would score.
     """
     errors: dict[str, dict[str, tuple[list[float], list[float], float]]] = {}
     for split in evaluation_splits(next(iter(runs.values()))[0]):
         for method, group in runs.items():
             found = [temperature_scaled(stored, split) for stored in group]
-            before, after = ([s.measures[i]["ECE"] for s in found] for i in (0, 1))
+            before, after = ([s.metrics[i]["ECE"] for s in found] for i in (0, 1))
             chance = float(np.mean([ece_under_calibration(s.after, n_draws) for s in found]))
             errors.setdefault(split_label(split), {})[method] = (before, after, chance)
     return errors
@@ -146,7 +144,7 @@ def fit_calibrators(stored: Run) -> dict[str, Callable[[Any], Array]]:
 def scaling_curves(
     stored: Run, scales: Sequence[float], splits: Sequence[str] = ("train", "test")
 ) -> dict[str, dict[str, list[float]]]:
-    """Measures of the logits s f, which are those of the head s V, s b.
+    """Metrics of the logits s f, which are those of the head s V, s b.
 
     Args:
         stored: A run.
@@ -154,14 +152,14 @@ def scaling_curves(
         splits: Names of splits.
 
     Returns:
-        By split and measure, one value a scale.
+        By split and metric, one value per scale.
     """
     curves: dict[str, dict[str, list[float]]] = {}
     for split in splits:
         f, y = stored.predictions[split]
-        found = [calibration.measures(calibration.softmax(s * f), y) for s in scales]
+        found = [calibration_metrics(calibration.softmax(s * f), y) for s in scales]
         curves[split] = {key: [m[key] for m in found] for key in found[0]}
-        curves[split]["NLL"] = [_cross_entropy(s * f.astype(np.float64), y) for s in scales]
+        curves[split]["NLL"] = [cross_entropy(s * f.astype(np.float64), y) for s in scales]
     return curves
 
 
@@ -198,6 +196,8 @@ def decay_for(spec: RunSpec, n_train: int, factor: float = 0.1) -> float:
     """
     if not 0 < factor < 1:
         raise ParameterError(f"factor must lie between 0 and 1, got {factor!r}")
+    if spec.learning_rate is None:
+        raise ParameterError(f"expected a spec of a method that tunes, {spec.method!r} has no learning rate")
     steps = math.ceil(math.ceil(n_train / spec.batch_size) * spec.epochs)
     return float(f"{-math.log(factor) / (spec.learning_rate * (steps + 1) / 2):.2g}")
 
@@ -208,7 +208,7 @@ def alternatives(sweep: Mapping[float, Sequence[Run]], smoothing: float = 0.1) -
     One seed, since each way is a training of its own. The sweep itself is a third way: a shorter head at the start.
 
     Args:
-        sweep: Runs by head norm, one a seed (`sweeps.head_norm_sweep`).
+        sweep: Runs by head norm, one per seed (`sweeps.head_norm_sweep`).
         smoothing: The label smoothing.
 
     Returns:
@@ -222,8 +222,3 @@ def alternatives(sweep: Mapping[float, Sequence[Run]], smoothing: float = 0.1) -
         f"label smoothing {smoothing:g}": run(longest.spec.replace(label_smoothing=smoothing)),
         f"weight decay {decay:g} on V": run(longest.spec.replace(head_weight_decay=decay)),
     }
-
-
-def _cross_entropy(f: Array, y: Labels) -> float:
-    """From logits: through probabilities it would be infinite where one underflows."""
-    return float(np.mean(np.asarray(special.logsumexp(f, axis=1)) - f[np.arange(len(y)), y]))

@@ -5,15 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import torch
 
 from lpft_utils.common.names import split_label
 from lpft_utils.common.table import Table
-from lpft_utils.kernel_methods.function_space import gradient_flow, predict_features
-from lpft_utils.metrics.intervals import interval
+from lpft_utils.kernel_methods.function_space import gradient_flow
+from lpft_utils.kernel_methods.weight_space import predict_features
 from lpft_utils.ntk import kernel
 from lpft_utils.runs.cache import cached
 from lpft_utils.runs.profiles import Profile
@@ -36,14 +35,24 @@ def prediction_table(setting: Profile, seed: int, n: int = 16, *, store: Path | 
         Indexed by ‖V0‖: the loss at the start, the time at which the target is met, and the mean ‖φ_t − φ_0‖ of the
         other examples at that time.
     """
-    key = cache_key(setting, "lp_ft", seed, "norms", list(setting.norms), n, TARGET)
-    rows = cached(f"{setting.task}-lp_ft-norms-s{seed}-{key}", lambda: _predict(setting, seed, n), store)
+    key = cache_key(setting, "lp_ft", seed, "predicted", list(setting.norms), n, TARGET)
+    found = cached(f"{setting.task}-lp_ft-norms-s{seed}-{key}", lambda: _predict(setting, seed, n, store), store)
+    rows = [
+        {
+            "‖V0‖": f"{row['norm']:g}",
+            "loss at the start": f"{row['loss']:.3f}",
+            "time": f"{row['time']:.2g}" if row["met"] else f"> {row['time']:.2g}",
+            "predicted ‖φ_t − φ_0‖": f"{row['moved']:.3f}" if row["met"] else "target not met",
+        }
+        for row in found
+    ]
     return Table(pd.DataFrame(rows).set_index("‖V0‖"))
 
 
-def _predict(setting: Profile, seed: int, n: int) -> list[dict[str, str]]:
+def _predict(setting: Profile, seed: int, n: int, store: Path | None) -> list[dict[str, float]]:
+    """Numbers of each norm; where the target is not met, the longest time looked at and no movement."""
     few, other = examples(setting, seed, n)
-    model = initial_model(setting, "lp_ft", seed)
+    model = initial_model(setting, "lp_ft", seed, store=store)
     probed = model.head.weight.norm().item()
     at_probe = kernel(model, few.inputs)
     target = TARGET * math.log(at_probe.n_classes)
@@ -57,24 +66,21 @@ def _predict(setting: Profile, seed: int, n: int) -> list[dict[str, str]]:
         times = torch.cat([torch.zeros(1), torch.logspace(-6, 0, 300)]).double() * slowest
         flow = gradient_flow(K, f_0, few.labels, times)
         met = (flow.loss <= target).nonzero()
-        row = {"‖V0‖": f"{norm:g}", "loss at the start": f"{flow.loss[0]:.3f}"}
+        row = {"norm": norm, "loss": flow.loss[0].item(), "met": bool(len(met)), "time": slowest, "moved": 0.0}
         if len(met):
             index = int(met[0])
             assert flow.Q is not None
             moved = predict_features(model, few.inputs, flow.Q[index : index + 1].float(), other.inputs)
-            row["time"] = f"{flow.times[index]:.2g}"
-            row["predicted ‖φ_t − φ_0‖"] = f"{moved.norm(dim=2).mean():.3f}"
-        else:
-            row["time"], row["predicted ‖φ_t − φ_0‖"] = f"> {slowest:.2g}", "target not met"
+            row |= {"time": flow.times[index].item(), "moved": moved.norm(dim=2).mean().item()}
         rows.append(row)
     return rows
 
 
 def sweep_values(sweep: Mapping[float, Sequence[Run]]) -> dict[str, list[list[float]]]:
-    """What the sweep is about, one value a seed for each norm.
+    """What the sweep is about, one value per seed for each norm.
 
     Args:
-        sweep: Runs by norm, one a seed.
+        sweep: Runs by norm, one per seed.
 
     Returns:
         By axis label: Diff(F) and CS(F) on the test set, and the accuracy on every test set.
@@ -89,25 +95,3 @@ def sweep_values(sweep: Mapping[float, Sequence[Run]]) -> dict[str, list[list[fl
             name = f"accuracy, {split_label(split)}"
             found[name] = [[run.accuracy(split) for run in group] for group in sweep.values()]
     return found
-
-
-def explorer_panels(sweep: Mapping[float, Sequence[Run]]) -> dict[str, dict[str, dict[str, Any]]]:
-    """`values` as `interactive.sweep_explorer` wants them: mean, interval and seeds.
-
-    Args:
-        sweep: Runs by norm, one a seed.
-
-    Returns:
-        By quantity: one series named "lp_ft".
-    """
-    drawn = {}
-    for label, rows in sweep_values(sweep).items():
-        found = [interval(row) for row in rows]
-        series = {
-            "mean": [f.mean for f in found],
-            "low": [f.low for f in found],
-            "high": [f.high for f in found],
-            "seeds": [list(run) for run in zip(*rows, strict=True)],
-        }
-        drawn[label] = {"lp_ft": series}
-    return drawn

@@ -1,7 +1,7 @@
-"""The kernels at the points where fine-tuning starts: what the NTK chapters look at.
+"""The kernels at the initialisations of fine-tuning: what the NTK chapters look at.
 
-A start is a pre-trained φ with a head: the random one (FT, LoRA) or LP's (LP-FT, LP-LoRA); for LoRA the parameters of
-φ are those of a fresh adapter. Kernels are computed once and kept in the run store.
+An initialisation is a pre-trained φ with a head: the random one (FT, LoRA) or LP's (LP-FT, LP-LoRA); for LoRA the
+parameters of φ are those of a fresh adapter. Kernels are computed once and kept in the run store.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from lpft_utils.common.errors import RunError
+from lpft_utils.common.files import weights_fingerprint
 from lpft_utils.kernel_methods.regression import KernelFit, logistic, ridge
 from lpft_utils.models.backbones import load_tokenizer
 from lpft_utils.models.classifier import Classifier, load_classifier
@@ -26,10 +28,10 @@ from lpft_utils.ntk import Kernel, kernel, load_kernel
 from lpft_utils.ntk.result import ENGINE_VERSION
 from lpft_utils.runs.cache import cache_path, cached, lock
 from lpft_utils.runs.profiles import Profile
-from lpft_utils.runs.run import load_data, run
+from lpft_utils.runs.run import load_data, run, run_key
 from lpft_utils.studies.published_code import PublishedFit, published
+from lpft_utils.training.methods import METHODS, TUNING_FIELDS
 from lpft_utils.training.probing import fit_head
-from lpft_utils.training.spec import ADAPTED, PROBED
 
 INITIALISATIONS = ("ft", "lp_ft", "lora", "lp_lora")
 
@@ -49,7 +51,7 @@ class Examples:
 
 @dataclass(frozen=True)
 class Initialisation:
-    """A point where fine-tuning starts, and its kernels.
+    """An initialisation of fine-tuning, and its kernels.
 
     Attributes:
         method: "ft", "lp_ft", "lora" or "lp_lora".
@@ -113,27 +115,33 @@ def examples(setting: Profile, seed: int, n: int | None = None) -> tuple[Example
     return drawn[0], drawn[1]
 
 
-def initial_model(setting: Profile, method: str, seed: int) -> Classifier:
-    """The classifier as it is when fine-tuning starts.
+def initial_model(setting: Profile, method: str, seed: int, *, store: Path | None = None) -> Classifier:
+    """The classifier at the initialisation of fine-tuning.
 
     Args:
         setting: The profile.
-        method: "ft", "lp_ft", "lora" or "lp_lora".
+        method: A method that tunes φ, such as "ft" or "lp_lora".
         seed: The run's seed.
+        store: The run store; default: `paths.run_store()`.
 
     Returns:
         The classifier; what requires gradients is what the method trains.
+
+    Raises:
+        RunError: If LP's run was made on other weights of this backbone than those on this machine.
     """
     spec = setting.spec(method, seed=seed)
-    probed = run(setting.spec("lp", seed=seed))
-    V = probed.V
-    model = load_classifier(setting.backbone, len(V), pooling=spec.pooling, seed=seed)
-    if method in PROBED:
-        model.set_head(V, probed.weights["head.bias"])
-    if method in ADAPTED:
-        from lpft_utils.models.adapters import add_lora  # not above: peft takes seconds to import
-
-        add_lora(model, r=spec.lora_r, alpha=spec.lora_alpha, targets=spec.lora_targets, seed=seed)
+    probed = run(setting.spec("lp", seed=seed), store=store)
+    model = load_classifier(setting.backbone, len(probed.V), pooling=spec.pooling, seed=seed)
+    expected, found = probed.metrics["backbone_fingerprint"], weights_fingerprint(model.backbone)
+    if found != expected:
+        raise RunError(
+            f"{probed.folder.name} was made on other weights of {setting.backbone!r} (fingerprint {expected}, here "
+            f"{found}). Delete its folder and ask for the run again."
+        )
+    if METHODS[method].head == "lp":
+        model.set_head(probed.V, probed.weights["head.bias"])
+    METHODS[method].trains(model, spec)
     return model
 
 
@@ -145,18 +153,18 @@ def initialisations(
     own_head: bool = False,
     store: Path | None = None,
 ) -> dict[str, Initialisation]:
-    """Kernels at the starting points, computed or read from the run store.
+    """Kernels at the initialisations, computed or read from the run store.
 
     Args:
         setting: The profile.
         seed: The run's seed.
-        methods: Starting points.
+        methods: Their methods.
         own_head: Fit LP's head on the kernel's own training examples, so that F knows no labels that P does not know.
             By default it is that of the LP run, which has seen all training examples.
         store: The run store; default: `paths.run_store()`.
 
     Returns:
-        Starts by method.
+        Initialisations by method.
     """
     train, test = examples(setting, seed)
     found = {}
@@ -166,9 +174,10 @@ def initialisations(
         paths = [folder / part / "kernel.safetensors" for part in ("train", "test")]
         with lock(folder):
             if not all(path.exists() for path in paths):
-                model = initial_model(setting, method, seed)
-                if own_head and method in PROBED:
-                    _fit_own_head(model, train, float(run(setting.spec("lp", seed=seed)).metrics["lp"]["C"]))
+                model = initial_model(setting, method, seed, store=store)
+                if own_head and METHODS[method].head == "lp":
+                    probed = run(setting.spec("lp", seed=seed), store=store)
+                    _fit_own_head(model, train, float(probed.metrics["lp"]["C"]))
                 kernel(model, train.inputs, groups=part_of_model, folder=paths[0].parent)
                 kernel(model, test.inputs, train.inputs, folder=paths[1].parent)
         square, block = (load_kernel(path) for path in paths)
@@ -185,18 +194,20 @@ def _fit_own_head(model: Classifier, train: Examples, C: float) -> None:
 
 
 def cache_key(setting: Profile, method: str, seed: int, *more: object) -> str:
-    """Hash of everything that a stored kernel of a start depends on."""
-    probed = run(setting.spec("lp", seed=seed))
+    """Hash of everything that a kernel at an initialisation depends on; nothing is trained to know it.
+
+    Args:
+        setting: The profile.
+        method: The method.
+        seed: The run's seed.
+        *more: What else the result depends on.
+
+    Returns:
+        Ten hex digits.
+    """
     spec = setting.spec(method, seed=seed)
-    adapter = [spec.lora_r, spec.lora_alpha, spec.lora_targets] if method in ADAPTED else []
-    parts = [
-        ENGINE_VERSION,
-        probed.folder.name,
-        probed.metrics["backbone_fingerprint"],
-        setting.n_kernel,
-        adapter,
-        *more,
-    ]
+    adapter = {name: getattr(spec, name) for name in METHODS[method].fields if name not in TUNING_FIELDS}
+    parts = [ENGINE_VERSION, run_key(setting.spec("lp", seed=seed)), setting.n_kernel, method, adapter, *more]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:10]
 
 
@@ -204,7 +215,7 @@ def as_published(start: Initialisation, store: Path | None = None) -> PublishedF
     """The published code's regression with P + F, computed or read from the run store.
 
     Args:
-        start: A start.
+        start: An initialisation.
         store: The run store; default: `paths.run_store()`.
 
     Returns:
@@ -221,7 +232,7 @@ def shares(start: Initialisation) -> pd.DataFrame:
     """The share of each layer and kind of parameter in the trace of F.
 
     Args:
-        start: A start with its kernel by `part_of_model`.
+        start: An initialisation with its kernel by `part_of_model`.
 
     Returns:
         Rows: layers; columns: kinds; values sum to 1.

@@ -10,7 +10,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from lpft_utils.common.files import write_tensors
-from lpft_utils.kernel_methods.function_space import gradient_descent, predict_features, train
+from lpft_utils.kernel_methods.function_space import gradient_descent, logits
+from lpft_utils.kernel_methods.weight_space import predict_features, train
 from lpft_utils.ntk import kernel
 from lpft_utils.runs.cache import cache_path, lock
 from lpft_utils.runs.profiles import Profile
@@ -93,24 +94,31 @@ def compare(
     with lock(path):
         if not path.exists():
             few, other = examples(setting, seed, n)
-            write_tensors(path, _compute(setting, method, seed, few, other, rate, steps, every), {})
+            write_tensors(path, _compute(setting, method, seed, few, other, rate, steps, every, store), {})
     t = load_file(path)
     loss, f, change = ({k: t[f"{what}/{k}"] for k in ("real", "linear")} for what in ("loss", "f", "change"))
     return Comparison(method, float(t["rate"]), t["times"], loss, f, change)
 
 
 def _compute(
-    setting: Profile, method: str, seed: int, few: Examples, other: Examples, rate: float, steps: int, every: int
+    setting: Profile,
+    method: str,
+    seed: int,
+    few: Examples,
+    other: Examples,
+    rate: float,
+    steps: int,
+    every: int,
+    store: Path | None,
 ) -> dict[str, Tensor]:
-    model = initial_model(setting, method, seed)
+    model = initial_model(setting, method, seed, store=store)
     square, block = kernel(model, few.inputs), kernel(model, other.inputs, few.inputs)
     with torch.no_grad():
         f_0, f_other = (model(**e.inputs).logits.double() for e in (few, other))
     eta = rate * largest_stable_rate(square.K)
-    linear = gradient_descent(square.K.double(), f_0, few.labels, eta, steps, every, block.K.double(), f_other)
+    linear = gradient_descent(square.K.double(), f_0, few.labels, eta, steps, every)
     real = train(model, few.inputs, few.labels, eta, steps, every, other.inputs)
-    assert linear.Q is not None and linear.f_other is not None and real.f_other is not None
-    assert real.phi_change is not None
+    assert linear.Q is not None and real.f_other is not None and real.phi_change is not None
     change = predict_features(model, few.inputs, linear.Q[1:], other.inputs)
     return {
         "rate": torch.tensor(eta),
@@ -118,7 +126,7 @@ def _compute(
         "loss/real": real.loss,
         "loss/linear": linear.loss,
         "f/real": real.f_other,
-        "f/linear": linear.f_other,
+        "f/linear": logits(block.K, f_other, linear.Q),
         "change/real": real.phi_change,
         "change/linear": torch.cat([change.new_zeros(1, *change.shape[1:]), change]),  # at time 0 nothing has moved
     }

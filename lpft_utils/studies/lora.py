@@ -19,7 +19,7 @@ from torch import Tensor
 
 from lpft_utils.kernel_methods.statistics import alignment
 from lpft_utils.models.adapters import add_ia3
-from lpft_utils.models.classifier import initial_head
+from lpft_utils.models.heads import initial_head
 from lpft_utils.ntk import Kernel, kernel, load_kernel
 from lpft_utils.runs.cache import cache_path, cached, lock
 from lpft_utils.runs.profiles import Profile
@@ -33,7 +33,7 @@ from lpft_utils.studies.lora_kernel import (
     layer_factors,
     relative_standard_deviation,
 )
-from lpft_utils.training.spec import PROBED
+from lpft_utils.training.methods import METHODS
 
 ADAPTED_FROM = {"ft": "lora", "lp_ft": "lp_lora"}  # the same head, with an adapter in place of the weights
 N_SHUFFLES = 10
@@ -92,7 +92,7 @@ def rank_sweep(
     """
 
     def compute() -> dict[str, Any]:
-        model = initial_model(setting, method, seed)
+        model = initial_model(setting, method, seed, store=store)
         few, _ = examples(setting, seed, n)
         factors = layer_factors(model, few.inputs, adapted_weights(model))
         table = concentration(factors, ranks=ranks, n_draws=n_draws, init=init, seed=seed)
@@ -132,7 +132,7 @@ def parts(setting: Profile, method: str, seed: int, *, store: Path | None = None
         here = folder / re.sub(r"\W+", "_", name)
         with lock(here):
             if not (here / "kernel.safetensors").exists():
-                model = initial_model(setting, method, seed)
+                model = initial_model(setting, method, seed, store=store)
                 if name == "IA³":
                     kernel(add_ia3(model), train.inputs, folder=here)
                 else:
@@ -171,8 +171,8 @@ def alignment_to_ft(setting: Profile, method: str, seed: int, *, store: Path | N
         (`reference_kernel`), and "LoRA, texts shuffled": the mean over random orders of LoRA's texts.
     """
     found = parts(setting, method, seed, store=store)
-    probed = run(setting.spec("lp", seed=seed))
-    V = probed.V if method in PROBED else initial_head(*probed.V.shape, seed=seed)
+    probed = run(setting.spec("lp", seed=seed), store=store)
+    V = probed.V if METHODS[method].head == "lp" else initial_head(*probed.V.shape, seed=seed)
     targets = {"all": found["FT"].F, "adapted": found["FT, adapted weights"].F}
 
     def likeness(K: Tensor) -> dict[str, float]:

@@ -12,15 +12,14 @@ factors therefore gives the kernel for every rank and every draw of A.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from numbers import Integral, Real
 
 import pandas as pd
 import torch
 from torch import Tensor, nn
 
 from lpft_utils.common.errors import KernelError
+from lpft_utils.common.validation import check_integer, is_number
 from lpft_utils.kernel_methods.statistics import alignment
 from lpft_utils.models.adapters import default_targets
 from lpft_utils.models.classifier import Classifier
@@ -111,7 +110,7 @@ def lora_kernel(factors: Mapping[str, Outer], A: Mapping[str, Tensor], s: float)
         KernelError: If the names differ, an A has another shape or type than its layer's inputs ask for, or an A or s
             is not finite.
     """
-    if not isinstance(s, Real) or not math.isfinite(s):
+    if not is_number(s):
         raise KernelError(f"s: expected α / r, a finite number, got {s!r}.")
     _check_drawn(factors, A)
     return s**2 * _sum([_gram(Outer(x.g, x.a @ A[name].T).dense()) for name, x in factors.items()])
@@ -132,7 +131,8 @@ def variance(init: str, r: int, q: int) -> float:
         KernelError: If the name is unknown, or r or q is no integer of at least 1.
     """
     _check(init)
-    _check_counts(r=r, q=q)
+    check_integer("r", r, error=KernelError)
+    check_integer("q", q, error=KernelError)
     return 1 / (3 * q) if init == "uniform" else 1 / r**2
 
 
@@ -151,7 +151,7 @@ def expected_factor(alpha: float, r: int, init: str, q: int) -> float:
     Raises:
         KernelError: As in `variance`, or if α is not finite.
     """
-    if not isinstance(alpha, Real) or not math.isfinite(alpha):
+    if not is_number(alpha):
         raise KernelError(f"alpha: expected a finite number, got {alpha!r}.")
     sigma2 = variance(init, r, q)
     return (alpha / r) ** 2 * r * sigma2
@@ -215,7 +215,8 @@ def concentration(
             `n_draws` is no integer of at least 1.
     """
     _check(init)
-    _check_counts(n_draws=n_draws, **{"number of ranks": len(ranks)}, **{f"ranks[{i}]": r for i, r in enumerate(ranks)})
+    for name, value in {"n_draws": n_draws, "number of ranks": len(ranks), **{f"rank {r!r}": r for r in ranks}}.items():
+        check_integer(name, value, error=KernelError)
     F_W = ft_kernel(factors)
     _check_size(F_W)
     generator = torch.Generator().manual_seed(seed)
@@ -248,12 +249,6 @@ def fresh_factors(model: nn.Module) -> dict[str, Tensor]:
 def _check(init: str) -> None:
     if init not in KURTOSIS:
         raise KernelError(f"init: expected one of {', '.join(KURTOSIS)}, got {init!r}.")
-
-
-def _check_counts(**values: int) -> None:
-    for name, value in values.items():
-        if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
-            raise KernelError(f"{name}: expected an integer of at least 1, got {value!r}.")
 
 
 def _check_size(K: Tensor) -> None:

@@ -29,21 +29,26 @@ def _compare(case: str, expected: Tensor, got: object) -> str | None:
     return None
 
 
-def _report(problems: list[str | None]) -> str:
+class Verdict(str):
+    """What a checker says; a notebook shows it as it is, without quotation marks."""
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+def _report(problems: list[str | None]) -> Verdict:
     found = [problem for problem in problems if problem]
-    verdict = "Not yet. " + found[0] if found else "Correct on every case."
-    print(verdict)
-    return verdict
+    return Verdict("Not yet. " + found[0] if found else "Correct on every case.")
 
 
-def check_head_gradient(head_gradient: Callable[[Tensor, Tensor, Tensor], Tensor]) -> str:
+def check_head_gradient(head_gradient: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Verdict:
     """Check ∇_V of the mean cross-entropy against autograd.
 
     Args:
         head_gradient: Function of features (N, H), head (C, H) and labels (N,) that returns the gradient (C, H).
 
     Returns:
-        The verdict, which is printed as well.
+        The verdict.
     """
     problems = []
     for case, scale in (("ordinary logits", 1.0), ("extreme logits", 300.0)):
@@ -56,7 +61,7 @@ def check_head_gradient(head_gradient: Callable[[Tensor, Tensor, Tensor], Tensor
     return _report(problems)
 
 
-def check_feature_gradient(feature_gradient: Callable[[Tensor, Tensor, Tensor], Tensor]) -> str:
+def check_feature_gradient(feature_gradient: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Verdict:
     """Check the gradient of one example's cross-entropy with respect to its features against autograd.
 
     Args:
@@ -64,7 +69,7 @@ def check_feature_gradient(feature_gradient: Callable[[Tensor, Tensor, Tensor], 
             gradient of its own cross-entropy with respect to its own features (N, H).
 
     Returns:
-        The verdict, which is printed as well.
+        The verdict.
     """
     generator = torch.Generator().manual_seed(11)
     phi = torch.randn(20, 6, dtype=torch.float64, generator=generator, requires_grad=True)
@@ -75,14 +80,14 @@ def check_feature_gradient(feature_gradient: Callable[[Tensor, Tensor, Tensor], 
     return _report([_compare("random features", expected, feature_gradient(phi.detach(), V, y))])
 
 
-def check_one_direction(limit: Callable[[Array, Array, float], tuple[Array, Array]]) -> str:
+def check_one_direction(limit: Callable[[Array, Array, float], tuple[Array, Array]]) -> Verdict:
     """Check the end of the two-layer flow for one training direction against a numerical solution.
 
     Args:
         limit: Function of v_0 (k,), w_0 (k,) and y that returns v and w for t → ∞, each of shape (k,).
 
     Returns:
-        The verdict, which is printed as well.
+        The verdict.
     """
     problems: list[str | None] = []
     rng = np.random.default_rng(3)
@@ -96,7 +101,7 @@ def check_one_direction(limit: Callable[[Array, Array, float], tuple[Array, Arra
     return _report(problems)
 
 
-def check_kernel_step(dynamics_step: Callable[[Tensor, Tensor, Tensor, float], Tensor]) -> str:
+def check_kernel_step(dynamics_step: Callable[[Tensor, Tensor, Tensor, float], Tensor]) -> Verdict:
     """Check one step of linearised gradient descent against a linear model that takes the step in its parameters.
 
     Args:
@@ -104,7 +109,7 @@ def check_kernel_step(dynamics_step: Callable[[Tensor, Tensor, Tensor, float], T
             the logits after one step, (N, C).
 
     Returns:
-        The verdict, which is printed as well.
+        The verdict.
     """
     problems = []
     for case, C in (("two classes", 2), ("four classes", 4)):
@@ -120,14 +125,14 @@ def check_kernel_step(dynamics_step: Callable[[Tensor, Tensor, Tensor, float], T
     return _report(problems)
 
 
-def check_scaled_kernel(scaled: Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor]]) -> str:
+def check_scaled_kernel(scaled: Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor]]) -> Verdict:
     """Check how the two parts of the kernel change when the head is multiplied by a number.
 
     Args:
         scaled: Function of P and F (N, C, N, C) of a head V and a factor s that returns P and F of the head s V.
 
     Returns:
-        The verdict, which is printed as well.
+        The verdict.
     """
     generator = torch.Generator().manual_seed(5)
     N, C, H, D = 3, 2, 4, 6
@@ -147,7 +152,7 @@ def check_scaled_kernel(scaled: Callable[[Tensor, Tensor, float], tuple[Tensor, 
     return _report(problems)
 
 
-def check_ece(error: Callable[[Array, Array, int], float]) -> str:
+def check_ece(error: Callable[[Array, Array, int], float]) -> Verdict:
     """Check an expected calibration error, also where bins are empty and where confidences lie on an edge.
 
     Args:
@@ -155,7 +160,7 @@ def check_ece(error: Callable[[Array, Array, int], float]) -> str:
             the ECE over bins (lo, hi].
 
     Returns:
-        The verdict, which is printed as well.
+        The verdict.
     """
     rng = np.random.default_rng(13)
     spread = rng.uniform(0.34, 1.0, 200)
@@ -174,7 +179,7 @@ def check_ece(error: Callable[[Array, Array, int], float]) -> str:
     return _report(problems)
 
 
-def check_lora_gram(lora_gram: Callable[[Tensor, Tensor, Tensor, float], Tensor]) -> str:
+def check_lora_gram(lora_gram: Callable[[Tensor, Tensor, Tensor, float], Tensor]) -> Verdict:
     """Check the kernel of one fresh adapter, for one output, against autograd.
 
     Args:
@@ -182,7 +187,7 @@ def check_lora_gram(lora_gram: Callable[[Tensor, Tensor, Tensor, float], Tensor]
             that returns the kernel (N, N) at B = 0.
 
     Returns:
-        The verdict, which is printed as well.
+        The verdict.
     """
     problems = []
     for case, T, s in (("one token", 1, 1.0), ("several tokens", 4, 2.5)):

@@ -117,7 +117,7 @@ def fine_tune(
     trainer.remove_callback(PrinterCallback)  # the history has what it would print
     checkpoint = last_complete_checkpoint(work)
     if checkpoint is not None:
-        log.warning("Resuming an interrupted training at %s.", checkpoint.name)
+        log.info("Resuming an interrupted training at %s.", checkpoint.name)
     with _reproducible(), quiet_transformers():
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     model.eval()
@@ -144,7 +144,7 @@ def last_complete_checkpoint(work: Path) -> Path | None:
         try:
             state = json.loads((folder / "trainer_state.json").read_text())
         except (OSError, ValueError):
-            log.warning("%s was cut off while being written; it is removed.", folder)
+            log.info("%s was cut off while being written; it is removed.", folder)
             shutil.rmtree(folder, ignore_errors=True)
             continue
         best = state.get("best_model_checkpoint")

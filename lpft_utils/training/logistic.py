@@ -26,7 +26,7 @@ good it is: `gap` bounds how far its objective is from the minimum, and by stron
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -145,12 +145,10 @@ def logistic_path(
     Cs: Sequence[float] | None = None,
     n_folds: int = 5,
     *,
-    tol: float | None = None,
+    tol: float = 1e-8,
     binary: Binary = "sigmoid",
     device: torch.device | str | None = None,
-    dtype: torch.dtype = torch.float64,
     max_iter: int = 200,
-    progress: Callable[[int, int], None] | None = None,
 ) -> LogisticPath:
     """Fit every C on every fold and on all data, and choose C as `LogisticRegressionCV` does.
 
@@ -163,36 +161,34 @@ def logistic_path(
         n_classes: Number of classes C ≥ 2.
         Cs: Positive values of C; default 10 values from 1e-4 to 1e4, evenly spaced in log.
         n_folds: Number of folds, at least 2.
-        tol: Certified relative suboptimality of every fit; default 1e-8 (1e-4 in float32).
+        tol: Certified relative suboptimality of every fit.
         binary: Penalty for two classes, see the module's text.
         device: Where to compute; default where X is.
-        dtype: torch.float64 (default) or torch.float32 (half the memory).
         max_iter: Newton steps at most.
-        progress: Called after each Newton step with (fits done, fits in all).
 
     Returns:
-        The path; tensors are on `device` in `dtype`.
+        The path; tensors are on `device` in float64.
 
     Raises:
         ParameterError: For bad shapes, non-finite features, labels out of range, a class absent or seen only once, bad
-            `Cs`, `n_folds`, `tol`, `dtype` or `binary`.
+            `Cs`, `n_folds`, `tol` or `binary`.
 
     Warns:
         UserWarning: If a class has fewer examples than there are folds (some held-out parts then lack it).
         LogisticConvergenceWarning: If a fit has not reached `tol`.
     """
-    X, y = check_data(X, y, n_classes, device, dtype)
-    tol = check_tol(tol, dtype)
+    X, y = check_data(X, y, n_classes, device)
+    check_tol(tol)
     Cs_array = check_Cs(DEFAULT_CS if Cs is None else Cs)
     folds = fold_ids(y, n_classes, n_folds)  # (N,)
-    trained_on = torch.ones(len(X), n_folds + 1, dtype=dtype, device=X.device)  # column 0: all data
+    trained_on = torch.ones(len(X), n_folds + 1, dtype=X.dtype, device=X.device)  # column 0: all data
     trained_on[torch.arange(len(X), device=X.device), folds + 1] = 0
     n_Cs, scale = len(Cs_array), _penalty_scale(n_classes, binary)
-    C_each = torch.as_tensor(Cs_array, dtype=dtype, device=X.device).repeat(n_folds + 1)  # fold-major (P,)
+    C_each = torch.as_tensor(Cs_array, dtype=X.dtype, device=X.device).repeat(n_folds + 1)  # fold-major (P,)
     fold_each = torch.arange(n_folds + 1, device=X.device).repeat_interleave(n_Cs)
     with one_thread_if_small(X):
         design = Design(X, y, n_classes, trained_on)
-        solution = solve(design, scale / C_each, fold_each, tol=tol, max_iter=max_iter, progress=progress)
+        solution = solve(design, scale / C_each, fold_each, tol=tol, max_iter=max_iter)
     objective = (C_each * solution.objective).view(n_folds + 1, n_Cs).cpu().numpy()
     gap = (C_each * solution.gap).view(n_folds + 1, n_Cs).cpu().numpy()
     converged = _check_converged(objective, gap, tol, max_iter)
@@ -220,10 +216,9 @@ def fit_logistic(
     n_classes: int,
     C: float = 1.0,
     *,
-    tol: float | None = None,
+    tol: float = 1e-8,
     binary: Binary = "sigmoid",
     device: torch.device | str | None = None,
-    dtype: torch.dtype = torch.float64,
     max_iter: int = 200,
 ) -> LogisticFit:
     """Fit one head at one C on all data.
@@ -233,10 +228,9 @@ def fit_logistic(
         y: Labels (N,), integers in 0 … n_classes − 1; every class at least once.
         n_classes: Number of classes C ≥ 2.
         C: Strength of the data term, positive.
-        tol: Certified relative suboptimality; default 1e-8 (1e-4 in float32).
+        tol: Certified relative suboptimality.
         binary: Penalty for two classes, see the module's text.
         device: Where to compute; default where X is.
-        dtype: torch.float64 (default) or torch.float32.
         max_iter: Newton steps at most.
 
     Returns:
@@ -244,15 +238,15 @@ def fit_logistic(
 
     Raises:
         ParameterError: For bad shapes, non-finite features, labels out of range, an absent class, or a
-            bad `C`, `tol`, `dtype` or `binary`.
+            bad `C`, `tol` or `binary`.
 
     Warns:
         LogisticConvergenceWarning: If the fit has not reached `tol`.
     """
-    X, y = check_data(X, y, n_classes, device, dtype)
-    tol = check_tol(tol, dtype)
+    X, y = check_data(X, y, n_classes, device)
+    check_tol(tol)
     (C,) = check_Cs([C]).tolist()
-    lam = torch.tensor([_penalty_scale(n_classes, binary) / C], dtype=dtype, device=X.device)
+    lam = torch.tensor([_penalty_scale(n_classes, binary) / C], dtype=X.dtype, device=X.device)
     fold = torch.zeros(1, dtype=torch.int64, device=X.device)
     with one_thread_if_small(X):
         design = Design(X, y, n_classes)

@@ -32,7 +32,7 @@ class LogisticDescent:
         norm: ‖V‖_F (n_records,).
         accuracy: Accuracy on the training data (n_records,).
         eval_accuracy: Accuracy on each evaluation set, by name (n_records,).
-        lr: Step size used.
+        learning_rate: Step size 1/L.
         V: Weights after the last step (C, H).
         b: Intercepts after the last step (C,).
     """
@@ -42,7 +42,7 @@ class LogisticDescent:
     norm: np.ndarray
     accuracy: np.ndarray
     eval_accuracy: dict[str, np.ndarray]
-    lr: float
+    learning_rate: float
     V: Tensor
     b: Tensor
 
@@ -52,59 +52,48 @@ def logistic_gd(
     y: Tensor | ArrayLike,
     n_classes: int,
     steps: int = 10_000,
-    lr: float | None = None,
     *,
     record: int | Sequence[int] = 60,
     eval_sets: Mapping[str, tuple[Tensor | ArrayLike, Tensor | ArrayLike]] | None = None,
-    V0: Tensor | None = None,
-    b0: Tensor | None = None,
     nesterov: bool = False,
     device: torch.device | str | None = None,
-    dtype: torch.dtype = torch.float64,
 ) -> LogisticDescent:
     r"""Full-batch gradient descent on the unregularised mean cross-entropy.
 
-    The default step size is $1/L$ with $L = \tfrac12 \sigma_{\max}([X, 1])^2 / N$, Böhning's bound on the largest
-    eigenvalue of the Hessian. With it plain descent never increases the loss. Nesterov's acceleration usually needs far
-    fewer steps for the same loss, but may increase it on the way.
+    It starts at V = 0, b = 0. The step size is $1/L$ with $L = \tfrac12 \sigma_{\max}([X, 1])^2 / N$, Böhning's bound
+    on the largest eigenvalue of the Hessian: with it plain descent never increases the loss. Nesterov's acceleration
+    usually needs far fewer steps for the same loss, but may increase it on the way.
 
     Args:
         X: Features (N, H), finite.
         y: Labels (N,), integers in 0 … n_classes − 1; every class at least once.
         n_classes: Number of classes C ≥ 2.
         steps: Number of updates.
-        lr: Step size; default 1/L.
         record: Number of records, spread evenly over log(step), or the steps to record. Steps 0 and `steps` are
             always recorded.
         eval_sets: Features and labels by name; their accuracy is recorded too.
-        V0: Weights to start from (C, H); default 0.
-        b0: Intercepts to start from (C,); default 0.
         nesterov: Use Nesterov's accelerated gradient instead of plain descent.
         device: Where to compute; default where X is.
-        dtype: torch.float64 (default) or torch.float32 (about twice as fast).
 
     Returns:
         The history and the last head.
 
     Raises:
-        ParameterError: For bad data, `steps`, `lr`, `record` or starting point, or if the loss stops being finite.
+        ParameterError: For bad data, `steps` or `record`.
     """
-    X, y = check_data(X, y, n_classes, device, dtype)
+    X, y = check_data(X, y, n_classes, device)
     N, H = X.shape
     if steps < 1:
         raise ParameterError(f"steps must be at least 1, got {steps}")
-    if lr is not None and not (np.isfinite(lr) and lr > 0):
-        raise ParameterError(f"lr must be a positive finite number, got {lr!r}")
     recorded = _recorded_steps(record, steps)
     evals = {name: _eval_set(name, *pair, H, n_classes, X) for name, pair in (eval_sets or {}).items()}
-    theta = _start(V0, b0, n_classes, X)  # (C, H + 1)
+    theta = X.new_zeros(n_classes, H + 1)
 
     X1 = torch.cat([X, X.new_ones(N, 1)], 1)  # (N, H + 1)
     # classes first, both copies contiguous: with so few classes the products are several times faster than X1 @ theta.T
     X1_t, X1_over_N = X1.T.contiguous(), X1 / N
     Y_t = torch.nn.functional.one_hot(y, n_classes).to(X1).T.contiguous()  # (C, N)
-    if lr is None:
-        lr = 2 * N / float(torch.linalg.matrix_norm(X1.double(), 2)) ** 2
+    learning_rate = 2 * N / float(torch.linalg.matrix_norm(X1, 2)) ** 2
 
     loss, norm, accuracy = [], [], []
     eval_accuracy: dict[str, list[float]] = {name: [] for name in evals}
@@ -121,10 +110,6 @@ def logistic_gd(
                     eval_accuracy[name].append(
                         float(((Xe @ theta[:, :-1].T + theta[:, -1]).argmax(1) == ye).double().mean())
                     )
-                if not np.isfinite(loss[-1]):
-                    raise ParameterError(
-                        f"loss not finite after {step} steps of lr {lr:g}; use a smaller lr (default 1/L)"
-                    )
                 if step == steps:
                     break
             point = theta
@@ -133,14 +118,14 @@ def logistic_gd(
                 point = theta + (t_now - 1) / t_next * (theta - previous)
                 previous, t_now = theta, t_next
             residual = torch.softmax(point @ X1_t, 0) - Y_t  # (C, N)
-            theta = torch.addmm(point, residual, X1_over_N, alpha=-lr)
+            theta = torch.addmm(point, residual, X1_over_N, alpha=-learning_rate)
     return LogisticDescent(
         step=np.array(recorded),
         loss=np.array(loss),
         norm=np.array(norm),
         accuracy=np.array(accuracy),
         eval_accuracy={name: np.array(values) for name, values in eval_accuracy.items()},
-        lr=lr,
+        learning_rate=learning_rate,
         V=theta[:, :-1].clone(),
         b=theta[:, -1].clone(),
     )
@@ -157,18 +142,6 @@ def _recorded_steps(record: int | Sequence[int], steps: int) -> list[int]:
         if any(s < 0 or s > steps for s in wanted):
             raise ParameterError(f"steps to record must lie in 0 … {steps}, got {sorted(wanted)}")
     return sorted({0, *wanted, steps})
-
-
-def _start(V0: Tensor | None, b0: Tensor | None, n_classes: int, X: Tensor) -> Tensor:
-    """Parameters to start from, (C, H + 1)."""
-    H = X.shape[1]
-    V = X.new_zeros(n_classes, H) if V0 is None else torch.as_tensor(V0).detach().to(X)
-    b = X.new_zeros(n_classes) if b0 is None else torch.as_tensor(b0).detach().to(X)
-    if V.shape != (n_classes, H) or b.shape != (n_classes,):
-        raise ParameterError(
-            f"expected V0 ({n_classes}, {H}) and b0 ({n_classes},), got {tuple(V.shape)} and {tuple(b.shape)}"
-        )
-    return torch.cat([V, b[:, None]], 1)
 
 
 def _eval_set(

@@ -39,6 +39,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+MAX_PRODUCTS = 200  # Hessian products in one Newton step, at most
 ROWS_PER_BLOCK = {"cpu": 2048, "cuda": 65536}  # on a CPU the temporaries of a block stay in its caches
 
 
@@ -50,7 +51,6 @@ class Solution:
     objective: Tensor
     gap: Tensor
     n_iter: Tensor
-    n_products: int
 
 
 class Design:
@@ -190,9 +190,7 @@ def _preconditioner(d: Design, wp: Tensor, lam: Tensor, fold: Tensor) -> Callabl
     return lambda v: turn @ ((turn.mT @ v) * inverse)
 
 
-def _newton_direction(
-    d: Design, state: _State, lam: Tensor, fold: Tensor, eta: Tensor, max_products: int
-) -> tuple[Tensor, int]:
+def _newton_direction(d: Design, state: _State, lam: Tensor, fold: Tensor, eta: Tensor) -> Tensor:
     """Conjugate gradients on H v = −g, to relative residual eta (P,) in the norm of the preconditioner."""
     result = torch.zeros_like(state.grad)
     columns = torch.arange(len(lam), device=lam.device)  # the problems still worked on
@@ -201,10 +199,10 @@ def _newton_direction(
     direction = precondition(res)
     rz = (res * direction).sum((1, 2))
     goal = eta**2 * rz
-    for n_products in range(max_products + 1):
+    for n_products in range(MAX_PRODUCTS + 1):
         running = rz > goal
         n_running = int(running.sum())
-        if n_running == 0 or n_products == max_products:
+        if n_running == 0 or n_products == MAX_PRODUCTS:
             break
         if 2 * n_running <= len(columns):  # leave the finished problems out of the products
             result[columns] = x
@@ -222,19 +220,16 @@ def _newton_direction(
         direction = z + (new_rz / rz.clamp(min=1e-300))[:, None, None] * direction
         rz = new_rz
     result[columns] = x
-    return result, n_products
+    return result
 
 
 def solve(
     d: Design,
     lam: Tensor,
     fold: Tensor,
-    start: Tensor | None = None,
     *,
     tol: float = 1e-8,
     max_iter: int = 100,
-    max_products: int = 200,
-    progress: Callable[[int, int], None] | None = None,
 ) -> Solution:
     """Solve every problem until its duality gap is at most `tol` times its objective.
 
@@ -242,27 +237,22 @@ def solve(
         d: The shared data.
         lam: Penalty strengths (P,).
         fold: Column of `d.weights` of each problem (P,), int64.
-        start: θ to start from (P, K, r + 1); None = 0.
         tol: Relative suboptimality that each problem is certified to have.
         max_iter: Newton steps at most.
-        max_products: Hessian products at most in one Newton step.
-        progress: Called after each Newton step with (problems solved, problems).
 
     Returns:
         The solutions; problems with `gap > tol * objective` have not converged.
     """
     P = len(lam)
-    theta = d.Z.new_zeros(P, d.n_free, d.Z.shape[1]) if start is None else start.clone()
+    theta = d.Z.new_zeros(P, d.n_free, d.Z.shape[1])
     n_iter = torch.zeros(P, dtype=torch.int64, device=d.Z.device)
     active = torch.arange(P, device=d.Z.device)
     state = _evaluate(d, theta, lam, fold)
     f, gap = state.f.clone(), state.gap.clone()
-    n_products, slack = 0, 1e3 * torch.finfo(theta.dtype).eps
+    slack = 1e3 * torch.finfo(theta.dtype).eps
     stalled = torch.zeros(P, dtype=torch.bool, device=d.Z.device)
     for _ in range(max_iter):
         todo = (state.gap > tol * state.f) & ~stalled[active]
-        if progress is not None:
-            progress(P - int(todo.sum()), P)
         if not bool(todo.any()):
             break
         if not bool(todo.all()):
@@ -270,8 +260,7 @@ def solve(
         strength, k = lam[active], fold[active]
         rel = (state.gap / state.f).clamp(max=1)
         eta = rel.pow(0.25).clamp(1e-3, 0.2)
-        v, used = _newton_direction(d, state, strength, k, eta, max_products)
-        n_products += used
+        v = _newton_direction(d, state, strength, k, eta)
         slope = (state.grad * v).sum((1, 2))
         step = torch.ones_like(strength)
         pending = torch.arange(len(active), device=lam.device)
@@ -294,4 +283,4 @@ def solve(
         theta[active] = base + step[:, None, None] * v
         n_iter[active] += 1
         f[active], gap[active] = state.f, state.gap
-    return Solution(theta, f, gap, n_iter, n_products)
+    return Solution(theta, f, gap, n_iter)

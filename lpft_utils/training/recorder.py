@@ -9,7 +9,7 @@ from typing import Any
 import datasets
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
+from tqdm import tqdm
 from transformers import TrainerCallback
 
 from lpft_utils.metrics.feature_change import cosine_similarity, feature_difference

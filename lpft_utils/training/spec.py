@@ -6,39 +6,41 @@ import dataclasses
 import difflib
 import hashlib
 import json
-import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeGuard
+from typing import Any
 
 from lpft_utils.common.errors import RunError
+from lpft_utils.common.validation import is_integer, is_number
+from lpft_utils.training.methods import METHODS
 
-METHOD_NAMES = ("lp", "ft", "lp_ft", "lora", "lp_lora")
-PROBED = ("lp_ft", "lp_lora")  # tuned from the head that LP leaves
-ADAPTED = ("lora", "lp_lora")  # tuned through an adapter
 POOLING_NAMES = ("auto", "first", "mean", "last")
-# Part of every hash. Raise it when a change of the code changes the numbers that a spec gives.
-STORE_VERSION = 1
-LORA_FIELDS = ("lora_r", "lora_alpha", "lora_dropout", "lora_targets")
-_TUNING_FIELDS = (
-    "epochs", "batch_size", "learning_rate", "weight_decay", "head_weight_decay", "label_smoothing", "n_monitor",
+# Part of every hash. Raise it when a change of the code changes the numbers that a spec gives, or what a key means.
+STORE_VERSION = 2
+# Fields that decide the numbers of every method; a method's record names the others that it uses.
+COMMON_FIELDS = (
+    "task", "method", "backbone", "seed", "ood", "n_train", "n_eval", "label_noise", "max_length", "pooling",
 )  # fmt: skip
-# What a method ignores, so that it does not cause a second, equal run.
-_IGNORED = {
-    "lp": (*_TUNING_FIELDS, "head_norm", *LORA_FIELDS),
-    "ft": ("lp", "lp_steps", "head_norm", *LORA_FIELDS),
-    "lp_ft": LORA_FIELDS,
-    "lora": ("lp", "lp_steps", "head_norm"),
-    "lp_lora": (),
-}
-# Fields younger than STORE_VERSION: at their defaults no part of the hash, so that stored runs keep their names.
-_LATER_FIELDS = ("head_norm", "label_smoothing", "head_weight_decay", "n_monitor", *LORA_FIELDS)
 
 
-def _is_number(value: object) -> TypeGuard[float]:
-    """Whether a value is a finite number; True and False are none."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+# What is expected of a number, of which fields, and how it is checked.
+_BOUNDS: tuple[tuple[str, tuple[str, ...], Callable[[Any], bool]], ...] = (
+    (
+        "a positive integer",
+        ("n_train", "n_eval", "max_length", "batch_size", "lp_steps", "lora_r"),
+        lambda v: is_integer(v) and v > 0,
+    ),
+    ("an integer ≥ 0", ("seed", "n_monitor"), lambda v: is_integer(v) and v >= 0),
+    (
+        "a positive number",
+        ("epochs", "learning_rate", "lora_alpha", "head_norm"),
+        lambda v: is_number(v) and v > 0,
+    ),
+    ("a number ≥ 0", ("weight_decay", "head_weight_decay"), lambda v: is_number(v) and v >= 0),
+    ("a share in [0, 1)", ("label_noise", "label_smoothing", "lora_dropout"), lambda v: is_number(v) and 0 <= v < 1),
+)
+_OPTIONAL = ("n_train", "n_eval", "learning_rate", "head_norm", "head_weight_decay")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +53,7 @@ class RunSpec:
 
     Attributes:
         task: Name that `load_task` knows.
-        method: "lp", "ft", "lp_ft", "lora" or "lp_lora".
+        method: "lp", "ft", "lp_ft", "lora", "lp_lora", or another that was registered (`methods.register`).
         backbone: "minilm", "tiny", a local folder or a Hub id.
         seed: Seed, ≥ 0.
         ood: Tasks whose test sets are attached as out-of-distribution sets; None means the task's own.
@@ -66,7 +68,7 @@ class RunSpec:
             and the logits change by a temperature alone. None leaves the head as LP made it.
         epochs: Passes over the training examples in FT and LoRA.
         batch_size: Examples in a step.
-        learning_rate: Initial learning rate of FT or LoRA.
+        learning_rate: Initial learning rate of FT or LoRA; None becomes the default of the method's record.
         weight_decay: Decoupled weight decay of FT or LoRA (biases and layer norms have none).
         head_weight_decay: Weight decay of V alone; None means `weight_decay`.
         label_smoothing: Share of every target that is spread evenly over all classes in FT or LoRA.
@@ -94,7 +96,7 @@ class RunSpec:
     head_norm: float | None = None
     epochs: float = 10
     batch_size: int = 16
-    learning_rate: float = 5e-5
+    learning_rate: float | None = None
     weight_decay: float = 0.0
     head_weight_decay: float | None = None
     label_smoothing: float = 0.0
@@ -106,47 +108,32 @@ class RunSpec:
 
     def __post_init__(self) -> None:
         for name in ("ood", "lora_targets"):
-            if isinstance(getattr(self, name), list):
-                object.__setattr__(self, name, tuple(getattr(self, name)))
-        if self.method not in METHOD_NAMES:
-            near = difflib.get_close_matches(str(self.method).replace("-", "_"), METHOD_NAMES, n=1)
+            value = getattr(self, name)
+            if isinstance(value, (str, list)):
+                object.__setattr__(self, name, (value,) if isinstance(value, str) else tuple(value))
+        if self.method not in METHODS:
+            near = difflib.get_close_matches(str(self.method).replace("-", "_"), METHODS, n=1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise RunError(f"method: expected one of {', '.join(METHOD_NAMES)}, got {self.method!r}.{hint}")
+            raise RunError(f"method: expected one of {', '.join(METHODS)}, got {self.method!r}.{hint}")
+        if unknown := set(METHODS[self.method].fields) - set(self.__dataclass_fields__):
+            raise RunError(f"method {self.method!r}: its record names {', '.join(sorted(unknown))}, no field of a run.")
+        if self.learning_rate is None:
+            object.__setattr__(self, "learning_rate", METHODS[self.method].learning_rate)
         if self.pooling not in POOLING_NAMES:
             raise RunError(f"pooling: expected one of {', '.join(POOLING_NAMES)}, got {self.pooling!r}.")
-        if self.lp not in ("cv", "gd") and not (_is_number(self.lp) and self.lp > 0):
+        if self.lp not in ("cv", "gd") and not (is_number(self.lp) and float(self.lp) > 0):
             raise RunError(f"lp: expected 'cv', 'gd' or a positive value of C, got {self.lp!r}.")
-        for name in ("n_train", "n_eval", "max_length", "batch_size", "lp_steps", "lora_r"):
+        for expected, names, fits in _BOUNDS:
+            for name in names:
+                value = getattr(self, name)
+                if not (fits(value) or (value is None and name in _OPTIONAL)):
+                    raise RunError(f"{name}: expected {expected}, got {value!r}.")
+        for name, example in (("ood", "['dynasent']"), ("lora_targets", "['query', 'value']")):
             value = getattr(self, name)
-            if value is None and name in ("n_train", "n_eval"):
-                continue
-            if not (_is_number(value) and isinstance(value, int) and value > 0):
-                raise RunError(f"{name}: expected a positive integer, got {value!r}.")
-        for name in ("epochs", "learning_rate", "lora_alpha", "head_norm"):
-            value = getattr(self, name)
-            if value is None and name == "head_norm":
-                continue
-            if not (_is_number(value) and value > 0):
-                raise RunError(f"{name}: expected a positive number, got {value!r}.")
-        for name in ("weight_decay", "head_weight_decay"):
-            value = getattr(self, name)
-            if value is None and name == "head_weight_decay":
-                continue
-            if not (_is_number(value) and value >= 0):
-                raise RunError(f"{name}: expected a number ≥ 0, got {value!r}.")
-        for name in ("seed", "n_monitor"):
-            value = getattr(self, name)
-            if not (_is_number(value) and isinstance(value, int) and value >= 0):
-                raise RunError(f"{name}: expected an integer ≥ 0, got {value!r}.")
-        for name in ("label_noise", "label_smoothing", "lora_dropout"):
-            value = getattr(self, name)
-            if not (_is_number(value) and 0 <= value < 1):
-                raise RunError(f"{name}: expected a share in [0, 1), got {value!r}.")
-        targets = self.lora_targets
-        if targets is not None and not (
-            isinstance(targets, tuple) and targets and all(isinstance(t, str) and t for t in targets)
-        ):
-            raise RunError(f"lora_targets: expected names of layers, such as ['query', 'value'], got {targets!r}.")
+            if value is not None and not (isinstance(value, tuple) and all(isinstance(v, str) and v for v in value)):
+                raise RunError(f"{name}: expected names, such as {example}, got {value!r}.")
+        if self.lora_targets == ():
+            raise RunError("lora_targets: expected names of layers, such as ['query', 'value'], got ().")
         if self.label_noise and self.task != "builtin":
             raise RunError(f"label_noise: only the built-in task can have it, not {self.task!r}.")
 
@@ -176,8 +163,12 @@ class RunSpec:
         return cls(**fields)
 
     def replace(self, **changes: Any) -> RunSpec:
-        """A copy with some fields changed."""
-        return type(self).from_dict({**self.to_dict(), **changes})
+        """A copy with some fields changed; another method brings its own learning rate where this one had its own."""
+        fields = self.to_dict()
+        if changes.get("method", self.method) != self.method:
+            if self.learning_rate == METHODS[self.method].learning_rate:
+                fields["learning_rate"] = None
+        return type(self).from_dict({**fields, **changes})
 
     def key(self, data_fingerprint: str) -> str:
         """Name of the run's folder: task, method, seed and a hash of everything that matters to its numbers.
@@ -192,13 +183,8 @@ class RunSpec:
         Returns:
             For example "builtin-lp_ft-s0-1f3a5c7e9b".
         """
-        defaults = {field.name: field.default for field in dataclasses.fields(self)}
-        relevant = {
-            name: value
-            for name, value in self.to_dict().items()
-            if name not in _IGNORED[self.method] and not (name in _LATER_FIELDS and value == defaults[name])
-        }
-        if self.head_weight_decay == self.weight_decay:  # what None means
+        relevant = {name: getattr(self, name) for name in (*COMMON_FIELDS, *METHODS[self.method].fields)}
+        if self.head_weight_decay in (None, self.weight_decay):  # the latter is what None means
             relevant.pop("head_weight_decay", None)
         if relevant.get("lp") != "gd":
             relevant.pop("lp_steps", None)

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from lpft_utils.common.errors import ParameterError
+from lpft_utils.common.validation import check_labels
 
 
 def check_binary(binary: str) -> None:
@@ -19,14 +20,10 @@ def check_binary(binary: str) -> None:
         raise ParameterError(f'binary must be "sigmoid" or "softmax", got {binary!r}')
 
 
-def check_tol(tol: float | None, dtype: torch.dtype) -> float:
-    """The tolerance, or the default one of the dtype; ParameterError if rounding cannot reach it."""
-    floor, default = (1e-13, 1e-8) if dtype == torch.float64 else (1e-5, 1e-4)
-    if tol is None:
-        return default
-    if not floor <= tol < 1:
-        raise ParameterError(f"tol must lie in [{floor:g}, 1) for {dtype}, got {tol!r}")
-    return tol
+def check_tol(tol: float) -> None:
+    """Raise ParameterError unless rounding in float64 can reach the tolerance."""
+    if not 1e-13 <= tol < 1:
+        raise ParameterError(f"tol must lie in [1e-13, 1), got {tol!r}")
 
 
 def check_Cs(Cs: Sequence[float]) -> np.ndarray:
@@ -46,16 +43,15 @@ def as_tensor(array: Tensor | ArrayLike) -> Tensor:
 
 
 def check_data(
-    X: Tensor | ArrayLike, y: Tensor | ArrayLike, n_classes: int, device: torch.device | str | None, dtype: torch.dtype
+    X: Tensor | ArrayLike, y: Tensor | ArrayLike, n_classes: int, device: torch.device | str | None
 ) -> tuple[Tensor, Tensor]:
-    """Features (N, H) in `dtype` and labels (N,) in int64, both on the device.
+    """Features (N, H) in float64 and labels (N,) in int64, both on the device.
 
     Args:
         X: Features.
         y: Labels.
         n_classes: Number of classes C.
         device: Where to put both; default where X is.
-        dtype: torch.float64 or torch.float32.
 
     Returns:
         Features and labels.
@@ -63,27 +59,21 @@ def check_data(
     Raises:
         ParameterError: For bad shapes or dtypes, non-finite features, labels out of range or an absent class.
     """
-    if dtype not in (torch.float64, torch.float32):
-        raise ParameterError(f"dtype must be torch.float64 or torch.float32, got {dtype}")
     features, labels = as_tensor(X), as_tensor(y)
-    features = features.to(device=device or features.device, dtype=dtype)
+    features = features.to(device=device or features.device, dtype=torch.float64)
     if features.ndim != 2 or labels.ndim != 1 or len(features) != len(labels) or features.numel() == 0:
         raise ParameterError(
             f"expected features (N, H) and labels (N,) with N, H ≥ 1, got {tuple(features.shape)} and "
             f"{tuple(labels.shape)}"
         )
-    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
-        raise ParameterError(f"labels must be integers, got {labels.dtype}")
     if not bool(torch.isfinite(features).all()):
         bad = (~torch.isfinite(features).all(1)).nonzero().flatten()
         raise ParameterError(
             f"features are not finite in {len(bad)} of {len(features)} examples (first: row {int(bad[0])})"
         )
-    labels = labels.to(device=features.device, dtype=torch.int64)
     if n_classes < 2:
         raise ParameterError(f"n_classes must be at least 2, got {n_classes}")
-    if int(labels.min()) < 0 or int(labels.max()) >= n_classes:
-        raise ParameterError(f"labels must lie in 0 … {n_classes - 1}, got {int(labels.min())} … {int(labels.max())}")
+    labels = torch.as_tensor(check_labels(labels, len(features), n_classes), device=features.device)
     absent = (torch.bincount(labels, minlength=n_classes) == 0).nonzero().flatten().tolist()
     if absent:
         raise ParameterError(

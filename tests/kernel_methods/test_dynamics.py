@@ -10,7 +10,10 @@ from scipy.special import lambertw
 from tiny import VOCABULARY, H, save_backbone
 
 from lpft_utils.common.errors import KernelError
-from lpft_utils.kernel_methods.function_space import gradient_descent, gradient_flow, predict_features, train
+from lpft_utils.kernel_methods import weight_space
+from lpft_utils.kernel_methods.function_space import gradient_descent, gradient_flow
+from lpft_utils.kernel_methods.function_space import logits as linearised_logits
+from lpft_utils.kernel_methods.weight_space import predict_features, train
 from lpft_utils.models.classifier import load_classifier
 
 N, M, C = 6, 4, 3
@@ -114,7 +117,7 @@ def test_flow_of_one_example_with_two_classes_has_a_closed_form():
 def test_flow_equals_plain_integration_of_the_logits():
     K, f_0, y, K_other, f_other = random_problem()
     times = [0.0, 0.05, 0.5, 3.0]
-    flow = gradient_flow(K, f_0, y, times, K_other, f_other)
+    flow = gradient_flow(K, f_0, y, times)
     both = torch.cat([K, K_other]).reshape(33, 21)
 
     def derivative(_, f):
@@ -125,7 +128,8 @@ def test_flow_equals_plain_integration_of_the_logits():
     plain = solve_ivp(derivative, (0, 3), start, "DOP853", t_eval=times, rtol=1e-12, atol=1e-12)
     expected = torch.tensor(plain.y.T)
     torch.testing.assert_close(flow.f, expected[:, :21].view(-1, 7, 3), atol=1e-6, rtol=0)
-    torch.testing.assert_close(flow.f_other, expected[:, 21:].view(-1, 4, 3), atol=1e-6, rtol=0)
+    others = linearised_logits(K_other, f_other, flow.Q)
+    torch.testing.assert_close(others, expected[:, 21:].view(-1, 4, 3), atol=1e-6, rtol=0)
 
 
 def test_stiff_flow_reaches_the_end_with_a_falling_loss():
@@ -152,14 +156,20 @@ def test_conserved_and_unmoved(run):
     assert (fitted.Q == 0).all() and (fitted.loss == 0).all() and (fitted.accuracy == 1).all()
 
 
+def test_no_time_and_no_steps_leave_the_logits_as_they_are():
+    K, f_0, y, _, _ = random_problem()
+    for run in (gradient_flow(K, f_0, y, [0.0]), gradient_descent(K, f_0, y, 0.2, 0)):
+        assert torch.equal(run.f, f_0[None]) and run.times.tolist() == [0] and not run.Q.any()
+
+
 def test_descent_converges_to_the_flow_at_first_order():
-    K, f_0, y, K_other, f_other = random_problem()
-    flow = gradient_flow(K, f_0, y, [2.0], K_other, f_other)
+    K, f_0, y, _, _ = random_problem()
+    flow = gradient_flow(K, f_0, y, [2.0])
     errors = []
     for steps in (1000, 2000, 4000):
-        descent = gradient_descent(K, f_0, y, 2 / steps, steps, steps, K_other, f_other)
+        descent = gradient_descent(K, f_0, y, 2 / steps, steps, steps)
         assert descent.times.tolist() == pytest.approx([0, 2])
-        errors.append((descent.f_other[-1] - flow.f_other[-1]).abs().max().item())
+        errors.append((descent.f[-1] - flow.f[-1]).abs().max().item())
         torch.testing.assert_close(descent.Q[-1], flow.Q[-1], atol=1e-3, rtol=0)
     assert errors[0] / errors[1] == pytest.approx(2, rel=0.05) and errors[1] / errors[2] == pytest.approx(2, rel=0.05)
 
@@ -181,9 +191,10 @@ def test_recorded_steps_include_the_first_and_the_last():
 # ---- real training ----
 
 
-def test_real_training_is_gradient_descent_by_hand(load):
+def test_real_training_is_gradient_descent_by_hand(load, monkeypatch):
+    monkeypatch.setattr(weight_space, "BATCH", 4)
     model = load()
-    run = train(model, INPUTS, LABELS, 0.05, 3, 2, OTHERS, batch_size=4)
+    run = train(model, INPUTS, LABELS, 0.05, 3, 2, OTHERS)
     hand, losses = load(), []
     phi_0 = hand.features(**OTHERS).detach()
     for _ in range(3):
@@ -223,11 +234,11 @@ def test_one_small_step_is_predicted_to_first_order(bert):
     errors = []
     for eta in (1e-3, 5e-4, 2.5e-4):
         real = train(model, INPUTS, LABELS, eta, 1, 1, OTHERS)
-        linear = gradient_descent(K, f_0, LABELS, eta, 1, 1, K_other, f_other)
+        linear = gradient_descent(K, f_0, LABELS, eta, 1, 1)
         phi = predict_features(model, INPUTS, linear.Q[1:], OTHERS)
         pairs = [
             (real.f[1] - f_0, linear.f[1] - f_0),
-            (real.f_other[1] - f_other, linear.f_other[1] - f_other),
+            (real.f_other[1] - f_other, linearised_logits(K_other, f_other, linear.Q)[1] - f_other),
             (real.phi_change[1], phi[0]),
         ]
         errors.append([((a - b).norm() / a.norm()).item() for a, b in pairs])
@@ -242,8 +253,8 @@ def test_error_of_linearised_training_is_second_order_in_time(bert):
     errors, sizes = [], []
     for t in (8e-3, 4e-3, 2e-3):
         real = train(model, INPUTS, LABELS, t / 10, 10, 10, OTHERS)
-        linear = gradient_descent(K, f_0, LABELS, t / 10, 10, 10, K_other, f_other)
-        errors.append((real.f_other[-1] - linear.f_other[-1]).norm().item())
+        linear = gradient_descent(K, f_0, LABELS, t / 10, 10, 10)
+        errors.append((real.f_other[-1] - linearised_logits(K_other, f_other, linear.Q)[-1]).norm().item())
         sizes.append((real.f_other[-1] - f_other).norm().item())
     errors, sizes = torch.tensor(errors), torch.tensor(sizes)
     torch.testing.assert_close(errors[:-1] / errors[1:], torch.full((2,), 4.0), atol=0.6, rtol=0)
@@ -271,7 +282,7 @@ FLOAT32_INSIDE = ("deberta", "modernbert", "llama")
 
 
 @pytest.mark.parametrize("family", ["bert", "roberta", "deberta-v2", "distilbert", "gpt2", *FLOAT32_INSIDE])
-def test_predicted_features_are_those_of_dense_jacobians(family, load):
+def test_predicted_features_are_those_of_dense_jacobians(family, load, monkeypatch):
     model = load(family)
     Q = torch.randn(2, N, C, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     J_f = jacobian(model, partial(logits, model, INPUTS), backbone_only=True)
@@ -279,7 +290,8 @@ def test_predicted_features_are_those_of_dense_jacobians(family, load):
     expected = -torch.einsum("mhp,ncp,snc->smh", J_phi, J_f, Q)
     tolerance = 2e-6 if family in FLOAT32_INSIDE else 1e-8
     for batch_size in (1, 3, 32):
-        got = predict_features(model, INPUTS, Q, OTHERS, batch_size=batch_size)
+        monkeypatch.setattr(weight_space, "BATCH", batch_size)
+        got = predict_features(model, INPUTS, Q, OTHERS)
         assert (got - expected).norm() <= tolerance * expected.norm()
 
 
@@ -328,16 +340,12 @@ def test_bad_arguments_of_the_dual_are_refused():
             ((K[:5], f_0, y), "expected train × train"),
             ((K, f_0[:5], y), r"f_0: expected finite logits of shape \(7, 3\), got \(5, 3\)"),
             ((K, f_0 * float("nan"), y), "finite logits"),
-            ((K, f_0, y[:5]), r"labels: expected shape \(7,\)"),
+            ((K, f_0, y[:5]), r"expected labels of shape \(7,\)"),
         ]:
             with pytest.raises(KernelError, match=message):
                 run(*arguments)
-        with pytest.raises(KernelError, match="together or neither"):
-            run(K, f_0, y, K_other=K_other)
-        with pytest.raises(KernelError, match=r"K_other: expected shape \(M, 3, 7, 3\)"):
-            run(K, f_0, y, K_other=K_other[:, :, :2], f_other=f_other)
-        with pytest.raises(KernelError, match=r"f_other: expected shape \(4, 3\)"):
-            run(K, f_0, y, K_other=K_other, f_other=f_0)
+    with pytest.raises(KernelError, match=r"Q \(S, N, C\), got \(4, 3, 7, 3\), \(4, 3\), \(1, 5, 3\)"):
+        linearised_logits(K_other, f_other, torch.zeros(1, 5, 3))
     for times in ([], [1.0, 0.5], [-1.0], [float("nan")]):
         with pytest.raises(KernelError, match="ascending"):
             gradient_flow(K, f_0, y, times)
@@ -352,7 +360,7 @@ def test_bad_arguments_of_the_model_are_refused(load):
         predict_features(model, INPUTS, Q[0], OTHERS)
     with pytest.raises(KernelError, match="one first dimension"):
         predict_features(model, {**INPUTS, "attention_mask": OTHERS["attention_mask"]}, Q, OTHERS)
-    with pytest.raises(KernelError, match=r"labels: expected shape \(6,\)"):
+    with pytest.raises(KernelError, match=r"expected labels of shape \(6,\)"):
         train(model, INPUTS, LABELS[:2], 0.1, 1)
     model.backbone.requires_grad_(False)
     with pytest.raises(KernelError, match="No parameter of φ requires gradients"):

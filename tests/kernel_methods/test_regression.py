@@ -252,7 +252,7 @@ def test_bad_arguments_are_refused(fit):
         ((K[:, :1, :, :1], 0 * y), {}, "C ≥ 2"),
         ((K + torch.rand(K.shape) * K.max(), y), {}, "symmetric"),
         ((-K, y), {}, "semi-definite"),
-        ((K, y[:-1]), {}, r"labels: expected shape \(24,\).*got \(23,\)"),
+        ((K, y[:-1]), {}, r"expected labels of shape \(24,\).*got shape \(23,\)"),
         ((K, y + 1), {}, r"0 … 2, got 1 … 3"),
         ((K, y.double()), {}, "integers"),
         ((K, y, K_test[:, :, :5]), {}, r"\(M, 3, 24, 3\), test × train"),

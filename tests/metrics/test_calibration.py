@@ -1,4 +1,4 @@
-"""Measures of calibration against torchmetrics, scikit-learn and closed forms; recalibration against optimality."""
+"""Metrics of calibration against torchmetrics, scikit-learn and closed forms; recalibration against optimality."""
 
 import numpy as np
 import pytest
@@ -6,18 +6,18 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from scipy import optimize, special
+from scipy import optimize, special, stats
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import brier_score_loss, log_loss
 from sklearn.naive_bayes import GaussianNB
-from torchmetrics.functional.classification import binary_calibration_error, multiclass_calibration_error
+from torchmetrics.functional.classification import multiclass_calibration_error
 
 from lpft_utils.common.errors import ParameterError
 from lpft_utils.metrics import calibration as cal
 from lpft_utils.metrics import recalibration as recal
-from lpft_utils.metrics import sampling as sampling
+from lpft_utils.metrics import sampling
 
 
 def drawn(seed: int, N: int, C: int, scale: float = 2.0) -> tuple[np.ndarray, np.ndarray]:
@@ -29,7 +29,7 @@ def drawn(seed: int, N: int, C: int, scale: float = 2.0) -> tuple[np.ndarray, np
 
 CASES = st.tuples(st.integers(0, 10_000), st.integers(1, 80), st.integers(2, 6))
 
-# ---- measures ----
+# ---- metrics ----
 
 
 @given(CASES, st.integers(1, 25))
@@ -39,32 +39,33 @@ def test_ece_and_mce_are_those_of_torchmetrics_away_from_edges(case, bins):
     p = cal.softmax(f)
     to = {"num_classes": p.shape[1], "n_bins": bins}
     tensors = torch.tensor(p), torch.tensor(y)
-    assert cal.ece(p, y, bins) == pytest.approx(multiclass_calibration_error(*tensors, **to).item(), abs=1e-6)
+    diagram = cal.reliability(p, y, bins)
+    assert diagram.ece == pytest.approx(multiclass_calibration_error(*tensors, **to).item(), abs=1e-6)
     expected = multiclass_calibration_error(*tensors, **to, norm="max").item()
-    assert cal.mce(p, y, bins) == pytest.approx(expected, abs=1e-6)
-    each = [
-        binary_calibration_error(tensors[0][:, c].contiguous(), (tensors[1] == c).long(), n_bins=bins).item()
-        for c in range(p.shape[1])
-    ]
-    assert cal.ece_class_wise(p, y, bins) == pytest.approx(np.mean(each), abs=1e-6)
+    assert diagram.mce == pytest.approx(expected, abs=1e-6)
 
 
 @given(CASES)
 @settings(deadline=None, max_examples=60)
-def test_unbinned_measures_are_those_of_scikit_learn(case):
+def test_metrics_without_bins_are_those_of_scikit_learn(case):
     f, y = drawn(*case)
     p = cal.softmax(f)
     C = p.shape[1]
     expected = brier_score_loss(y, p, labels=range(C), scale_by_half=False)
-    assert cal.brier(p, y) == pytest.approx(expected)
-    assert cal.brier_over_classes(p, y) == pytest.approx(np.mean((p - np.eye(C)[y]) ** 2))
-    assert cal.nll(p, y) == pytest.approx(log_loss(y, p, labels=range(C)))
-    assert cal.entropy(p) == pytest.approx(torch.distributions.Categorical(torch.tensor(p)).entropy().mean().item())
-    assert cal.mean_confidence(p) == pytest.approx(p.max(1).mean())
-    assert cal.accuracy(p, y) == np.mean(p.argmax(1) == y)
+    found = cal.calibration_metrics(p, y)
+    assert cal.brier(p, y) == found["Brier"] == pytest.approx(expected)
+    assert cal.cross_entropy(f, y) == pytest.approx(found["NLL"]) == pytest.approx(log_loss(y, p, labels=range(C)))
+    assert found["confidence"] == pytest.approx(p.max(1).mean())
+    assert found["accuracy"] == np.mean(p.argmax(1) == y)
+    assert (found["ECE"], found["MCE"]) == (cal.ece(p, y), cal.reliability(p, y).mce)
 
 
-def test_closed_forms_of_the_binned_measures():
+def test_cross_entropy_is_finite_where_a_probability_underflows():
+    assert cal.cross_entropy([[800.0, 0.0], [800.0, 0.0]], [0, 1]) == 400
+    assert cal.calibration_metrics(cal.softmax([[800.0, 0.0]]), [1])["NLL"] == np.inf
+
+
+def test_closed_forms_of_the_binned_metrics():
     # 10 examples at 0.9, 7 right; 5 at 0.6, all right: gaps −0.2 and +0.4
     p = np.array([[0.9, 0.1]] * 10 + [[0.6, 0.4]] * 5)
     y = np.array([0] * 7 + [1] * 3 + [0] * 5)
@@ -73,9 +74,7 @@ def test_closed_forms_of_the_binned_measures():
     np.testing.assert_allclose(diagram.gap[[8, 13]], [0.4, -0.2])
     assert np.isnan(np.delete(diagram.gap, [8, 13])).all()
     assert cal.ece(p, y) == pytest.approx((10 * 0.2 + 5 * 0.4) / 15)
-    assert cal.mce(p, y) == pytest.approx(0.4)
-    assert cal.ece_equal_mass(p, y, 3) == pytest.approx(cal.ece(p, y))  # equal confidences are never torn apart
-    assert cal.ece_class_wise(p, y) == pytest.approx(cal.ece(p, y))  # two classes: the second mirrors the first
+    assert diagram.mce == pytest.approx(0.4)
     assert cal.brier(p, y) == pytest.approx((7 * 0.02 + 3 * 1.62 + 5 * 0.32) / 15)
 
 
@@ -89,26 +88,13 @@ def test_bins_are_open_below_and_closed_above():
 
 def test_certainty_one_class_and_fewer_examples_than_bins_are_fine():
     sure = np.eye(3)[[0, 1, 2, 0]]
-    assert cal.measures(sure, [0, 1, 2, 0]) == pytest.approx(
-        {"accuracy": 1, "confidence": 1, "Brier": 0, "NLL": 0, "entropy": 0}
-        | dict.fromkeys(("ECE", "MCE", "ECE_mass", "ECE_class"), 0)
+    assert cal.calibration_metrics(sure, [0, 1, 2, 0]) == pytest.approx(
+        {"accuracy": 1, "confidence": 1, "Brier": 0, "NLL": 0, "ECE": 0, "MCE": 0}
     )
-    wrong = cal.measures(sure, [1, 2, 0, 1])
+    wrong = cal.calibration_metrics(sure, [1, 2, 0, 1])
     assert (wrong["ECE"], wrong["MCE"], wrong["Brier"], wrong["NLL"]) == (1, 1, 2, np.inf)
     assert cal.ece(np.ones((4, 1)), [0] * 4) == 0  # one class alone
     assert cal.ece(np.full((2, 2), 0.5), [0, 0]) == pytest.approx(0.5)  # one class among the labels
-    assert cal.ece_equal_mass([[0.7, 0.3], [0.6, 0.4]], [0, 1]) == pytest.approx((0.3 + 0.6) / 2)
-
-
-def test_equal_mass_bins_hold_equally_many_examples():
-    values = np.random.default_rng(0).random(60)
-    counts = np.bincount(cal.equal_mass(values, 15))
-    assert counts.tolist() == [4] * 15
-    p = np.column_stack([0.5 + values / 2, 0.5 - values / 2])
-    y = np.random.default_rng(1).integers(0, 2, 60)
-    parts = np.array_split(np.argsort(values), 7)
-    expected = sum(len(i) / 60 * abs(np.mean(y[i] == 0) - p[i, 0].mean()) for i in parts)
-    assert cal.ece_equal_mass(p, y, 7) == pytest.approx(expected)
 
 
 @given(
@@ -116,21 +102,19 @@ def test_equal_mass_bins_hold_equally_many_examples():
     st.integers(1, 20),
 )
 @settings(deadline=None, max_examples=60)
-def test_measures_stay_in_range_and_ignore_the_order_of_examples(f, bins):
+def test_metrics_stay_in_range_and_ignore_the_order_of_examples(f, bins):
     p = cal.softmax(f)
     y = np.arange(len(p)) % p.shape[1]
-    got = cal.measures(p, y, bins)
-    for name in ("ECE", "MCE", "ECE_mass", "ECE_class"):
-        assert 0 <= got[name] <= 1 + 1e-12
-    assert got["ECE"] <= got["MCE"] + 1e-12
-    assert abs(got["accuracy"] - got["confidence"]) <= got["ECE"] + 1e-12  # the triangle inequality
-    assert cal.measures(p[::-1], y[::-1], bins) == pytest.approx(got)
+    diagram, got = cal.reliability(p, y, bins), cal.calibration_metrics(p, y)
+    assert 0 <= diagram.ece <= diagram.mce + 1e-12 <= 1 + 2e-12
+    assert abs(got["accuracy"] - got["confidence"]) <= diagram.ece + 1e-12  # the triangle inequality
+    assert cal.calibration_metrics(p[::-1], y[::-1]) == pytest.approx(got)
 
 
 def test_torch_tensors_with_gradient_and_half_precision_are_accepted():
     f, y = drawn(0, 50, 3)
     p = torch.tensor(f, requires_grad=True).softmax(1)
-    assert cal.measures(p, torch.tensor(y)) == pytest.approx(cal.measures(cal.softmax(f), y))
+    assert cal.calibration_metrics(p, torch.tensor(y)) == pytest.approx(cal.calibration_metrics(cal.softmax(f), y))
     assert cal.ece(p.float(), y) == pytest.approx(cal.ece(p, y), abs=1e-5)
     assert cal.softmax(torch.tensor(f).bfloat16()).sum() == pytest.approx(50)
 
@@ -146,8 +130,8 @@ def test_torch_tensors_with_gradient_and_half_precision_are_accepted():
         ([[0.5, 0.5]], [-1], "got -1"),
         ([[0.5, 0.5]], [0.0], "integers, got float64"),
         ([[0.5, 0.5]], [0, 1], r"got shape \(2,\)"),
-        ([0.5, 0.5], [0, 1], r"\(N, C\).*got \(2,\)"),
-        (np.zeros((0, 2)), [], r"N, C ≥ 1"),
+        ([0.5, 0.5], [0, 1], r"2 dimensions.*got shape \(2,\)"),
+        (np.zeros((0, 2)), [], r"2 dimensions, not empty"),
         ([["0.5", "0.5"]], [0], "real numbers, got <U3"),
         ([[None, 0.5]], [0], "real numbers, got object"),
         ([[0.5, 0.5], [1.0]], [0, 0], "lists of equal lengths"),
@@ -161,53 +145,40 @@ def test_torch_tensors_with_gradient_and_half_precision_are_accepted():
     ],
 )
 def test_bad_input_is_refused_with_the_reason(p, y, message):
-    for function in (cal.ece, cal.measures, cal.brier, cal.reliability, sampling.bootstrap, sampling.debiased_ece):
+    for function in (
+        cal.ece,
+        cal.calibration_metrics,
+        cal.brier,
+        cal.reliability,
+        sampling.ece_interval,
+        sampling.debiased_ece,
+    ):
         with pytest.raises(ParameterError, match=message):
             function(p, y)
 
 
 @pytest.mark.parametrize("bins", [0, -3, 2.5, True])
 def test_bad_numbers_of_bins_are_refused(bins):
-    p, y = [[0.5, 0.5]], [0]
-    calls = (cal.ece, cal.ece_equal_mass, cal.ece_class_wise, sampling.debiased_ece)
-    for call in (*calls, lambda p, y, bins: sampling.bootstrap(p, y, bins=bins)):
-        with pytest.raises(ParameterError, match="bins must be a positive integer"):
-            call(p, y, bins=bins)
-    with pytest.raises(ParameterError, match="bins"):
-        sampling.ece_under_calibration(p, bins=bins)
+    with pytest.raises(ParameterError, match="bins must be a positive integer"):
+        cal.reliability([[0.5, 0.5]], [0], bins)
 
 
 # ---- what chance does ----
 
 
-@pytest.mark.parametrize("measure", sampling.MEASURES)
-def test_bootstrap_equals_measuring_every_resample(measure):
-    f, y = drawn(3, 40, 3)
-    p = cal.softmax(f)
-    got = sampling.bootstrap(p, y, measure, n_draws=200, seed=5)
-    assert got.estimate == pytest.approx(cal.measures(p, y)[measure])
-    if measure == "ECE_mass":
-        return  # bins of the sample, by definition
-    chosen = np.random.default_rng(5).integers(40, size=(200, 40))
-    draws = [cal.measures(p[i], y[i])[measure] for i in chosen]
-    assert (got.low, got.high) == pytest.approx(tuple(np.quantile(draws, [0.025, 0.975])))
+def test_bootstrap_interval_is_that_of_the_binomial_distribution_where_there_is_one_bin():
+    # confidence 0.8 everywhere, k of 400 right: ECE = |k / 400 − 0.8|, and k of a resample is Binomial(400, 0.6)
+    p, y = np.tile([0.8, 0.2], (400, 1)), np.repeat([0, 1], [240, 160])
+    ends = 0.8 - stats.binom.ppf([0.975, 0.025], 400, 0.6) / 400
+    assert sampling.ece_interval(p, y, 4000) == pytest.approx(ends, abs=0.004)
 
 
-def test_bootstrap_interval_of_accuracy_is_the_binomial_one():
-    p = np.tile([0.8, 0.2], (400, 1))
-    y = np.repeat([0, 1], [300, 100])
-    got = sampling.bootstrap(p, y, "accuracy", n_draws=4000)
-    assert got.high - got.low == pytest.approx(2 * 1.96 * np.sqrt(0.75 * 0.25 / 400), rel=0.07)
-    assert str(sampling.Bootstrap(0.0812, 0.0655, 0.1014, 0.95, 9)) == "0.081 [0.066, 0.101]"
-
-
-def test_draws_in_blocks_are_the_same_distribution(monkeypatch):
-    f, y = drawn(0, 30, 3)
-    p = cal.softmax(f)
-    whole = sampling.ece_under_calibration(p, 50)
-    monkeypatch.setattr(sampling, "_CELLS", 100)
-    np.testing.assert_array_equal(sampling.ece_under_calibration(p, 50), whole)
-    assert sampling.bootstrap(p, y, n_draws=50).n_draws == 50
+def test_bootstrap_draws_confidences_and_labels_together():
+    p, y = np.repeat([[0.9, 0.1], [0.6, 0.4]], 50, axis=0), np.repeat([0, 1], 50)  # gaps 0.1 and −0.6 always
+    low, high = sampling.ece_interval(p, y, 2000)
+    k = stats.binom.ppf([0.025, 0.975], 100, 0.5) / 100
+    assert (low, high) == pytest.approx(0.1 + 0.5 * k, abs=0.011)
+    assert sampling.ece_interval(p, y) == sampling.ece_interval(p, y) != sampling.ece_interval(p, y, seed=1)
 
 
 def test_perfect_ece_has_the_closed_form_mean_in_one_bin():
@@ -216,67 +187,33 @@ def test_perfect_ece_has_the_closed_form_mean_in_one_bin():
     assert draws.mean() == pytest.approx(3 / 16, abs=0.004)
     large = sampling.ece_under_calibration(np.tile([0.9, 0.1], (2000, 1)), 4000)
     assert large.mean() == pytest.approx(np.sqrt(2 / np.pi * 0.09 / 2000), rel=0.05)
-    np.testing.assert_allclose(
-        sampling.mce_under_calibration(np.full((4, 2), 0.5), 50),
-        sampling.ece_under_calibration(np.full((4, 2), 0.5), 50),
-    )
 
 
-def test_perfect_ece_and_mce_are_the_errors_of_labels_drawn_from_the_probabilities():
+def test_perfect_ece_is_the_error_of_labels_drawn_from_the_probabilities():
     p = cal.softmax(drawn(1, 60, 4)[0])
     rng = np.random.default_rng(0)
-    labels = [[rng.choice(4, p=row) for row in p] for _ in range(400)]
-    for measure, draws in (
-        (cal.ece, sampling.ece_under_calibration(p, 4000)),
-        (cal.mce, sampling.mce_under_calibration(p, 4000)),
-    ):
-        direct = [measure(p, y) for y in labels]
-        assert np.mean(direct) == pytest.approx(draws.mean(), abs=4 * np.std(direct) / 20)
+    direct = [cal.ece(p, [rng.choice(4, p=row) for row in p]) for _ in range(400)]
+    draws = sampling.ece_under_calibration(p, 4000)
+    assert np.mean(direct) == pytest.approx(draws.mean(), abs=4 * np.std(direct) / 20)
+    assert np.std(direct) == pytest.approx(draws.std(), rel=0.2)
 
 
 def test_chance_explains_the_ece_of_a_calibrated_model_and_not_that_of_an_overconfident_one():
     results = [sampling.debiased_ece(cal.softmax(f), y, 300) for f, y in (drawn(s, 100, 3) for s in range(60))]
     assert all(r.ece > 0 for r in results) and np.mean([r.ece for r in results]) > 0.08
     assert abs(np.mean([r.corrected for r in results])) < 0.01
-    assert np.mean([r.p_value < 0.05 for r in results]) < 0.15
+    assert np.mean([r.ece > r.chance_high for r in results]) < 0.15
     f, y = drawn(0, 100, 3)
     sharp = sampling.debiased_ece(cal.softmax(5 * f), y, 300)
-    assert sharp.corrected > 0.05 and sharp.p_value == pytest.approx(1 / 301) and sharp.ece > sharp.chance_high
+    assert sharp.ece == pytest.approx(cal.ece(cal.softmax(5 * f), y))
+    assert sharp.corrected > 0.05 and sharp.ece > sharp.chance_high
 
 
-def test_bad_sampling_settings_are_refused():
-    p, y = [[0.5, 0.5]], [0]
-    with pytest.raises(ParameterError, match="measure must be one of accuracy.*got 'ece'"):
-        sampling.bootstrap(p, y, "ece")
-    for n_draws in (0, 1.5, "3", None, True):
-        for call in (
-            sampling.bootstrap,
-            sampling.debiased_ece,
-            lambda p, _, n_draws: sampling.mce_under_calibration(p, n_draws),
-        ):
-            with pytest.raises(ParameterError, match=f"n_draws must be a positive integer, got {n_draws!r}"):
-                call(p, y, n_draws=n_draws)
-    for level in (0, 1, "a", np.nan, None, True):
-        with pytest.raises(ParameterError, match=f"level must be a number between 0 and 1, got {level!r}"):
-            sampling.bootstrap(p, y, level=level)
-    for seed in (-1, 1.5, None, "0", True):
-        for call in (sampling.bootstrap, sampling.debiased_ece):
-            with pytest.raises(ParameterError, match=f"seed must be an integer of at least 0, got {seed!r}"):
-                call(p, y, seed=seed)
-    assert sampling.bootstrap(p, y, n_draws=np.int64(5), level=np.float32(0.5), seed=np.int64(3)).n_draws == 5
-
-
-@pytest.mark.filterwarnings("error")
-def test_bootstrap_of_an_infinite_nll_is_infinite_only_in_resamples_with_that_example():
-    got = sampling.bootstrap([[1.0, 0.0], [1.0, 0.0]], [0, 1], "NLL", n_draws=50)
-    assert str(got) == "inf [0.000, inf]"
-    rare = np.tile([0.5, 0.5], (3, 1)), [0, 0, 0]
-    p, y = np.vstack([rare[0], [[1.0, 0.0]]]), [*rare[1], 1]
-    for level, high in ((0.1, np.inf), (0.5, np.inf), (0.99, np.inf)):  # drawn with probability 1 − (3/4)⁴ = 0.68
-        assert sampling.bootstrap(p, y, "NLL", level=level).high == high
-    low = sampling.bootstrap(p, y, "NLL", level=0.5).low  # the 25th percentile: the example is missing in 32 %
-    assert low == pytest.approx(np.log(2))
-    assert np.isinf(sampling.bootstrap(p, y, "NLL", level=0.2).low)
+@pytest.mark.parametrize("n_draws", [0, 1.5, "3", None, True])
+@pytest.mark.parametrize("call", [sampling.ece_interval, sampling.debiased_ece])
+def test_bad_numbers_of_draws_are_refused(call, n_draws):
+    with pytest.raises(ParameterError, match=f"n_draws must be a positive integer, got {n_draws!r}"):
+        call([[0.5, 0.5]] * 2, [0, 1], n_draws)
 
 
 # ---- recalibration ----
@@ -292,8 +229,7 @@ def test_temperature_is_the_optimum_and_changes_no_prediction(case, stretch):
     f, y = drawn(*case)
     f = stretch * f
     got = recal.fit_temperature(f, y)
-    assert got.nll <= got.nll_before == pytest.approx(loss(f, y))
-    assert got.nll == pytest.approx(loss(f / got.T, y))
+    assert loss(f, y) + 1e-12 >= got.nll == pytest.approx(loss(f / got.T, y))
     assert (got.apply(f).argmax(1) == f.argmax(1)).all()
     if got.limit == "":
         found = optimize.minimize_scalar(
@@ -329,24 +265,23 @@ def test_temperature_is_that_of_scikit_learn():
     [
         ([[3.0, 0.0], [0.0, 1.0]], [0, 1], "separable", 1e-3),
         ([[900.0, 0.0], [0.0, 1e5]], [0, 1], "separable", 1e-3),
-        ([[3.0, 0.0], [0.0, 1.0]], [1, 0], "uninformative", 1e3),
+        ([[3.0, 0.0], [0.0, 1.0]], [1, 0], "bound", 1e3),  # the logits point away from the labels
         ([[0.0, 0.0], [2.0, 2.0]], [1, 0], "flat", 1.0),
         ([[5e4, 0.0]] * 3, [0, 0, 1], "bound", 1e3),
         ([[1e-5, 0.0]] * 3, [0, 0, 1], "bound", 1e-3),
-        ([[1e306, 0.0], [0.0, 1e306]], [0, 1], "separable", 1e-3),
-        ([[1.7e308, -1.7e308], [0.0, 1.0]], [0, 1], "separable", 1e-3),
-        ([[1e306, 0.0], [0.0, 1e306]], [1, 0], "uninformative", 1e3),
-        ([[1e160, 0.0], [0.0, 1.0], [1.0, 0.0]], [0, 1, 1], "bound", 1e3),
-        ([[1e-310, 0.0], [0.0, 1e-310]], [0, 1], "separable", 1e-3),
+        ([[1e6, -1e6], [-1e6, 1e6]], [0, 1], "separable", 1e-3),
+        ([[1e6, -1e6], [-1e6, 1e6], [1.0, 0.0]], [0, 0, 1], "bound", 1e3),
     ],
 )
 @pytest.mark.filterwarnings("error")
 def test_degenerate_logits_end_at_the_documented_bound_and_say_why(f, y, limit, T):
     got = recal.fit_temperature(f, y)
-    assert got.limit == limit and got.T == pytest.approx(T) and len(got.note) > 20
-    assert got.nll <= got.nll_before and np.isfinite(got.apply(f)).all()
+    assert got.limit == limit and got.T == pytest.approx(T)
+    assert got.nll <= loss(np.array(f), y) and np.isfinite(got.apply(f)).all()
     vector, scale = recal.fit_vector_scaling(f, y), recal.fit_head_scale(f, y, [0, 0])
-    assert vector.nll <= got.nll and np.isfinite(vector.apply(f)).all() and np.isfinite([vector.w, vector.a]).all()
+    assert (
+        vector.nll <= got.nll + 1e-12 and np.isfinite(vector.apply(f)).all() and np.isfinite([vector.w, vector.a]).all()
+    )
     assert scale.limit == limit and 1 / scale.s == pytest.approx(T) and np.isfinite(scale.apply(f)).all()
 
 
@@ -376,7 +311,7 @@ def test_vector_scaling_is_optimal_and_no_worse_than_temperature():
     f, y = drawn(4, 400, 3)
     f = f * [3.0, 1.0, 0.5] + [1.0, 0.0, -2.0]
     got = recal.fit_vector_scaling(f, y)
-    assert got.converged and got.nll < recal.fit_temperature(f, y).nll < got.nll_before
+    assert got.converged and got.nll < recal.fit_temperature(f, y).nll < loss(f, y)
     w, a = torch.tensor(got.w, requires_grad=True), torch.tensor(got.a, requires_grad=True)
     value = torch.nn.functional.cross_entropy(torch.tensor(f) * w + a, torch.tensor(y))
     value.backward()
@@ -411,8 +346,7 @@ def least_vector_nll(u: np.ndarray, y: np.ndarray) -> float:
         (1e-4, [3, -2, 1]),
         (1e-4, 5),
         (1, 1e6),
-        (1e-150, 0),
-        (1e150, 0),
+        (1e5, 0),
         ([1e-3, 1, 1e5], [10, -1e4, 0]),
         (-1, 0),
     ],
@@ -423,9 +357,9 @@ def test_vector_scaling_reaches_the_optimum_wherever_the_columns_lie(seed, scale
     expected = least_vector_nll(u, y)  # w and a undo any scale and shift of a column
     f = u * scale + np.asarray(shift)
     got = recal.fit_vector_scaling(f, y)
-    assert got.converged and got.limit == "" and got.note == "optimum"
+    assert got.converged and got.limit == ""
     assert got.nll == pytest.approx(expected, abs=1e-7)
-    assert cal.nll(got.apply(f), y) == pytest.approx(expected, abs=1e-7)
+    assert log_loss(y, got.apply(f)) == pytest.approx(expected, abs=1e-7)
     assert got.nll <= recal.fit_temperature(f, y).nll + 1e-12
 
 
@@ -449,16 +383,15 @@ def test_vector_scaling_with_a_constant_column_is_logistic_regression():
 )
 def test_vector_scaling_says_where_there_is_no_optimum(f, y, limit):
     got = recal.fit_vector_scaling(f, y)
-    assert got.limit == limit and not got.converged and "no optimum" in got.note
+    assert got.limit == limit and not got.converged
     doubled = cal.softmax(2 * np.log(got.apply(f))) if limit == "separable" else np.delete(got.apply(f), 2, axis=1)
-    assert cal.nll(doubled / doubled.sum(1, keepdims=True), y) < got.nll  # there is something better
+    assert cal.cross_entropy(np.log(doubled), y) < got.nll  # there is something better
 
 
-def test_vector_scaling_that_is_cut_short_says_so():
-    got = recal.fit_vector_scaling(*drawn(0, 100, 4), max_iter=1)
-    assert not got.converged and got.limit == "" and "larger max_iter" in got.note
-    with pytest.raises(ParameterError, match="max_iter must be a positive integer, got 0"):
-        recal.fit_vector_scaling([[1.0, 0.0]], [0], max_iter=0)
+def test_vector_scaling_that_is_cut_short_says_so(monkeypatch):
+    monkeypatch.setattr(recal, "MAX_ITER", 1)
+    got = recal.fit_vector_scaling(*drawn(0, 100, 4))
+    assert not got.converged and got.limit == ""
 
 
 def test_isotonic_is_that_of_scikit_learn():
@@ -492,16 +425,17 @@ def test_recalibration_refuses_bad_input(fit):
         fit([[np.inf, 0.0]], [0])
     with pytest.raises(ParameterError, match="0 … 1"):
         fit([[1.0, 0.0]], [2])
-    with pytest.raises(ParameterError, match="N, C ≥ 1"):
+    with pytest.raises(ParameterError, match="2 dimensions, not empty"):
         fit(np.zeros((0, 2)), [])
 
 
-def test_wrong_bounds_biases_and_numbers_of_classes_are_refused():
+def test_wrong_biases_and_numbers_of_classes_are_refused():
     f, y = drawn(0, 30, 3)
-    with pytest.raises(ParameterError, match="enclose 1"):
-        recal.fit_temperature(f, y, bounds=(2, 10))
-    with pytest.raises(ParameterError, match="each of 3 classes, got 2"):
+    with pytest.raises(ParameterError, match="expected logits of 2 classes, got 3"):
         recal.fit_head_scale(f, y, [0.0, 0.0])
-    for fitted in (recal.fit_vector_scaling(f, y), recal.fit_isotonic(f, y)):
-        with pytest.raises(ParameterError, match="fitted on 3 classes, got logits of 2"):
+    with pytest.raises(ParameterError, match="the bias are NaN or infinite"):
+        recal.fit_head_scale(f, y, [0.0, np.nan, 0.0])
+    fits = recal.fit_vector_scaling(f, y), recal.fit_isotonic(f, y), recal.fit_head_scale(f, y, [0.0, 1.0, 2.0])
+    for fitted in fits:
+        with pytest.raises(ParameterError, match="expected logits of 3 classes, got 2"):
             fitted.apply([[0.0, 1.0]])

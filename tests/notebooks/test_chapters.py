@@ -16,7 +16,7 @@ from conftest import ROOT, BuiltBook
 from lpft_utils.publishing import publish
 
 MAX_LINES = 18
-PARAMETERS = {"profile": "laptop", "task": None, "backbone": None, "seeds": None}
+PARAMETERS = {"profile": "laptop", "task": None, "backbone": None, "seeds": None, "ood": None, "n_train": None}
 # Plotting and training belong to lpft_utils, where they are tested; a chapter calls them.
 FORBIDDEN = {
     r"\bplt\.|\bimport matplotlib|\bsns\.|\bimport seaborn": "plotting code",
@@ -58,11 +58,28 @@ def test_parameters_are_plain_literals_with_the_agreed_names_and_defaults(chapte
     statements = [node for node in ast.parse(cell.source).body if isinstance(node, ast.Assign)]
     assert len(statements) == len(ast.parse(cell.source).body)
     values = {node.targets[0].id: ast.literal_eval(node.value) for node in statements}
-    assert values.items() >= PARAMETERS.items()
+    assert values in (PARAMETERS, {"profile": "laptop"})
+    names = {n.id for c in chapter.cells if c.cell_type == "code" and c is not cell for n in _python_names(c.source)}
+    assert set(values) <= names  # none is declared for nothing
+
+
+def _python_names(source: str) -> list[ast.Name]:
+    python = "\n".join(line for line in source.splitlines() if not line.startswith("%"))
+    return [node for node in ast.walk(ast.parse(python)) if isinstance(node, ast.Name)]
+
+
+def test_the_set_up_is_one_folded_cell_after_the_parameters(chapter):
+    parameters, setup = chapter.cells[1:3]
+    assert parameters.metadata.tags == ["parameters"] and setup.metadata.tags == ["hide-input"]
+    assert "chapter = Chapter(" in setup.source
 
 
 def test_cells_are_short(chapter):
-    long = {n: cell.source.count("\n") + 1 for n, cell in enumerate(chapter.cells, 1) if cell.cell_type == "code"}
+    long = {  # the set-up, which is folded, may list more imports
+        number: cell.source.count("\n") + 1
+        for number, cell in enumerate(chapter.cells, 1)
+        if cell.cell_type == "code" and "Chapter(" not in cell.source
+    }
     assert not {n: lines for n, lines in long.items() if lines > MAX_LINES}
 
 
@@ -120,9 +137,8 @@ def test_nbval_runs_every_chapter(executed_book: BuiltBook, tmp_path):
         nbformat.write(notebook, copy)
     command = [sys.executable, "-m", "pytest", "--nbval-lax", "--nbval-current-env", "-q", "-p", "no:cacheprovider"]
     command += ["--rootdir", str(tmp_path), "-c", os.devnull, str(tmp_path / "book")]
-    with publish.this_interpreter():
-        environment = {**os.environ, "LPFT_RUNS": str(executed_book.runs)}
-        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    environment = {**os.environ, "LPFT_RUNS": str(executed_book.runs)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
     cells = sum(cell.cell_type == "code" for source in publish.chapters(ROOT) for cell in _read(source).cells)
     assert f"{cells} passed" in done.stdout

@@ -282,8 +282,14 @@ def test_flattened_inputs_are_refused_with_the_layers_name():
         ({"head": "classifier"}, "head: expected the name"),
         ({"parameters": ["backbone.nothing"]}, "has no parameter 'backbone.nothing'"),
         ({"memory": 1000}, "memory: expected at least"),
-        ({"V": torch.ones(3)}, r"V: expected finite numbers of shape \(C, H\)"),
-        ({"V": torch.ones(3, 5)}, "features: expected φ of shape"),
+        ({"V": torch.ones(3)}, r"V: expected a tensor of finite numbers, shape \(C, H\).* got shape \(3,\)"),
+        ({"V": [[1.0] * H]}, r"V: expected a tensor .* got list"),
+        ({"V": torch.ones(3, 5)}, r"V: expected shape \(C, 16\), since φ has 16 .* got \(3, 5\)"),
+        (
+            {"features": lambda model, batch: model.backbone(**batch)},
+            r"features: expected φ of shape \(1, H\) .* got Bas",
+        ),
+        ({"groups": lambda name: name.split(".")[9]}, r"groups: expected a label for 'backbone\..*', got IndexError"),
     ],
 )
 def test_bad_arguments_say_what_was_expected(change, message):
@@ -329,6 +335,30 @@ def test_a_file_that_is_no_kernel_says_so(tmp_path):
         load_kernel(tmp_path / "k.safetensors")
 
 
+def test_a_model_without_features_asks_for_them():
+    model = classifier("bert")
+    model.backbone.head = model.head
+    with pytest.raises(KernelError, match="features: BertModel has no method of this name.*`features=`"):
+        kernel(model.backbone, tokens())
+
+
+def test_a_kernel_shows_itself_in_one_line():
+    model = classifier("bert")
+    n = sum(p.numel() for name, p in model.named_parameters() if body(name))
+    shown = repr(kernel(model, tokens((9, 4)), tokens(), groups=lambda name: name.rsplit(".", 1)[-1]))
+    assert shown == f"Kernel(N=2, C=3, M=5, {n:,} parameters, groups weight, bias, torch.float64, cpu)"
+
+
+def test_the_groups_of_the_readme_are_layers_in_every_family():
+    def layer(name):
+        return next((part for part in name.split(".") if part.isdigit()), "other")
+
+    for family in FAMILIES:
+        names = [name for name, _ in classifier(family).named_parameters() if body(name)]
+        layers = "0" if family == "albert" else "01"
+        assert {layer(name) for name in names} == {*layers, "other"}, family
+
+
 class Small(nn.Module):
     """φ(x) = tanh(W x), float32."""
 
@@ -360,12 +390,15 @@ def test_labels_of_groups_are_text(label):
     [
         (torch.zeros(0, 4), {}, "one first dimension N ≥ 1"),
         (torch.full((2, 4), torch.nan), {}, "φ has entries that are not finite"),
-        (torch.ones(2, 4), {"V": torch.full((2, 3), torch.nan)}, "V: expected finite numbers"),
-        (torch.ones(2, 4), {"V": torch.ones(0, 3)}, "V: expected finite numbers"),
+        (torch.ones(2, 4), {"V": torch.full((2, 3), torch.nan)}, "V: expected a tensor of finite numbers"),
+        (torch.ones(2, 4), {"V": torch.ones(0, 3)}, "V: expected a tensor of finite numbers"),
         (torch.ones(2, 4), {"dtype": torch.bfloat16}, "expected float32 or float64 weights, got torch.bfloat16"),
-        (torch.ones(2, 4), {"block_size": 0}, "block_size: expected a whole number ≥ 1 or None, got 0"),
-        (torch.ones(2, 4), {"block_size": 1.5}, "block_size: expected a whole number"),
-        (torch.ones(2, 4), {"memory": -1}, "memory: expected a whole number"),
+        (torch.ones(2, 4), {"block_size": 0}, "block_size must be a positive integer, got 0"),
+        (torch.ones(2, 4), {"block_size": 1.5}, "block_size must be a positive integer"),
+        (torch.ones(2, 4), {"memory": -1}, "memory must be a positive integer"),
+        (["a b"], {}, r"inputs: expected padded tensors by name.* tokenizer\(texts.*Got list"),
+        ({"input_ids": [[1, 2]]}, {}, r"Got \{'input_ids': 'list'\}"),
+        ({}, {}, r"inputs: expected padded tensors by name"),
     ],
 )
 def test_bad_arguments_are_told_apart(x, options, message):

@@ -48,6 +48,7 @@ def test_the_stated_error_is_that_of_the_examples_checked():
     model, inputs = classifier("bert"), tokens(LENGTHS)
     made = sketch(model, inputs, k=36, check=len(LENGTHS))
     assert made.spec["checked"] == len(LENGTHS)
+    assert repr(made).startswith("Sketch(N=8, C=3, D=") and "error 0." in repr(made) and "\n" not in repr(made)
     assert made.spec["error"] == pytest.approx(relative(made.kernel().F, kernel(model, inputs).F), rel=1e-6)
 
 

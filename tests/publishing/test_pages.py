@@ -7,11 +7,11 @@ from click.testing import CliRunner
 from lpft_utils.cli import main
 from lpft_utils.figures.embedding import joint_embedding
 from lpft_utils.metrics.intervals import format_interval
-from lpft_utils.models.classifier import initial_head
+from lpft_utils.models.heads import initial_head
 from lpft_utils.results import tables
 from lpft_utils.runs.profiles import get_profile
 from lpft_utils.runs.run import run_seeds
-from lpft_utils.teaching.stamp import stamp
+from lpft_utils.teaching.chapter import Chapter
 
 SMALL = {"n_train": 24, "n_eval": 12, "epochs": 1}
 
@@ -36,7 +36,7 @@ def test_accuracy_table_shows_mean_and_interval_in_percent(runs):
 
 def test_change_table_has_the_papers_columns_and_lp_changes_nothing(runs):
     table = tables.change_table(runs, split="test")
-    assert list(table.columns) == ["CS(F)", "Diff(F)", "FDR(F)", "Norm(F)", "Norm(C)"]
+    assert list(table.columns) == ["CS(F)", "Diff(F)", "FDR(F)", "Norm(F)", "Norm(C), geometric mean"]
     assert table.loc["LP", "CS(F)"].startswith("1.000 ") and table.loc["LP", "Diff(F)"].startswith("0.00 ")
 
 
@@ -47,7 +47,7 @@ def test_fdr_table_compares_before_and_after(runs):
 
 
 def test_stamp_names_what_was_used(runs):
-    shown = stamp(get_profile("smoke"), [*runs["lp"], *runs["ft"]], started=0.0)
+    shown = Chapter("smoke").stamp([*runs["lp"], *runs["ft"]])
     assert shown.rows["profile"] == "smoke" and "synthetic" in shown.rows["task"]
     assert shown.rows["training of its runs"].endswith("in 4 runs")
     assert "<th" in shown._repr_html_() and "backbone: tiny" in str(shown)

@@ -58,7 +58,8 @@ def quiet(_: str) -> None:
 @pytest.mark.parametrize(
     ("text", "value"),
     [("rte", "rte"), ("3", 3), ("1e-4", 1e-4), ("-2.5E3", -2500.0), ("[0, 1]", [0, 1]), ("null", None), ("true", True),
-     ("{a: 1}", {"a": 1}), ("2024-01-02", "2024-01-02"), ("", None), ("aps/super_glue", "aps/super_glue")],
+     ("{a: 1}", {"a": 1}), ("'2024-01-02'", "2024-01-02"), ("[1e-4, 2]", [1e-4, 2]), ("", None),
+     ("aps/super_glue", "aps/super_glue")],
 )  # fmt: skip
 def test_parameters_are_yaml_literals(text, value):
     parsed = parse_literal("x", text)
@@ -66,7 +67,7 @@ def test_parameters_are_yaml_literals(text, value):
     assert type(parsed) is type(value)
 
 
-@pytest.mark.parametrize("text", ["[1, 2", "!!python/object/apply:os.getcwd []", "{a: ]"])
+@pytest.mark.parametrize("text", ["[1, 2", "!!python/object/apply:os.getcwd []", "{a: ]", "2024-01-02", "!!set {a, b}"])
 def test_a_parameter_that_is_no_literal_is_refused(text):
     with pytest.raises(ParameterError, match="parameter seeds: expected a plain literal"):
         parse_literal("seeds", text)
@@ -139,7 +140,7 @@ def run_book(tmp_path_factory) -> tuple[Path, list[str]]:
     root = make_book(folder / "b", one=first, two=("print('profile', profile, seeds)", "pathlib = 1"))
     said: list[str] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("JUPYTER_PATH", str(folder / "foreign"))
+        patch.setenv("JUPYTER_DATA_DIR", str(folder / "foreign"))
         patch.setenv("JUPYTER_PREFER_ENV_PATH", "0")
         patch.setattr(site.sys, "prefix", "/no/such/prefix")  # else the executable's path is scrubbed from the output
         chapters.execute(root, {"profile": "smoke", "seeds": [1, 2]}, say=said.append)
@@ -201,6 +202,17 @@ def test_failing_cell_names_chapter_cell_and_error_and_keeps_the_old_copy(tmp_pa
     assert sorted(p.name for p in (root / "_build").iterdir()) == ["executed", "failed"]
 
 
+def test_a_chapter_that_writes_to_stderr_fails_with_its_cell_and_the_text(tmp_path):
+    root = make_book(tmp_path / "b", one=("print('fine')", "import warnings\nwarnings.warn('2 fits missed it')"))
+    with pytest.raises(chapters.PublishError) as caught:
+        chapters.execute(root, {"profile": "smoke"}, say=quiet)
+    message = str(caught.value)
+    assert "book/one.ipynb wrote to stderr" in message and "UserWarning: 2 fits missed it" in message
+    assert "cell 4 of 4" in message and "cell 3" not in message  # as in the source, without the injected cell
+    assert not (root / "_build" / "executed" / "book" / "one.ipynb").exists()
+    assert (root / "_build" / "failed" / "one.ipynb").is_file()
+
+
 def test_a_kernel_that_dies_is_reported_with_its_chapter(tmp_path):
     root = make_book(tmp_path / "b", one=("import os\nos._exit(9)",))
     with pytest.raises(chapters.PublishError, match="book/one.ipynb stopped"):
@@ -241,13 +253,6 @@ def test_after_a_failure_no_further_chapter_starts(tmp_path):
         chapters.execute(root, {"profile": "smoke"}, jobs=2, say=said.append)
     assert said[2:] == ["[1/3] bad: failed; waiting for slow"]
     assert sorted(p.stem for p in (root / "_build" / "executed" / "book").iterdir()) == ["slow"]
-
-
-@pytest.mark.parametrize("jobs", [0, -1, 1.5, True, "2"])
-def test_jobs_must_be_a_whole_number(jobs, tmp_path):
-    root = make_book(tmp_path / "b", one=("print(1)",))
-    with pytest.raises(ParameterError, match="jobs: expected a whole number ≥ 1, got"):
-        chapters.execute(root, {"profile": "smoke"}, jobs=jobs, say=quiet)
 
 
 # --- site ---------------------------------------------------------------------------------------------------------

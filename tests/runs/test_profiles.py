@@ -6,7 +6,8 @@ from lpft_utils.common.errors import ParameterError
 from lpft_utils.data.tasks import TASKS
 from lpft_utils.runs.paper_settings import paper_settings
 from lpft_utils.runs.profiles import PROFILES, get_profile
-from lpft_utils.training.spec import METHOD_NAMES, RunSpec
+from lpft_utils.training.methods import METHODS
+from lpft_utils.training.spec import RunSpec
 
 # Batch size, learning rate for FT, LP-FT, LoRA, LP-LoRA (Tomihari & Sato 2024, hyperparameters of RoBERTa-base).
 TABLE = """
@@ -55,7 +56,7 @@ def test_pair_without_published_settings_is_refused_with_those_that_exist(task, 
 
 
 @pytest.mark.parametrize("name", list(PROFILES))
-@pytest.mark.parametrize("method", METHOD_NAMES)
+@pytest.mark.parametrize("method", METHODS)
 def test_every_profile_gives_valid_specs(name, method):
     profile = get_profile(name)
     spec = profile.spec(method)
@@ -75,7 +76,9 @@ def test_profiles_are_what_the_book_says():
 
 @pytest.mark.parametrize("name", list(PROFILES))
 def test_every_profile_has_a_learning_rate_for_every_tuned_method(name):
-    assert set(PROFILES[name].learning_rates) == set(METHOD_NAMES) - {"lp"}
+    for method in set(METHODS) - {"lp"}:
+        expected = PROFILES[name].learning_rates.get(method, METHODS[method].learning_rate)
+        assert get_profile(name, task="sst5_3way").spec(method).learning_rate == expected > 0
 
 
 def test_gpu_profile_uses_the_published_settings_of_its_task():

@@ -28,7 +28,7 @@ from lpft_utils.models.backbones import load_tokenizer
 from lpft_utils.models.classifier import load_classifier
 from lpft_utils.runs import execute as pipeline
 from lpft_utils.runs.execute import load_model
-from lpft_utils.runs.run import load_data, run, run_seeds
+from lpft_utils.runs.run import load_data, run, run_key, run_seeds
 from lpft_utils.runs.store import MAX_FEATURES, Run, list_runs
 from lpft_utils.training.spec import RunSpec
 
@@ -124,6 +124,16 @@ def test_loaded_model_reproduces_the_stored_predictions(method, stored):
         assert np.array_equal(labels, data.labels)
 
 
+def test_diverged_training_is_marked_and_others_are_not(stored, tmp_path):
+    assert not any(r.diverged for r in stored.values())
+    assert run(SPEC.replace(learning_rate=1e6), store=tmp_path).diverged
+
+
+def test_name_of_a_run_is_known_without_training(stored, monkeypatch):
+    monkeypatch.setattr(pipeline, "train", None)
+    assert {run_key(SPEC.replace(method=m)) for m in METHODS} == {r.folder.name for r in stored.values()}
+
+
 # ---- methods ----
 
 
@@ -204,7 +214,7 @@ from pathlib import Path
 from processes import generate_little
 from lpft_utils.data import synthetic
 from lpft_utils.figures import embedding, runs as plots
-from lpft_utils.results import calibration_tables, claims, reference, stamp, tables
+from lpft_utils.results import calibration_tables, claims, reference, tables
 from lpft_utils.runs.run import run
 from lpft_utils.teaching import checkers
 from lpft_utils.training import methods
@@ -371,7 +381,7 @@ def test_backbone_of_another_architecture_is_refused(tmp_path):
     r = run(SPEC.replace(epochs=1, backbone=str(folder)), store=tmp_path / "store")
     shutil.rmtree(folder)
     save_backbone("gpt2", folder)
-    with pytest.raises(RunError, match="has no weights named"):
+    with pytest.raises(RunError, match="its weights do not fit .ft. on "):
         load_model(r)
 
 

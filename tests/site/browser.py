@@ -42,6 +42,8 @@ FACTS = r"""() => ({
   unreachable: [...document.querySelectorAll(".bd-article pre, .bd-article div.math, .bd-article .output")]
     .filter((e) => e.scrollWidth > e.clientWidth && getComputedStyle(e).overflowX !== "visible" && e.tabIndex < 0)
     .map((e) => e.outerHTML.slice(0, 160)),
+  wide: [...document.querySelectorAll(".bd-article table")]
+    .filter((e) => e.offsetWidth > e.parentElement.clientWidth + 1).map((e) => e.rows[0].innerText),
   clipped: [...document.querySelectorAll(".bd-article mjx-container[display=true], .bd-article div.math")]
     .filter((e) => e.scrollWidth > e.clientWidth + 2).map((e) => e.closest("div.math")?.id || e.textContent),
 })"""

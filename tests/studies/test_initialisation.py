@@ -8,11 +8,12 @@ import torch
 
 from lpft_utils.common.errors import RunError
 from lpft_utils.figures import kernels as plots_ntk
-from lpft_utils.kernel_methods import regression
+from lpft_utils.figures.interactive import sweep_explorer
 from lpft_utils.kernel_methods.statistics import spectrum
 from lpft_utils.ntk import Kernel, dense_kernel
-from lpft_utils.results import reference
-from lpft_utils.results.claims import claim_4, claim_5, ledger
+from lpft_utils.results import kernel_tables, reference
+from lpft_utils.results.claims import evaluate, ledger
+from lpft_utils.runs.cache import cached
 from lpft_utils.runs.profiles import get_profile
 from lpft_utils.runs.run import run
 from lpft_utils.runs.sweeps import head_norm_sweep
@@ -20,6 +21,7 @@ from lpft_utils.studies import head_norm as norm_study
 from lpft_utils.studies import initialisation as kernels
 from lpft_utils.studies import linearised
 from lpft_utils.studies.initialisation import Initialisation, part_of_model
+from lpft_utils.studies.published_code import published
 
 
 @pytest.fixture(scope="module")
@@ -108,17 +110,17 @@ def test_shares_are_a_partition_of_the_trace(by_seed):
 
 
 def test_tables_have_a_row_for_every_start(by_seed):
-    for table in (kernels.statistics_table(by_seed), kernels.regression_table(by_seed)):
+    for table in (kernel_tables.statistics_table(by_seed), kernel_tables.regression_table(by_seed)):
         assert list(table.index) == ["FT", "LP-FT", "LoRA", "LP-LoRA"]
-    assert kernels.statistics_table(by_seed)["‖P‖"].nunique() == 1
+    assert kernel_tables.statistics_table(by_seed)["‖P‖"].nunique() == 1
 
 
 def test_the_published_regression_is_computed_once(by_seed, monkeypatch):
     start = by_seed[0]["ft"]
     given = (start.train.K.double(), start.labels, start.test.K.double(), start.test_labels)
-    assert kernels.as_published(start) == regression.published(*given)
+    assert kernels.as_published(start) == published(*given)
     monkeypatch.delattr(kernels, "published")
-    assert kernels.as_published(start) == regression.published(*given)
+    assert kernels.as_published(start) == published(*given)
     with pytest.raises(NameError):  # other labels: another regression
         kernels.as_published(replace(start, labels=1 - start.labels.clamp(max=1)))
 
@@ -138,14 +140,16 @@ def made_start(scale: float, seed: int, useful: bool = True) -> Initialisation:
 def test_claim_4_compares_the_ft_ratios():
     rises = [{"ft": made_start(0.1, s), "lp_ft": made_start(10.0, s)} for s in range(3)]
     falls = [{"ft": made_start(10.0, s), "lp_ft": made_start(0.1, s)} for s in range(3)]
-    assert [v.outcome for v in claim_4(rises)] == ["holds"]
-    assert [v.outcome for v in claim_4(falls)] == ["fails"]
+    assert [v.outcome for v in evaluate(kernel_tables.kernel_results(rises), "4")] == ["holds"]
+    assert [v.outcome for v in evaluate(kernel_tables.kernel_results(falls), "4")] == ["fails"]
 
 
 def test_claim_5_compares_the_fits():
-    helps = claim_5([{"lp_ft": made_start(10.0, s)} for s in range(3)])
+    helps = evaluate(kernel_tables.kernel_results([{"lp_ft": made_start(10.0, s)} for s in range(3)]), "5")
     assert [v.outcome for v in helps] == ["holds", "holds", "holds"]
-    useless = claim_5([{"lp_ft": made_start(1e-9, s, useful=False)} for s in range(3)])
+    useless = evaluate(
+        kernel_tables.kernel_results([{"lp_ft": made_start(1e-9, s, useful=False)} for s in range(3)]), "5"
+    )
     assert "holds" not in [v.outcome for v in useless]
 
 
@@ -202,26 +206,27 @@ def test_what_is_kept_is_computed_once_and_whole(tmp_path):
 
     for wrong, error in ((fail, ZeroDivisionError), (lambda: {1, 2}, TypeError)):  # a set is no plain type
         with pytest.raises(error):
-            kernels.kept("α/β of rte", wrong, tmp_path)
-    assert kernels.kept("α/β of rte", lambda: {"a": [1.5]}, tmp_path) == {"a": [1.5]}
-    assert kernels.kept("α/β of rte", fail, tmp_path) == {"a": [1.5]}
+            cached("α/β of rte", wrong, tmp_path)
+    assert cached("α/β of rte", lambda: {"a": [1.5]}, tmp_path) == {"a": [1.5]}
+    assert cached("α/β of rte", fail, tmp_path) == {"a": [1.5]}
     (path,) = tmp_path.glob(".kernels/*.json")
     path.write_text('{"a": [1.')
     with pytest.raises(RunError, match="is damaged.*Delete it"):
-        kernels.kept("α/β of rte", fail, tmp_path)
+        cached("α/β of rte", fail, tmp_path)
 
 
 def test_reference_of_the_kernel_chapters(setting, by_seed):
     sweep = head_norm_sweep(setting.sweep_spec(), setting.norms, setting.seeds)
-    result = reference.summarise_kernels(sweep, by_seed, by_seed)
-    assert {v["claim"] for v in result["claims"]} == {3, 4, 5}
-    assert len(reference.claims_table([result])) == len(result["claims"])
-    assert "minutes of training" in reference.provenance([result | {"seconds": 90.0}])
-    assert list(reference.norm_table([result])["‖V0‖"]) == [str(norm) for norm in setting.norms]
-    values, panels = norm_study.values(sweep), norm_study.explorer_panels(sweep)
-    assert list(values) == list(panels)
-    assert panels["Diff(F), test"]["lp_ft"]["mean"] == pytest.approx([sum(row) / 2 for row in values["Diff(F), test"]])
+    found = reference.summarise(sweep, by_seed, by_seed)
+    verdicts = found.verdicts("builtin")
+    assert {v.claim for v in verdicts} == {3, 4, 5}
+    assert sum(v.statement.count(reference.OWN_HEAD) for v in verdicts) == 3
+    assert len(reference.claims_table(found)) == len(verdicts)
+    assert reference.provenance(found).startswith("kernels of 15 texts; ")
+    assert list(reference.norm_table(found)["‖V0‖"]) == [str(norm) for norm in setting.norms]
+    values = norm_study.sweep_values(sweep)
     plots_ntk.norm_sweep(setting.norms, values)
+    assert 'max="2"' in sweep_explorer(setting.norms, values, x_label="‖V0‖", title="The sweep").html
 
 
 def test_figures_show_what_they_are_given(setting, by_seed):
@@ -239,4 +244,4 @@ def test_figures_show_what_they_are_given(setting, by_seed):
     image = plots_ntk.kernel_image(torch.einsum("ncmc->nm", starts["ft"].train.K), starts["ft"].labels, ["a", "b", "c"])
     assert image.axes[0].images[0].get_array().shape == (15, 15)
     law = plots_ntk.norm_law([1.0, 2.0], {"F": [1.0, 4.0], "P": [1.0, 1.0]})
-    assert ledger(claim_4(by_seed)).shape[0] == 2 and len(law.axes[0].lines) == 3
+    assert ledger(evaluate(kernel_tables.kernel_results(by_seed), "4")).shape[0] == 2 and len(law.axes[0].lines) == 3

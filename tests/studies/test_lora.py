@@ -10,19 +10,21 @@ import torch
 from torch import softmax
 from torchmetrics.functional.classification import multiclass_calibration_error
 
-from lpft_utils.common.errors import ParameterError
 from lpft_utils.figures import lora as plots_lora
-from lpft_utils.figures.style import LABELS
 from lpft_utils.kernel_methods.statistics import alignment
 from lpft_utils.metrics.recalibration import fit_temperature
 from lpft_utils.models.adapters import add_ia3
 from lpft_utils.ntk import dense_kernel
-from lpft_utils.results import reference
-from lpft_utils.results.claims import claim_7
+from lpft_utils.results import lora_tables, reference
+from lpft_utils.results.claims import evaluate
+from lpft_utils.results.frame import select
 from lpft_utils.runs.profiles import get_profile
 from lpft_utils.runs.run import run_seeds
 from lpft_utils.studies import initialisation as kernels
 from lpft_utils.studies import lora as study
+from lpft_utils.training.methods import METHODS
+
+LABELS = [method.label for method in METHODS.values()]
 
 
 @pytest.fixture(scope="module")
@@ -35,12 +37,12 @@ def setting(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def runs(setting):
-    return {m: run_seeds(setting.spec(m), setting.seeds[:1]) for m in LABELS}
+    return {m: run_seeds(setting.spec(m), setting.seeds[:1]) for m in METHODS}
 
 
 def test_rank_sweep_is_computed_once_and_read_after(setting, monkeypatch):
     first = study.rank_sweep(setting, "ft", 0, n=6, n_draws=3, ranks=(1, 16))
-    monkeypatch.setattr(study, "start_model", None)  # a second computation would fail
+    monkeypatch.setattr(study, "initial_model", None)  # a second computation would fail
     again = study.rank_sweep(setting, "ft", 0, n=6, n_draws=3, ranks=(1, 16))
     pd.testing.assert_frame_equal(again.table, first.table)
     assert again.kappa == first.kappa > 0 and 0 < again.reference <= 1
@@ -88,7 +90,7 @@ def test_closeness_is_one_for_a_kernel_with_itself_and_low_for_shuffled_texts(se
     expected = alignment(found["LoRA"].F, found["FT"].F, centered=True)
     assert table.loc["LoRA", "all, centred"] == pytest.approx(expected)
     assert table.loc["LoRA, texts shuffled", "all, centred"] < table.loc["LoRA", "all, centred"]
-    shown = study.alignment_table([table, table])
+    shown = lora_tables.alignment_table([table, table])
     assert list(shown.index) == list(table.index) and shown.loc["FT", "with F of FT"] == "1.000 ± 0.000"
     assert shown.loc["features and head", "parameters"] == ""
 
@@ -101,22 +103,23 @@ def made_up(lora, shuffled, bare):
 
 def test_claim_7_compares_with_each_reference():
     by_seed = [made_up((0.9 + e, 0.8), (0.3, 0.2), (0.95, 0.5 + e)) for e in (0.0, 0.01, -0.01)]
-    verdicts = claim_7(by_seed, "lp_ft")
+    verdicts = evaluate(lora_tables.alignment_results({"lp_ft": by_seed}), "7")
     assert [v.outcome for v in verdicts] == ["holds", "fails", "holds"]
     assert [v.difference.mean for v in verdicts] == pytest.approx([0.6, -0.05, 0.3])
     assert all(v.claim == 7 and "LP-LoRA" in v.statement and "LP-FT" in v.statement for v in verdicts)
-    assert "LP" not in claim_7(by_seed)[0].statement
+    both = evaluate(lora_tables.alignment_results({"ft": by_seed, "lp_ft": by_seed}), "7")
+    assert len(both) == 6 and not any("LP" in v.statement for v in both[:3]) and both[3:] == verdicts
 
 
 def test_derivative_by_a_is_zero_at_the_start_and_not_after_training(setting, runs):
-    table = study.trained_table(setting, {m: runs[m] for m in ("lora", "lp_lora")}, n=6)
+    table = lora_tables.trained_table(setting, {m: runs[m] for m in ("lora", "lp_lora")}, n=6)
     assert list(table.index) == ["LoRA", "LP-LoRA"]
     assert (table["share of A, start"] == "0.0%").all() and (table["share of A, end"] != "0.0%").all()
 
 
 def test_costs_are_those_of_the_runs(runs):
-    table = study.cost_table(runs)
-    assert list(table.index) == list(LABELS.values())
+    table = lora_tables.cost_table(runs)
+    assert list(table.index) == LABELS
     assert table.loc["FT", "share"] == "100.000%" and table.loc["LP", "gradients and Adam (MB)"] == "none"
     lora = runs["lora"][0].metrics["trainable_parameters"]
     assert table.loc["LoRA", "parameters"] == f"{lora:,}" and lora < runs["ft"][0].metrics["trainable_parameters"] / 100
@@ -124,8 +127,8 @@ def test_costs_are_those_of_the_runs(runs):
 
 
 def test_results_show_every_method(runs):
-    table = study.results_table(runs)
-    assert list(table.index) == list(LABELS.values()) and table.loc["LP", "CS(F)"].startswith("1.000")
+    table = lora_tables.results_table(runs)
+    assert list(table.index) == LABELS and table.loc["LP", "CS(F)"].startswith("1.000")
 
 
 def test_figure_shows_draws_means_and_the_predicted_line():
@@ -147,19 +150,24 @@ def test_figure_shows_draws_means_and_the_predicted_line():
     assert left.get_xlabel() and right.get_ylabel()
 
 
-def test_reference_of_five_methods(runs):
-    result = reference.summarise(runs)
-    assert {v["claim"] for v in result["claims"]} == {1, 2, 6, 8}
-    assert {v["claim"] for v in reference.summarise({m: runs[m] for m in ("lp", "ft", "lp_ft")})["claims"]} == {1, 2, 8}
+def test_reference_of_five_methods(runs, tmp_path):
+    found = reference.summarise({"": [run for group in runs.values() for run in group]})
     for method, group in runs.items():
         logits, labels = (torch.as_tensor(values) for values in group[0].predictions["test"])
         T = fit_temperature(*group[0].predictions["validation"]).T
         for divisor, key in ((1.0, "ECE"), (T, "ECE, TS")):
             oracle = multiclass_calibration_error(softmax(logits.double() / divisor, 1), labels, 3, n_bins=15)
-            assert result[key][method] == pytest.approx([oracle.item()], abs=1e-6)
-    table = reference.methods_table([result, result | {"name": "again"}], "Diff", "ECE", "ECE, TS")
+            (value,) = select(found.frame, method=method, split="test", metric=key)["value"]
+            assert value == pytest.approx(oracle.item(), abs=1e-6)
+    assert {v.claim for v in found.verdicts("builtin")} == {1, 2, 6, 8}
+    again = replace(found, about=[found.about[0] | {"name": "again"}], frame=found.frame.assign(task="again"))
+    reference.write_reference(tmp_path / "both.json", [found, again])
+    both = reference.load_reference(tmp_path / "both.json")
+    pd.testing.assert_frame_equal(
+        both.frame, pd.concat([found.frame, again.frame], ignore_index=True), check_exact=True
+    )
+    table = reference.methods_table(both, "Diff", "ECE", "ECE, TS")
     assert list(table.columns) == ["task", "method", "accuracy", "Diff", "ECE", "ECE, TS", "‖V‖"]
-    assert list(table["method"]) == 2 * list(LABELS.values())
-    assert set(reference.claims_table([result], only=(6,))["claim"]) == {6}
-    with pytest.raises(ParameterError, match="expected columns among Diff, .* got 'diff'"):
-        reference.methods_table([result], "diff")
+    assert list(table["method"]) == 2 * LABELS
+    claims = reference.claims_table(both, only=(6,))
+    assert set(claims["claim"]) == {6} and list(claims.columns) == ["claim", "statement", "builtin", "again"]

@@ -21,6 +21,12 @@ def test_right_answers_are_accepted():
     assert exercises.check_one_direction(one_direction_limit).startswith("Correct")
 
 
+def test_a_verdict_is_shown_once_and_without_quotation_marks(capsys):
+    verdict = exercises.check_head_gradient(head_gradient)
+    assert repr(verdict) == "Correct on every case."  # what a notebook shows of a cell's last value
+    assert capsys.readouterr().out == ""
+
+
 def test_a_forgotten_factor_is_named():
     verdict = exercises.check_head_gradient(lambda phi, V, y: 30 * head_gradient(phi, V, y))
     assert verdict.startswith("Not yet") and "30 times" in verdict
@@ -42,7 +48,7 @@ def test_a_wrong_limit_is_named():
     assert "not finite" in exercises.check_feature_gradient(lambda phi, V, y: np.nan * feature_gradient(phi, V, y))
 
 
-def test_the_checker_of_the_kernel_step_knows_right_from_wrong(capsys):
+def test_the_checker_of_the_kernel_step_knows_right_from_wrong():
     def right(K, f, labels, eta):
         residual = torch.softmax(f, 1) - torch.nn.functional.one_hot(labels, f.shape[1])
         return f - eta / len(f) * torch.einsum("ncmd,md->nc", K, residual)
@@ -52,13 +58,13 @@ def test_the_checker_of_the_kernel_step_knows_right_from_wrong(capsys):
     assert verdict.startswith("Not yet. two classes")
 
 
-def test_the_checker_of_the_scaled_kernel_knows_right_from_wrong(capsys):
+def test_the_checker_of_the_scaled_kernel_knows_right_from_wrong():
     assert exercises.check_scaled_kernel(lambda P, F, s: (P, s**2 * F)) == "Correct on every case."
     assert "F at s = 3.0" in exercises.check_scaled_kernel(lambda P, F, s: (P, s * F))
     assert "P at s = 3.0" in exercises.check_scaled_kernel(lambda P, F, s: (s * P, s**2 * F))
 
 
-def test_the_checker_of_the_calibration_error_knows_right_from_wrong(capsys):
+def test_the_checker_of_the_calibration_error_knows_right_from_wrong():
     def right(confidence, correct, bins):
         edges = np.arange(bins + 1) / bins
         pairs = zip(edges[:-1], edges[1:], strict=True)
@@ -87,7 +93,7 @@ def test_the_checker_of_the_calibration_error_knows_right_from_wrong(capsys):
     assert "got nan" in exercises.check_ece(with_empty_bins)
 
 
-def test_the_checker_of_the_lora_kernel_knows_right_from_wrong(capsys):
+def test_the_checker_of_the_lora_kernel_knows_right_from_wrong():
     def right(g, a, A, s):
         G = torch.einsum("ntp,ntq->npq", g, a) @ A.T
         return s**2 * torch.einsum("npr,mpr->nm", G, G)

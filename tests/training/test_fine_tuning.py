@@ -218,7 +218,7 @@ def test_interrupted_training_ends_with_the_same_numbers(where, resumes_at, trai
             train(data, work)
     torch.manual_seed(99)  # what a new process has drawn must not matter
     np.random.seed(99)
-    with caplog.at_level(logging.WARNING):
+    with caplog.at_level(logging.INFO):
         model, history = train(data, work)
     resumed = [r.getMessage() for r in caplog.records if "Resuming" in r.getMessage()]
     assert bool(resumed) == (resumes_at is not None)
@@ -261,6 +261,7 @@ def test_best_epoch_of_an_adapter_is_kept(data, tmp_path, monkeypatch):
 
 
 def test_newest_whole_checkpoint_is_found_and_cut_off_ones_are_removed(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
     assert last_complete_checkpoint(tmp_path / "absent") is None
     for step in (6, 12, 100, 200, 300):
         (tmp_path / f"checkpoint-{step}").mkdir()

@@ -227,13 +227,10 @@ def test_constant_and_repeated_features_do_no_harm():
     torch.testing.assert_close(fit.V[:, :5], fit.V[:, 7:], atol=1e-6, rtol=0)
 
 
-def test_float32_features_and_float32_arithmetic_are_accepted():
+def test_float32_features_are_fitted_in_float64():
     X, y = make_data()
-    reference = fit_logistic(X.astype(np.float32), y, 3)
-    assert reference.V.dtype == torch.float64
-    single = fit_logistic(X, y, 3, dtype=torch.float32)
-    assert single.V.dtype == torch.float32 and single.converged
-    assert single.objective == pytest.approx(reference.objective, rel=2e-4)
+    single, double = fit_logistic(X.astype(np.float32), y, 3), fit_logistic(X.astype(np.float32).astype(float), y, 3)
+    assert single.V.dtype == torch.float64 and torch.equal(single.V, double.V)
 
 
 def test_a_fit_that_stops_early_says_so():
@@ -241,13 +238,6 @@ def test_a_fit_that_stops_early_says_so():
     with pytest.warns(LogisticConvergenceWarning, match="relative gap"):
         fit = fit_logistic(X, y, 3, 100.0, max_iter=1)
     assert not fit.converged and fit.gap > 1e-8 * fit.objective
-
-
-def test_progress_counts_up_to_all_fits():
-    X, y = make_data()
-    seen = []
-    logistic_path(X, y, 3, Cs=[0.1, 1.0], n_folds=2, progress=lambda done, total: seen.append((done, total)))
-    assert seen[0] == (0, 6) and seen[-1] == (6, 6) and seen == sorted(seen)
 
 
 def test_a_class_smaller_than_the_number_of_folds_is_warned_about():
@@ -278,7 +268,6 @@ X_OK, Y_OK = make_data(N=30, H=4)
         (X_OK, Y_OK, {"n_folds": 31}, "n_folds must lie between"),
         (X_OK, Y_OK, {"tol": 0.0}, "tol must lie"),
         (X_OK, Y_OK, {"binary": "both"}, "binary must be"),
-        (X_OK, Y_OK, {"dtype": torch.float16}, "dtype must be"),
     ],
 )
 def test_bad_input_is_named(X, y, options, message):
@@ -298,8 +287,9 @@ def test_fewer_than_two_classes_is_an_error():
 def test_descent_equals_a_loop_written_by_hand():
     X, y = make_data(N=40, H=5)
     Xt, Y = torch.tensor(X), torch.nn.functional.one_hot(torch.tensor(y), 3).double()
-    V, b = 0.1 * torch.ones(3, 5, dtype=torch.float64), torch.tensor([0.0, 1.0, -1.0], dtype=torch.float64)
-    history = logistic_gd(X, y, 3, steps=20, lr=0.05, V0=V, b0=b, record=[7], eval_sets={"odd": (X[1::2], y[1::2])})
+    V, b = torch.zeros(3, 5, dtype=torch.float64), torch.zeros(3, dtype=torch.float64)
+    history = logistic_gd(X, y, 3, steps=20, record=[7], eval_sets={"odd": (X[1::2], y[1::2])})
+    lr = history.learning_rate
     for step in range(21):
         if step == 7:
             logits = Xt @ V.T + b
@@ -309,8 +299,8 @@ def test_descent_equals_a_loop_written_by_hand():
             assert history.accuracy[1] == right.mean() and history.eval_accuracy["odd"][1] == right[1::2].mean()
         if step < 20:
             residual = torch.softmax(Xt @ V.T + b, 1) - Y
-            V, b = V - 0.05 * residual.T @ Xt / 40, b - 0.05 * residual.mean(0)
-    assert history.step.tolist() == [0, 7, 20] and history.lr == 0.05
+            V, b = V - lr * residual.T @ Xt / 40, b - lr * residual.mean(0)
+    assert history.step.tolist() == [0, 7, 20]
     torch.testing.assert_close(history.V, V)
     torch.testing.assert_close(history.b, b)
 
@@ -329,7 +319,7 @@ def test_default_step_is_the_inverse_of_boehnings_bound_and_never_raises_the_los
     X, y = make_data()
     history = logistic_gd(X, y, 3, steps=300, record=range(301))
     X1 = np.concatenate([X, np.ones((len(X), 1))], 1)
-    assert history.lr == pytest.approx(2 * len(X) / np.linalg.eigvalsh(X1.T @ X1)[-1])
+    assert history.learning_rate == pytest.approx(2 * len(X) / np.linalg.eigvalsh(X1.T @ X1)[-1])
     assert (np.diff(history.loss) <= 0).all() and history.loss[0] == pytest.approx(np.log(3))
 
 
@@ -345,13 +335,10 @@ def test_descent_converges_to_the_unregularised_optimum_where_there_is_one():
     ("options", "message"),
     [
         ({"steps": 0}, "steps must be"),
-        ({"lr": -1.0}, "lr must be"),
         ({"record": 1}, "record must be"),
         ({"record": [11]}, "steps to record"),
-        ({"V0": torch.zeros(2, 4)}, "expected V0"),
         ({"eval_sets": {"ood": (X_OK[:, :2], Y_OK)}}, "evaluation set 'ood'"),
         ({"eval_sets": {"ood": (X_OK, Y_OK + 1)}}, "evaluation set 'ood'"),
-        ({"lr": 1e308}, "loss not finite"),
     ],
 )
 def test_bad_descent_options_are_named(options, message):
@@ -371,10 +358,10 @@ def test_small_problems_use_one_thread_and_give_the_threads_back():
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        seen = []
-        X, y = torch.randn(30, 4, generator=torch.Generator().manual_seed(0)), torch.arange(30) % 3
-        logistic_path(X, y, 3, progress=lambda *_: seen.append(torch.get_num_threads()))
-        assert set(seen) == {1} and torch.get_num_threads() == 2
+        X = torch.randn(30, 4, generator=torch.Generator().manual_seed(0))
+        with one_thread_if_small(X):
+            assert torch.get_num_threads() == 1
+        assert torch.get_num_threads() == 2
         with pytest.raises(RuntimeError), one_thread_if_small(X):
             raise RuntimeError
         assert torch.get_num_threads() == 2

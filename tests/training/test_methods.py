@@ -8,7 +8,7 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegressionCV
 
-from lpft_utils.common.errors import ParameterError
+from lpft_utils.common.errors import ParameterError, RunError
 from lpft_utils.common.files import weights_fingerprint
 from lpft_utils.data.examples import Split, Task
 from lpft_utils.models.adapters import adapter_state, add_lora
@@ -16,9 +16,9 @@ from lpft_utils.models.backbones import load_tokenizer
 from lpft_utils.models.classifier import load_classifier
 from lpft_utils.runs.execute import prepare
 from lpft_utils.training import fine_tuning as training
-from lpft_utils.training.methods import METHODS, Setup, ft, lora, lp, lp_ft, lp_lora, trainable_parameters
+from lpft_utils.training.methods import LP_FIELDS, METHODS, Method, Setup, ft, lp, lp_ft, register, trainable_parameters
 from lpft_utils.training.probing import fit_head
-from lpft_utils.training.spec import METHOD_NAMES, RunSpec
+from lpft_utils.training.spec import RunSpec
 
 
 @pytest.fixture(scope="module")
@@ -32,9 +32,9 @@ def task() -> Task:
     return Task("toy", ("a", "b", "c"), {"train": split(48), "validation": split(12), "test": split(12)}, "test", True)
 
 
-def setup_for(task: Task, work: Path, **fields) -> Setup:
+def setup_for(task: Task, folder: Path, **fields) -> Setup:
     spec = RunSpec(**{"backbone": "tiny", "lp": 1.0, "epochs": 1, "batch_size": 16, "learning_rate": 1e-2, **fields})
-    return prepare(spec, task, work, cache=None)
+    return prepare(spec, task, folder, cache=None)
 
 
 def untrained(_: None = None) -> pd.DataFrame:
@@ -44,8 +44,29 @@ def untrained(_: None = None) -> pd.DataFrame:
     return history
 
 
-def test_every_method_of_a_spec_exists():
-    assert tuple(METHODS) == METHOD_NAMES
+RECORD = {
+    "name": "new", "label": "New", "trains": METHODS["ft"].trains, "run": ft, "fields": LP_FIELDS, "learning_rate": 0.1,
+    "color": "#000000", "marker": "o", "line": "-",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"name": "lp"}, "method 'lp' is registered already"),
+        ({"head": "zero"}, "head of 'new': expected 'random' or 'lp', got 'zero'"),
+    ],
+)
+def test_record_that_does_not_fit_is_refused(changes, message):
+    with pytest.raises(ParameterError, match=message):
+        register(Method(**{**RECORD, **changes}))
+    assert "new" not in METHODS
+
+
+def test_field_that_no_spec_has_is_named_when_the_method_is_asked_for(monkeypatch):
+    monkeypatch.setitem(METHODS, "new", Method(**{**RECORD, "fields": ("lp", "rank")}))
+    with pytest.raises(RunError, match="method 'new': its record names rank, no field of a run"):
+        RunSpec(method="new")
 
 
 @pytest.mark.parametrize("kind", [1.0, "cv", "gd"])
@@ -130,7 +151,7 @@ def test_lp_ft_is_ft_from_exactly_lps_head(task, tmp_path, monkeypatch):
 def test_lora_starts_at_the_random_head_and_moves_adapter_and_head_alone(task, tmp_path):
     setup = setup_for(task, tmp_path, method="lora", seed=4, lora_r=2, lora_alpha=6, lora_targets=("query", "dense"))
     fresh = {k: v.clone() for k, v in setup.model.state_dict().items()}
-    outcome = lora(setup)
+    outcome = ft(setup)
     model = setup.model
     after = {k.replace(".base_layer.", "."): v for k, v in model.state_dict().items()}
     adapter = {k for k in after if ".lora_" in k}
@@ -151,7 +172,7 @@ def test_lora_starts_at_the_random_head_and_moves_adapter_and_head_alone(task, t
 def test_lora_draws_a_from_the_seed(task, tmp_path, monkeypatch):
     drawn = {}
     monkeypatch.setattr(training, "fine_tune", lambda model, *a, **k: untrained(drawn.update(model.state_dict())))
-    lora(setup_for(task, tmp_path, method="lora", seed=4))
+    ft(setup_for(task, tmp_path, method="lora", seed=4))
     name = "backbone.encoder.layer.1.attention.self.value.lora_A.default.weight"
     A = {seed: add_lora(load_classifier("tiny", 3), seed=seed).state_dict()[name] for seed in (4, 5)}
     assert torch.equal(drawn[name], A[4]) and not torch.equal(drawn[name], A[5])
@@ -172,7 +193,7 @@ def test_tuning_after_lp_starts_at_lps_head_with_the_norm_asked_for(name, norm, 
 
     monkeypatch.setattr(training, "fine_tune", spy)
     setup = setup_for(task, tmp_path / "b", method=name, head_norm=norm)
-    about = METHODS[name](setup).about
+    about = METHODS[name].run(setup).about
     factor = 1.0 if norm is None else norm / V.norm().item()
     torch.testing.assert_close(seen["V"], factor * V, rtol=1e-5, atol=0)
     torch.testing.assert_close(seen["b"], factor * b, rtol=1e-5, atol=0)
@@ -197,18 +218,18 @@ def test_settings_of_tuning_reach_the_training(task, tmp_path, monkeypatch):
         "epochs": 3, "batch_size": 4, "learning_rate": 0.1, "weight_decay": 0.2, "head_weight_decay": 0.3,
         "label_smoothing": 0.4, "seed": 5,
     }  # fmt: skip
-    lp_lora(setup_for(task, tmp_path, method="lp_lora", **wanted))
+    lp_ft(setup_for(task, tmp_path, method="lp_lora", **wanted))
     assert {k: seen[k] for k in wanted} == wanted
 
 
 def test_prepare_monitors_train_and_test_and_remembers_the_start(task, tmp_path):
     setup = setup_for(task, tmp_path)
     assert set(setup.monitors) == {"train", "test"}
-    for name, probe in setup.monitors.items():
-        assert torch.equal(probe.phi_0, setup.phi_0[name][: len(probe.labels)])
-        assert probe.encoded["labels"][:] == probe.labels.tolist()
-    assert setup.origin["head_norm_init"] == pytest.approx(setup.model.head.weight.norm().item(), rel=1e-6)
-    assert setup.origin["backbone_fingerprint"] == weights_fingerprint(setup.model.backbone)
+    for name, monitor in setup.monitors.items():
+        assert torch.equal(monitor.phi_0, setup.phi_0[name][: len(monitor.labels)])
+        assert monitor.encoded["labels"][:] == monitor.labels.tolist()
+    assert setup.provenance["head_norm_init"] == pytest.approx(setup.model.head.weight.norm().item(), rel=1e-6)
+    assert setup.provenance["backbone_fingerprint"] == weights_fingerprint(setup.model.backbone)
     with torch.no_grad():
         text = " ".join(task.splits["test"].texts[3])
         phi = setup.model.features(**load_tokenizer("tiny")(text, return_tensors="pt"))

@@ -1,0 +1,85 @@
+"""The one frame of results: one row per run, split and metric."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import pandas as pd
+
+from lpft_utils.runs.store import Run
+from lpft_utils.studies.calibration import evaluation_splits, temperature_scaled
+
+COLUMNS = ["task", "backbone", "method", "seed", "split", "metric", "value"]
+PER_RUN = ("head_norm", "head_norm_init", "train_seconds", "peak_memory", "trainable_parameters")
+CALIBRATION = ("confidence", "ECE", "MCE", "NLL")
+
+
+def results(runs: Iterable[Run] | Mapping[Any, Iterable[Run]]) -> pd.DataFrame:
+    """All metrics of runs, one value per row.
+
+    A diverged run has one row, "diverged" = 1: whatever mean is taken leaves it out, and it can be counted.
+
+    Args:
+        runs: Runs, or groups of runs by name.
+
+    Returns:
+        Columns `COLUMNS`, for groups after a column "group". Metrics with a split: "accuracy", "loss" and feature
+        change ("CS", "Diff", "FDR", "NormF", and "FDR_0", "NormF_0" of the pre-trained features), and on evaluation
+        splits "confidence", "ECE", "MCE", "NLL", after temperature scaling with ", TS". With split "": `PER_RUN` as far
+        as measured (seconds, bytes), "T", "diverged", and "head_norm_tenth", ‖V‖ after a tenth of the steps of a
+        gradient descent.
+    """
+    if isinstance(runs, Mapping):
+        frames = [results(group).assign(group=name) for name, group in runs.items()]
+        return pd.concat(frames, ignore_index=True).reindex(columns=["group", *COLUMNS])
+    rows = [
+        (run.spec.task, run.spec.backbone, run.spec.method, run.spec.seed, *row) for run in runs for row in _rows(run)
+    ]
+    return pd.DataFrame(rows, columns=COLUMNS).astype({"value": float})
+
+
+def select(frame: pd.DataFrame, **where: Any) -> Any:
+    """The rows that have these values.
+
+    Args:
+        frame: A frame of results.
+        **where: Values by column.
+
+    Returns:
+        The rows.
+    """
+    chosen: Any = frame  # pandas' annotations do not know what a selection of rows is
+    for column, value in where.items():
+        chosen = chosen[chosen[column] == value]
+    return chosen
+
+
+def evaluated_splits(frame: pd.DataFrame) -> list[str]:
+    """The test set and the out-of-distribution sets in a frame, in its order."""
+    return [name for name in frame["split"].unique() if name == "test" or name.startswith("ood_")]
+
+
+def _rows(run: Run) -> Iterator[tuple[str, str, float]]:
+    """Split, metric and value."""
+    yield "", "diverged", run.diverged
+    if run.diverged:
+        return
+    for metric in ("accuracy", "loss"):
+        for split, value in run.metrics.get(metric, {}).items():
+            yield split, metric, value
+    for split, change in run.metrics.get("change", {}).items():
+        for metric, value in change.items():
+            yield split, metric, value
+    for metric in PER_RUN:
+        if run.metrics.get(metric) is not None:
+            yield "", metric, run.metrics[metric]
+    if run.spec.method == "lp" and run.spec.lp == "gd":
+        step, norm = (run.history[name].to_numpy() for name in ("step", "head_norm"))
+        yield "", "head_norm_tenth", norm[step <= step[-1] // 10][-1]
+    if "validation" in run.predictions:
+        yield "", "T", temperature_scaled(run, "validation").fit.T
+        for split in evaluation_splits(run):
+            for suffix, found in zip(("", ", TS"), temperature_scaled(run, split).metrics, strict=True):
+                for metric in CALIBRATION:
+                    yield split, metric + suffix, found[metric]
