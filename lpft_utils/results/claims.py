@@ -8,6 +8,7 @@ outcome. A seed of which a run diverged is left out, and counted.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -79,9 +80,9 @@ class Verdict:
 
     @property
     def outcome(self) -> str:
-        """What the interval says: "holds", "fails", "undecided", or "one seed" where no interval can be given."""
+        """What the interval says: "holds", "fails", "undecided"; "one seed" or "diverged" where none can be given."""
         if self.difference.n < 2:
-            return "one seed"
+            return "one seed" if self.difference.n else "diverged"
         if self.difference.low > 0:
             return "holds"
         return "fails" if self.difference.high < 0 else "undecided"
@@ -117,7 +118,7 @@ def evaluate(
         for place in ((s, pair) for s in range(len(splits)) for pair in range(len(claim.pairs))):
             where = (*claim.pairs[place[1]], splits[place[0]])
             values = claim.statistic(here, *where).dropna()
-            if len(values):
+            if len(values) or _all_diverged(here, *claim.pairs[place[1]]):
                 found.append(((claim.number, *place), claim, _verdict(claim, here, values, where, note)))
     if missing := [name for name in wanted if not any(_is(claim, name) for _, claim, _ in found)]:
         raise ParameterError(
@@ -153,6 +154,13 @@ def _is(claim: Claim, name: str) -> bool:
     return name in (claim.id, str(claim.number))
 
 
+def _all_diverged(frame: pd.DataFrame, a: str, b: str) -> bool:
+    """Whether both methods were run and one of them has nothing but diverged runs: a claim on them must not vanish."""
+    kept = frame[frame["metric"] != "diverged"]
+    runs, usable = (set(rows["method"]) & {a, b} for rows in (frame, kept))
+    return runs == {a, b} and usable < runs
+
+
 def _verdict(claim: Claim, frame: pd.DataFrame, values: pd.Series, where: tuple[str, str, str], note: str) -> Verdict:
     a, b, split = where
     names = {"a": METHODS[a].label, "b": METHODS[b].label, "split": split_label(split), "note": note}
@@ -161,7 +169,7 @@ def _verdict(claim: Claim, frame: pd.DataFrame, values: pd.Series, where: tuple[
         names |= {"low": f"{norms[0]:.3g}", "high": f"{norms[-1]:.3g}"}
     lost = select(frame, metric="diverged", value=1.0)
     n_lost = lost.loc[lost["method"].isin((a, b)), "seed"].nunique()
-    difference = interval(values.tolist())
+    difference = interval(values.tolist()) if len(values) else Interval(math.nan, math.nan, 0)
     return Verdict(claim.number, claim.statement.format(**names), difference, claim.digits, n_lost)
 
 

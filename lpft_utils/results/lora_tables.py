@@ -123,7 +123,9 @@ def cost_table(runs: Mapping[str, Sequence[Run]]) -> Table:
     shown.insert(3, "stored weights (MB)", [f"{size / 1e6:.3g}" for size in sizes])
     shown.loc[shown["seconds"] == "", ["gradients and Adam (MB)", "seconds"]] = "none"
     shown.loc[shown["peak memory (MB)"] == "", "peak memory (MB)"] = "not measured on a CPU"
-    shown.loc[[METHODS[m].label for m in runs if METHODS[m].head == "lp"], "parameters"] += " (after LP)"
+    shown.loc[
+        [METHODS[m].label for m in runs if METHODS[m].head == "lp" and "epochs" in METHODS[m].fields], "parameters"
+    ] += " (after LP)"
     return shown
 
 

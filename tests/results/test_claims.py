@@ -162,6 +162,13 @@ def test_a_seed_of_which_a_run_diverged_is_left_out_and_counted():
     assert ledger([verdict]).iloc[0]["seeds"] == "2 (1 diverged)"
 
 
+def test_a_claim_on_a_method_of_which_every_run_diverged_does_not_vanish():
+    lost = [MadeUpRun("lp_ft", seed, diverged=True, accuracy={"test": 0.3, "ood_b": 0.3}) for seed in (0, 1)]
+    verdicts = evaluate([*LP, *lost], "8")
+    assert verdicts and {v.outcome for v in verdicts} == {"diverged"}
+    assert ledger(verdicts).iloc[0]["seeds"] == "0 (2 diverged)"
+
+
 @pytest.mark.parametrize(("runs", "wanted"), [([*LP, *FT], "2"), ([], "8"), ([*LP, *FT], "9")])
 def test_a_claim_that_the_results_do_not_allow_is_named(runs, wanted):
     with pytest.raises(ParameterError, match=f"claim {wanted}: .*Known claims: 1.lp"):
