@@ -17,6 +17,7 @@ _LARGEST = 220  # points², the marker of the fullest bin
 _FADED = "0.45"
 
 
+@mpl.rc_context(STYLE)
 def reliability_diagrams(diagrams: Mapping[str, tuple[Reliability, Reliability]]) -> Figure:
     """Accuracy against confidence, bin by bin, before and after temperature scaling: one panel a method.
 
@@ -30,22 +31,22 @@ def reliability_diagrams(diagrams: Mapping[str, tuple[Reliability, Reliability]]
     """
     n_rows = (len(diagrams) + 2) // 2  # one place is kept for the legend
     most = max(int(diagram.counts.max()) for pair in diagrams.values() for diagram in pair)
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH, 3.0 * n_rows))
-        places = figure.subplots(n_rows, 2, squeeze=False).ravel()
-        for axes, (method, pair) in zip(places, diagrams.items(), strict=False):
-            axes.plot([0, 1], [0, 1], color="0.35", linewidth=1, linestyle="--", label="calibrated")
-            _bins(axes, pair[0], most, label="before", color=METHODS[method].color, marker=METHODS[method].marker)
-            _bins(axes, pair[1], most, label="after", color="black", marker=METHODS[method].marker, hollow=True)
-            axes.set(title=METHODS[method].label, xlim=(0, 1.03), ylim=(-0.03, 1.03), aspect="equal")
-            axes.set(xlabel="mean confidence in the bin", ylabel="accuracy in the bin")
-        for axes in places[len(diagrams) :]:
-            axes.set_axis_off()
-        legend = places[0].get_legend_handles_labels()
-        places[len(diagrams)].legend(*legend, loc="center", title="temperature scaling")
-        return figure
+    figure = Figure(figsize=(WIDTH, 3.0 * n_rows))
+    places = figure.subplots(n_rows, 2, squeeze=False).ravel()
+    for axes, (method, pair) in zip(places, diagrams.items(), strict=False):
+        axes.plot([0, 1], [0, 1], color="0.35", linewidth=1, linestyle="--", label="calibrated")
+        _bins(axes, pair[0], most, label="before", **METHODS[method].style("marker"))
+        _bins(axes, pair[1], most, label="after", color="black", marker=METHODS[method].marker, hollow=True)
+        axes.set(title=METHODS[method].label, xlim=(0, 1.03), ylim=(-0.03, 1.03), aspect="equal")
+        axes.set(xlabel="mean confidence in the bin", ylabel="accuracy in the bin")
+    for axes in places[len(diagrams) :]:
+        axes.set_axis_off()
+    legend = places[0].get_legend_handles_labels()
+    places[len(diagrams)].legend(*legend, loc="center", title="temperature scaling")
+    return figure
 
 
+@mpl.rc_context(STYLE)
 def head_scaling(
     scales: Sequence[float], curves: Mapping[str, Mapping[str, Sequence[float]]], fitted: float, method: str = "lp"
 ) -> Figure:
@@ -60,27 +61,24 @@ def head_scaling(
     Returns:
         The figure.
     """
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH, 3.4))
-        left, right = figure.subplots(1, 2)
-        for split, line in (("train", ":"), ("test", "-")):
-            left.loglog(scales, curves[split]["NLL"], line, color=METHODS[method].color, label=split)
-        for key, line, color in (
-            ("confidence", "-", METHODS[method].color),
-            ("accuracy", "--", "black"),
-            ("ECE", ":", "0.3"),
-        ):
-            right.semilogx(scales, curves["test"][key], line, color=color, label=key)
-        left.set(xlabel="factor s on V and b", ylabel="cross-entropy")
-        left.set_ylim(bottom=max(1e-3, left.get_ylim()[0]))  # on separable data it falls beyond every axis
-        right.set(xlabel="factor s on V and b", ylabel="on the test set", ylim=(0, 1.03))
-        for axes in (left, right):
-            axes.axvline(1, color=_FADED, linewidth=1)
-            axes.axvline(fitted, color=_FADED, linewidth=1, linestyle="-.", label="s = 1/T")
-            axes.legend(fontsize=9)
-        return figure
+    figure = Figure(figsize=(WIDTH, 3.4))
+    left, right = figure.subplots(1, 2)
+    for split, line in (("train", ":"), ("test", "-")):
+        left.loglog(scales, curves[split]["NLL"], line, color=METHODS[method].color, label=split)
+    own = METHODS[method].color
+    for key, line, color in (("confidence", "-", own), ("accuracy", "--", "black"), ("ECE", ":", "0.3")):
+        right.semilogx(scales, curves["test"][key], line, color=color, label=key)
+    left.set(xlabel="factor s on V and b", ylabel="cross-entropy")
+    left.set_ylim(bottom=max(1e-3, left.get_ylim()[0]))  # on separable data it falls beyond every axis
+    right.set(xlabel="factor s on V and b", ylabel="on the test set", ylim=(0, 1.03))
+    for axes in (left, right):
+        axes.axvline(1, color=_FADED, linewidth=1)
+        axes.axvline(fitted, color=_FADED, linewidth=1, linestyle="-.", label="s = 1/T")
+        axes.legend(fontsize=9)
+    return figure
 
 
+@mpl.rc_context(STYLE)
 def temperature_against_norm(groups: Mapping[str, tuple[str, Sequence[float], Sequence[float]]]) -> Figure:
     """The fitted temperature against the norm of the head, one point a run, and the line T ∝ ‖V‖.
 
@@ -91,34 +89,27 @@ def temperature_against_norm(groups: Mapping[str, tuple[str, Sequence[float], Se
     Returns:
         The figure.
     """
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH, 3.8))
-        axes = figure.subplots()
-        everything = [
-            (norm, T) for _, norms, temperatures in groups.values() for norm, T in zip(norms, temperatures, strict=True)
-        ]
-        for label, (method, norms, temperatures) in groups.items():
-            face = "none" if label.startswith("sweep") else METHODS[method].color
-            axes.plot(
-                norms,
-                temperatures,
-                METHODS[method].marker,
-                color=METHODS[method].color,
-                markerfacecolor=face,
-                label=label,
-                alpha=0.8,
-            )
-        axes.set(xscale="log", yscale="log", xlabel="‖V‖ after training", ylabel="fitted temperature T")
-        if everything:
-            norms, temperatures = np.array(everything).T
-            ends = np.array([norms.min(), norms.max()])
-            middle = np.exp(np.log(temperatures).mean() - np.log(norms).mean())
-            axes.plot(ends, middle * ends, color=_FADED, linewidth=1, linestyle="--", label="T ∝ ‖V‖")
-        axes.axhline(1, color=_FADED, linewidth=1)
-        figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=9)
-        return figure
+    figure = Figure(figsize=(WIDTH, 3.8))
+    axes = figure.subplots()
+    everything = [
+        (norm, T) for _, norms, temperatures in groups.values() for norm, T in zip(norms, temperatures, strict=True)
+    ]
+    for label, (method, norms, temperatures) in groups.items():
+        style = {**METHODS[method].style("marker"), "linestyle": "", "label": label, "alpha": 0.8}
+        face = "none" if label.startswith("sweep") else style["color"]
+        axes.plot(norms, temperatures, markerfacecolor=face, **style)
+    axes.set(xscale="log", yscale="log", xlabel="‖V‖ after training", ylabel="fitted temperature T")
+    if everything:
+        norms, temperatures = np.array(everything).T
+        ends = np.array([norms.min(), norms.max()])
+        middle = np.exp(np.log(temperatures).mean() - np.log(norms).mean())
+        axes.plot(ends, middle * ends, color=_FADED, linewidth=1, linestyle="--", label="T ∝ ‖V‖")
+    axes.axhline(1, color=_FADED, linewidth=1)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=9)
+    return figure
 
 
+@mpl.rc_context(STYLE)
 def before_and_after(
     errors: Mapping[str, Mapping[str, tuple[Sequence[float], Sequence[float], float]]], label: str = "ECE"
 ) -> Figure:
@@ -132,22 +123,21 @@ def before_and_after(
         The figure.
     """
     top = max(x for by_method in errors.values() for pair in by_method.values() for x in (*pair[0], *pair[1], pair[2]))
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH, 2.6 * len(errors)))
-        panels = figure.subplots(len(errors), 1, squeeze=False, sharex=True, sharey=True)[:, 0]
-        for axes, (title, by_method) in zip(panels, errors.items(), strict=True):
-            for i, (method, (before, after, chance)) in enumerate(by_method.items()):
-                for pair in zip(before, after, strict=True):
-                    axes.plot([i - 0.18, i + 0.18], pair, color=METHODS[method].color, linewidth=1, alpha=0.6)
-                style = {"color": METHODS[method].color, "marker": METHODS[method].marker, "linestyle": "none"}
-                axes.plot(np.full(len(before), i - 0.18), before, **style)
-                axes.plot(np.full(len(after), i + 0.18), after, markerfacecolor="white", **style)
-                axes.plot([i - 0.36, i + 0.36], [chance, chance], color="0.35", linewidth=1, linestyle="--")
-            axes.set(title=title, ylabel=label, ylim=(0, 1.08 * top))
-            axes.set_xticks(range(len(by_method)), [METHODS[method].label for method in by_method])
-            axes.grid(visible=False, axis="x")
-        panels[-1].set(xlabel="filled: before, hollow: after temperature scaling; dashed: chance")
-        return figure
+    figure = Figure(figsize=(WIDTH, 2.6 * len(errors)))
+    panels = figure.subplots(len(errors), 1, squeeze=False, sharex=True, sharey=True)[:, 0]
+    for axes, (title, by_method) in zip(panels, errors.items(), strict=True):
+        for i, (method, (before, after, chance)) in enumerate(by_method.items()):
+            for pair in zip(before, after, strict=True):
+                axes.plot([i - 0.18, i + 0.18], pair, color=METHODS[method].color, linewidth=1, alpha=0.6)
+            style = {**METHODS[method].style("marker"), "linestyle": "none"}
+            axes.plot(np.full(len(before), i - 0.18), before, **style)
+            axes.plot(np.full(len(after), i + 0.18), after, markerfacecolor="white", **style)
+            axes.plot([i - 0.36, i + 0.36], [chance, chance], color="0.35", linewidth=1, linestyle="--")
+        axes.set(title=title, ylabel=label, ylim=(0, 1.08 * top))
+        axes.set_xticks(range(len(by_method)), [METHODS[method].label for method in by_method])
+        axes.grid(visible=False, axis="x")
+    panels[-1].set(xlabel="filled: before, hollow: after temperature scaling; dashed: chance")
+    return figure
 
 
 def _bins(

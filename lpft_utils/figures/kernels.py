@@ -18,6 +18,7 @@ from lpft_utils.studies.linearised import Comparison
 from lpft_utils.training.methods import METHODS
 
 
+@mpl.rc_context(STYLE)
 def kernel_image(K: Tensor, labels: Tensor, label_names: Sequence[str]) -> Figure:
     """A kernel as an image, examples sorted by class, each entry scaled by the two examples' own size.
 
@@ -32,21 +33,21 @@ def kernel_image(K: Tensor, labels: Tensor, label_names: Sequence[str]) -> Figur
     order = labels.argsort(stable=True)
     sizes = K.diagonal().clamp_min(1e-30).sqrt()
     scaled = (K / sizes[:, None] / sizes)[order][:, order].double().numpy()
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(0.62 * WIDTH, 0.52 * WIDTH))
-        axes = figure.subplots()
-        image = axes.imshow(scaled, cmap="cividis", vmax=1)
-        bounds = np.cumsum([0, *(int((labels == c).sum()) for c in range(len(label_names)))])
-        axes.set_xticks((bounds[1:] + bounds[:-1]) / 2 - 0.5, label_names)
-        axes.set_yticks((bounds[1:] + bounds[:-1]) / 2 - 0.5, label_names, rotation=90, va="center")
-        for bound in bounds[1:-1]:
-            axes.axhline(bound - 0.5, color="white", linewidth=0.8)
-            axes.axvline(bound - 0.5, color="white", linewidth=0.8)
-        axes.grid(visible=False)
-        figure.colorbar(image, ax=axes, label="cosine of the gradients")
-        return figure
+    figure = Figure(figsize=(0.62 * WIDTH, 0.52 * WIDTH))
+    axes = figure.subplots()
+    image = axes.imshow(scaled, cmap="cividis", vmax=1)
+    bounds = np.cumsum([0, *(int((labels == c).sum()) for c in range(len(label_names)))])
+    axes.set_xticks((bounds[1:] + bounds[:-1]) / 2 - 0.5, label_names)
+    axes.set_yticks((bounds[1:] + bounds[:-1]) / 2 - 0.5, label_names, rotation=90, va="center")
+    for bound in bounds[1:-1]:
+        axes.axhline(bound - 0.5, color="white", linewidth=0.8)
+        axes.axvline(bound - 0.5, color="white", linewidth=0.8)
+    axes.grid(visible=False)
+    figure.colorbar(image, ax=axes, label="cosine of the gradients")
+    return figure
 
 
+@mpl.rc_context(STYLE)
 def linearisation(comparisons: Mapping[str, Comparison]) -> Figure:
     """Real and linearised training from the same start: loss and feature change over time, one column a comparison.
 
@@ -56,26 +57,26 @@ def linearisation(comparisons: Mapping[str, Comparison]) -> Figure:
     Returns:
         The figure.
     """
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH, 4.6))
-        panels = figure.subplots(2, len(comparisons), squeeze=False)
-        for (upper, lower), (title, c) in zip(panels.T, comparisons.items(), strict=True):
-            color = METHODS[c.method].color
-            for which, line in (("real", "-"), ("linear", "--")):
-                label = "real training" if which == "real" else "linearised"
-                upper.plot(c.times, c.loss[which], line, color=color, label=label)
-                lower.plot(c.times, c.moved(which), line, color=color, label=label)
-            upper.set(title=title, ylim=(0, None))
-            lower.set(xlabel="time t = η · step", ylim=(0, None))
-            for axes in (upper, lower):  # times differ by orders of magnitude between starts
-                axes.xaxis.set_major_locator(MaxNLocator(4))
-                axes.ticklabel_format(axis="x", scilimits=(-2, 3))
-        panels[0][0].set(ylabel="cross-entropy, training")
-        panels[1][0].set(ylabel="‖φ_t − φ_0‖, test")
-        panels[0][0].legend()
-        return figure
+    figure = Figure(figsize=(WIDTH, 4.6))
+    panels = figure.subplots(2, len(comparisons), squeeze=False)
+    for (upper, lower), (title, c) in zip(panels.T, comparisons.items(), strict=True):
+        color = METHODS[c.method].color
+        for which, line in (("real", "-"), ("linear", "--")):
+            label = "real training" if which == "real" else "linearised"
+            upper.plot(c.times, c.loss[which], line, color=color, label=label)
+            lower.plot(c.times, c.moved(which), line, color=color, label=label)
+        upper.set(title=title, ylim=(0, None))
+        lower.set(xlabel="time t = η · step", ylim=(0, None))
+        for axes in (upper, lower):  # times differ by orders of magnitude between starts
+            axes.xaxis.set_major_locator(MaxNLocator(4))
+            axes.ticklabel_format(axis="x", scilimits=(-2, 3))
+    panels[0][0].set(ylabel="cross-entropy, training")
+    panels[1][0].set(ylabel="‖φ_t − φ_0‖, test")
+    panels[0][0].legend()
+    return figure
 
 
+@mpl.rc_context(STYLE)
 def linearisation_error(comparisons: Mapping[str, Comparison]) -> Figure:
     """Relative error of the linearised logits against how far the features have moved.
 
@@ -85,24 +86,17 @@ def linearisation_error(comparisons: Mapping[str, Comparison]) -> Figure:
     Returns:
         The figure.
     """
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH, 3.2))
-        axes = figure.subplots()
-        for i, (name, c) in enumerate(comparisons.items()):
-            line = ("-", "--", ":", "-.")[i % 4]
-            axes.loglog(
-                c.moved("real")[1:],
-                c.error(),
-                line,
-                color=METHODS[c.method].color,
-                marker=METHODS[c.method].marker,
-                label=name,
-            )
-        axes.set(xlabel="‖φ_t − φ_0‖, test, real training", ylabel="relative error of the logits")
-        axes.legend()
-        return figure
+    figure = Figure(figsize=(WIDTH, 3.2))
+    axes = figure.subplots()
+    for i, (name, c) in enumerate(comparisons.items()):
+        line = ("-", "--", ":", "-.")[i % 4]
+        axes.loglog(c.moved("real")[1:], c.error(), line, label=name, **METHODS[c.method].style("marker"))
+    axes.set(xlabel="‖φ_t − φ_0‖, test, real training", ylabel="relative error of the logits")
+    axes.legend()
+    return figure
 
 
+@mpl.rc_context(STYLE)
 def predicted_and_measured(comparisons: Mapping[str, Sequence[Comparison]]) -> Figure:
     """Feature change of each test example at the end: predicted by the kernel against measured, one panel a start.
 
@@ -112,30 +106,23 @@ def predicted_and_measured(comparisons: Mapping[str, Sequence[Comparison]]) -> F
     Returns:
         The figure.
     """
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH, 3.4))
-        panels = figure.subplots(1, len(comparisons), squeeze=False)[0]
-        for axes, (method, group) in zip(panels, comparisons.items(), strict=True):
-            points = [tuple(c.change[k][-1].norm(dim=1).double().numpy() for k in ("linear", "real")) for c in group]
-            for i, (linear, real) in enumerate(points):
-                label = "a test example" if i == 0 else None
-                axes.plot(
-                    linear,
-                    real,
-                    METHODS[method].marker,
-                    color=METHODS[method].color,
-                    alpha=0.6,
-                    markersize=4,
-                    label=label,
-                )
-            top = 1.05 * max(float(x.max()) for pair in points for x in pair) or 1.0
-            axes.plot([0, top], [0, top], color="0.35", linewidth=1, linestyle="--", label="equal")
-            axes.set(title=METHODS[method].label, xlabel="predicted ‖φ_t − φ_0‖", xlim=(0, top), ylim=(0, top))
-        panels[0].set(ylabel="measured ‖φ_t − φ_0‖")
-        panels[0].legend()
-        return figure
+    figure = Figure(figsize=(WIDTH, 3.4))
+    panels = figure.subplots(1, len(comparisons), squeeze=False)[0]
+    for axes, (method, group) in zip(panels, comparisons.items(), strict=True):
+        points = [tuple(c.change[k][-1].norm(dim=1).double().numpy() for k in ("linear", "real")) for c in group]
+        for i, (linear, real) in enumerate(points):
+            label = "a test example" if i == 0 else None
+            style = METHODS[method].style("marker")
+            axes.plot(linear, real, linestyle="", alpha=0.6, markersize=4, label=label, **style)
+        top = 1.05 * max(float(x.max()) for pair in points for x in pair) or 1.0
+        axes.plot([0, top], [0, top], color="0.35", linewidth=1, linestyle="--", label="equal")
+        axes.set(title=METHODS[method].label, xlabel="predicted ‖φ_t − φ_0‖", xlim=(0, top), ylim=(0, top))
+    panels[0].set(ylabel="measured ‖φ_t − φ_0‖")
+    panels[0].legend()
+    return figure
 
 
+@mpl.rc_context(STYLE)
 def spectra(values: Mapping[str, Mapping[str, Tensor]]) -> Figure:
     """Normalised singular values, one panel a part of the kernel, one line a start.
 
@@ -145,25 +132,20 @@ def spectra(values: Mapping[str, Mapping[str, Tensor]]) -> Figure:
     Returns:
         The figure.
     """
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH, 3.2))
-        panels = figure.subplots(1, len(values), sharey=True, squeeze=False)[0]
-        for axes, (part, lines) in zip(panels, values.items(), strict=True):
-            for method, s in lines.items():
-                axes.semilogy(
-                    np.arange(1, len(s) + 1),
-                    s.clamp_min(1e-8),
-                    color=METHODS[method].color,
-                    linestyle=METHODS[method].line,
-                    label=METHODS[method].label,
-                )
-            axes.set(title=part, xlabel="index")
-        panels[0].set(ylabel="singular value / largest", ylim=(1e-6, 1.5))
-        by_name = {n: h for axes in panels for h, n in zip(*axes.get_legend_handles_labels(), strict=True)}
-        figure.legend(list(by_name.values()), list(by_name), loc="outside lower center", ncols=4)
-        return figure
+    figure = Figure(figsize=(WIDTH, 3.2))
+    panels = figure.subplots(1, len(values), sharey=True, squeeze=False)[0]
+    for axes, (part, lines) in zip(panels, values.items(), strict=True):
+        for method, s in lines.items():
+            style = METHODS[method].style("linestyle", "label")
+            axes.semilogy(np.arange(1, len(s) + 1), s.clamp_min(1e-8), **style)
+        axes.set(title=part, xlabel="index")
+    panels[0].set(ylabel="singular value / largest", ylim=(1e-6, 1.5))
+    by_name = {n: h for axes in panels for h, n in zip(*axes.get_legend_handles_labels(), strict=True)}
+    figure.legend(list(by_name.values()), list(by_name), loc="outside lower center", ncols=4)
+    return figure
 
 
+@mpl.rc_context(STYLE)
 def norm_law(scales: Sequence[float], norms: Mapping[str, Sequence[float]]) -> Figure:
     """‖P‖ and ‖F‖ against the factor on the head, with the square law as a line.
 
@@ -174,18 +156,18 @@ def norm_law(scales: Sequence[float], norms: Mapping[str, Sequence[float]]) -> F
     Returns:
         The figure.
     """
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(0.7 * WIDTH, 3.2))
-        axes = figure.subplots()
-        x = np.asarray(scales)
-        axes.loglog(x, norms["F"], "o", color=METHODS["lp_ft"].color, label="‖F‖, computed")
-        axes.loglog(x, norms["F"][0] * (x / x[0]) ** 2, "--", color="0.35", label="square law")
-        axes.loglog(x, norms["P"], "s", color=METHODS["lp"].color, label="‖P‖, computed")
-        axes.set(xlabel="factor on V0", ylabel="Frobenius norm")
-        axes.legend()
-        return figure
+    figure = Figure(figsize=(0.7 * WIDTH, 3.2))
+    axes = figure.subplots()
+    x = np.asarray(scales)
+    axes.loglog(x, norms["F"], "o", color=METHODS["lp_ft"].color, label="‖F‖, computed")
+    axes.loglog(x, norms["F"][0] * (x / x[0]) ** 2, "--", color="0.35", label="square law")
+    axes.loglog(x, norms["P"], "s", color=METHODS["lp"].color, label="‖P‖, computed")
+    axes.set(xlabel="factor on V0", ylabel="Frobenius norm")
+    axes.legend()
+    return figure
 
 
+@mpl.rc_context(STYLE)
 def layer_shares(by_method: Mapping[str, pd.DataFrame]) -> Figure:
     """Share of each layer in the trace of F, stacked by kind of parameter, one panel a start.
 
@@ -196,24 +178,24 @@ def layer_shares(by_method: Mapping[str, pd.DataFrame]) -> Figure:
         The figure.
     """
     hatches = ("", "//", "..", "xx", "--")
-    with mpl.rc_context(STYLE):
-        layers = list(next(iter(by_method.values())).index)
-        figure = Figure(figsize=(WIDTH, 1.4 + 0.3 * len(layers)))
-        panels = figure.subplots(1, len(by_method), sharex=True, sharey=True, squeeze=False)[0]
-        kinds = sorted({kind for table in by_method.values() for kind in table})
-        for axes, (method, table) in zip(panels, by_method.items(), strict=True):
-            left = np.zeros(len(layers))
-            for i, kind in enumerate(kinds):
-                width = table.reindex(index=layers, columns=kinds).fillna(0)[kind].to_numpy()
-                axes.barh(layers, width, left=left, color=CLASS_COLORS[i % 5], hatch=hatches[i % 5], label=kind)
-                left += width
-            axes.set(title=METHODS[method].label, xlabel="share of the trace of F")
-        panels[0].invert_yaxis()
-        handles, names = panels[0].get_legend_handles_labels()
-        figure.legend(handles, names, loc="outside lower center", ncols=4)
-        return figure
+    layers = list(next(iter(by_method.values())).index)
+    figure = Figure(figsize=(WIDTH, 1.4 + 0.3 * len(layers)))
+    panels = figure.subplots(1, len(by_method), sharex=True, sharey=True, squeeze=False)[0]
+    kinds = sorted({kind for table in by_method.values() for kind in table})
+    for axes, (method, table) in zip(panels, by_method.items(), strict=True):
+        left = np.zeros(len(layers))
+        for i, kind in enumerate(kinds):
+            width = table.reindex(index=layers, columns=kinds).fillna(0)[kind].to_numpy()
+            axes.barh(layers, width, left=left, color=CLASS_COLORS[i % 5], hatch=hatches[i % 5], label=kind)
+            left += width
+        axes.set(title=METHODS[method].label, xlabel="share of the trace of F")
+    panels[0].invert_yaxis()
+    handles, names = panels[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=4)
+    return figure
 
 
+@mpl.rc_context(STYLE)
 def norm_sweep(norms: Sequence[float], values: Mapping[str, Sequence[Sequence[float]]]) -> Figure:
     """Quantities against ‖V0‖: seeds as dots, means with 95 % intervals, one panel a quantity.
 
@@ -224,22 +206,15 @@ def norm_sweep(norms: Sequence[float], values: Mapping[str, Sequence[Sequence[fl
     Returns:
         The figure.
     """
-    with mpl.rc_context(STYLE):
-        n_rows = (len(values) + 1) // 2
-        figure = Figure(figsize=(WIDTH, 2.9 * n_rows))
-        for i, (label, rows) in enumerate(values.items()):
-            axes: Axes = figure.add_subplot(n_rows, 2, i + 1)
-            found = [interval(row) for row in rows]
-            for norm, row in zip(norms, rows, strict=True):
-                axes.plot([norm] * len(row), row, ".", color=METHODS["lp_ft"].color, alpha=0.45, markersize=4)
-            width = None if any(np.isnan(f.half_width) for f in found) else [f.half_width for f in found]
-            axes.errorbar(
-                list(norms),
-                [f.mean for f in found],
-                yerr=width,
-                color=METHODS["lp_ft"].color,
-                marker=METHODS["lp_ft"].marker,
-                capsize=3,
-            )
-            axes.set(xscale="log", xlabel="‖V0‖ at the start of FT", ylabel=label)
-        return figure
+    n_rows = (len(values) + 1) // 2
+    figure = Figure(figsize=(WIDTH, 2.9 * n_rows))
+    for i, (label, rows) in enumerate(values.items()):
+        axes: Axes = figure.add_subplot(n_rows, 2, i + 1)
+        found = [interval(row) for row in rows]
+        for norm, row in zip(norms, rows, strict=True):
+            axes.plot([norm] * len(row), row, ".", color=METHODS["lp_ft"].color, alpha=0.45, markersize=4)
+        width = None if any(np.isnan(f.half_width) for f in found) else [f.half_width for f in found]
+        means = [f.mean for f in found]
+        axes.errorbar(list(norms), means, yerr=width, capsize=3, **METHODS["lp_ft"].style("marker"))
+        axes.set(xscale="log", xlabel="‖V0‖ at the start of FT", ylabel=label)
+    return figure

@@ -13,6 +13,7 @@ from lpft_utils.studies.lora import Concentration
 from lpft_utils.training.methods import METHODS
 
 
+@mpl.rc_context(STYLE)
 def concentration(sweeps: Mapping[str, Concentration]) -> Figure:
     """LoRA's kernel against FT's of the same weights over ranks: relative error with its prediction, and alignment.
 
@@ -22,28 +23,26 @@ def concentration(sweeps: Mapping[str, Concentration]) -> Figure:
     Returns:
         The figure.
     """
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH, 3.9))
-        left, right = figure.subplots(1, 2)
-        for i, (method, sweep) in enumerate(sweeps.items()):
-            style = {"color": METHODS[method].color, "marker": METHODS[method].marker}
-            shift = 1.06 ** (2 * i - len(sweeps) + 1)  # so that dots of two starts do not hide each other
-            ranks = np.array(list(sweep.rms()))
-            for axes, column in ((left, "error"), (right, "centred")):
-                for r, values in sweep.by_rank(column).items():
-                    axes.plot(np.full(len(values), r * shift), values, ".", color=METHODS[method].color, alpha=0.3)
-            left.plot(
-                ranks * shift, list(sweep.rms().values()), linestyle="", label=f"{METHODS[method].label} start", **style
-            )
-            left.plot(ranks, sweep.kappa / np.sqrt(ranks), color=METHODS[method].color, linestyle=("-", "--")[i % 2])
-            means = [values.mean() for values in sweep.by_rank("centred").values()]
-            right.plot(ranks * shift, means, label=f"{METHODS[method].label} start", **style)
-            right.axhline(sweep.reference, color=METHODS[method].color, linestyle=(":", (0, (1, 3)))[i % 2])
-        left.set(xscale="log", yscale="log", xlabel="rank r", ylabel="relative error of the kernel")
-        right.set(xscale="log", xlabel="rank r", ylabel="alignment, centred", ylim=(None, 1.01))
-        for axes in (left, right):
-            axes.set_xticks(ranks, [str(r) for r in ranks])
-            axes.set_xticks([], minor=True)
-        handles, names = left.get_legend_handles_labels()
-        figure.legend(handles, names, loc="outside lower center", ncols=2)
-        return figure
+    figure = Figure(figsize=(WIDTH, 3.9))
+    left, right = figure.subplots(1, 2)
+    for i, (method, sweep) in enumerate(sweeps.items()):
+        style = METHODS[method].style("marker")
+        shift = 1.06 ** (2 * i - len(sweeps) + 1)  # so that dots of two starts do not hide each other
+        ranks = np.array(list(sweep.rms()))
+        for axes, column in ((left, "error"), (right, "centred")):
+            for r, values in sweep.by_rank(column).items():
+                axes.plot(np.full(len(values), r * shift), values, ".", color=METHODS[method].color, alpha=0.3)
+        name = f"{METHODS[method].label} initialisation"
+        left.plot(ranks * shift, list(sweep.rms().values()), linestyle="", label=name, **style)
+        left.plot(ranks, sweep.kappa / np.sqrt(ranks), color=METHODS[method].color, linestyle=("-", "--")[i % 2])
+        means = [values.mean() for values in sweep.by_rank("centred").values()]
+        right.plot(ranks * shift, means, label=name, **style)
+        right.axhline(sweep.reference, color=METHODS[method].color, linestyle=(":", (0, (1, 3)))[i % 2])
+    left.set(xscale="log", yscale="log", xlabel="rank r", ylabel="relative error of the kernel")
+    right.set(xscale="log", xlabel="rank r", ylabel="alignment, centred", ylim=(None, 1.01))
+    for axes in (left, right):
+        axes.set_xticks(ranks, [str(r) for r in ranks])
+        axes.set_xticks([], minor=True)
+    handles, names = left.get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=2)
+    return figure

@@ -23,6 +23,7 @@ from lpft_utils.runs.store import Run
 from lpft_utils.training.methods import METHODS
 
 
+@mpl.rc_context(STYLE)
 def logistic_path(about: Mapping[str, Any], norm_init: float) -> Figure:
     """Cross-validated accuracy and ‖V‖ against C.
 
@@ -33,20 +34,20 @@ def logistic_path(about: Mapping[str, Any], norm_init: float) -> Figure:
     Returns:
         The figure.
     """
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH, 3.2))
-        left, right = figure.subplots(1, 2)
-        left.semilogx(about["Cs"], about["cv_accuracy"], color=METHODS["lp"].color, marker="s")
-        left.set(xlabel="C (weak penalty to the right)", ylabel="accuracy on held-out folds")
-        right.loglog(about["Cs"], about["norms"], color=METHODS["lp"].color, marker="s", label="LP optimum")
-        right.axhline(norm_init, color=METHODS["ft"].color, label="random head of FT")
-        right.set(xlabel="C", ylabel="‖V‖")
-        for axes in (left, right):
-            axes.axvline(about["C"], color="0.35", linestyle="--", linewidth=1, label="chosen C")
-        right.legend()
-        return figure
+    figure = Figure(figsize=(WIDTH, 3.2))
+    left, right = figure.subplots(1, 2)
+    left.semilogx(about["Cs"], about["cv_accuracy"], color=METHODS["lp"].color, marker="s")
+    left.set(xlabel="C (weak penalty to the right)", ylabel="accuracy on held-out folds")
+    right.loglog(about["Cs"], about["norms"], color=METHODS["lp"].color, marker="s", label="LP optimum")
+    right.axhline(norm_init, color=METHODS["ft"].color, label="random head of FT")
+    right.set(xlabel="C", ylabel="‖V‖")
+    for axes in (left, right):
+        axes.axvline(about["C"], color="0.35", linestyle="--", linewidth=1, label="chosen C")
+    right.legend()
+    return figure
 
 
+@mpl.rc_context(STYLE)
 def descent(histories: Sequence[pd.DataFrame], norm_init: float) -> Figure:
     """Accuracy saturates, ‖V‖ goes on: unregularised LP by gradient descent, one line a seed.
 
@@ -57,27 +58,23 @@ def descent(histories: Sequence[pd.DataFrame], norm_init: float) -> Figure:
     Returns:
         The figure.
     """
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH, 3.2))
-        left, right = figure.subplots(1, 2, sharex=True)
-        for i, history in enumerate(histories):
-            rows = history[history["step"] > 0]
-            one = i == 0
-            left.semilogx(
-                rows["step"], rows["train_accuracy"], color=METHODS["lp"].color, label="train" if one else None
-            )
-            left.semilogx(
-                rows["step"], rows["test_accuracy"], color="0.35", linestyle="--", label="test" if one else None
-            )
-            right.semilogx(rows["step"], rows["head_norm"], color=METHODS["lp"].color, label="LP" if one else None)
-        right.axhline(norm_init, color=METHODS["ft"].color, label="random head of FT")
-        left.set(xlabel="gradient step", ylabel="accuracy")
-        right.set(xlabel="gradient step", ylabel="‖V‖")
-        left.legend()
-        right.legend()
-        return figure
+    figure = Figure(figsize=(WIDTH, 3.2))
+    left, right = figure.subplots(1, 2, sharex=True)
+    for i, history in enumerate(histories):
+        rows = history[history["step"] > 0]
+        one = i == 0
+        left.semilogx(rows["step"], rows["train_accuracy"], color=METHODS["lp"].color, label="train" if one else None)
+        left.semilogx(rows["step"], rows["test_accuracy"], color="0.35", linestyle="--", label="test" if one else None)
+        right.semilogx(rows["step"], rows["head_norm"], color=METHODS["lp"].color, label="LP" if one else None)
+    right.axhline(norm_init, color=METHODS["ft"].color, label="random head of FT")
+    left.set(xlabel="gradient step", ylabel="accuracy")
+    right.set(xlabel="gradient step", ylabel="‖V‖")
+    left.legend()
+    right.legend()
+    return figure
 
 
+@mpl.rc_context(STYLE)
 def toy_flow(t: Array, distance: Mapping[str, Array], error: Mapping[str, Array]) -> Figure:
     """The two-layer linear model: how far features move, and the error out of distribution, over time.
 
@@ -89,19 +86,19 @@ def toy_flow(t: Array, distance: Mapping[str, Array], error: Mapping[str, Array]
     Returns:
         The figure.
     """
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH, 3.2))
-        left, right = figure.subplots(1, 2)
-        for method in distance:
-            style = {"color": METHODS[method].color, "linestyle": METHODS[method].line, "label": METHODS[method].label}
-            left.semilogx(t[1:], distance[method][1:], **style)
-            right.semilogx(t[1:], error[method][1:], **style)
-        left.set(xlabel="time t", ylabel="‖B(t) − B(0)‖")
-        right.set(xlabel="time t", ylabel="error, out of distribution")
-        left.legend()
-        return figure
+    figure = Figure(figsize=(WIDTH, 3.2))
+    left, right = figure.subplots(1, 2)
+    for method in distance:
+        style = METHODS[method].style("linestyle", "label")
+        left.semilogx(t[1:], distance[method][1:], **style)
+        right.semilogx(t[1:], error[method][1:], **style)
+    left.set(xlabel="time t", ylabel="‖B(t) − B(0)‖")
+    right.set(xlabel="time t", ylabel="error, out of distribution")
+    left.legend()
+    return figure
 
 
+@mpl.rc_context(STYLE)
 def training(runs: Mapping[str, Sequence[Run]], columns: Mapping[str, str]) -> Figure:
     """What was recorded while training, one panel a quantity; thin lines are seeds, thick ones their mean.
 
@@ -115,34 +112,27 @@ def training(runs: Mapping[str, Sequence[Run]], columns: Mapping[str, str]) -> F
     Raises:
         RunError: If a run recorded no such column, as LP does and training with `n_monitor=0`.
     """
-    with mpl.rc_context(STYLE):
-        n_rows = (len(columns) + 1) // 2
-        figure = Figure(figsize=(WIDTH, 3.0 * n_rows))
-        panels = [figure.add_subplot(n_rows, 2, i + 1) for i in range(len(columns))]
-        for axes, (column, label) in zip(panels, columns.items(), strict=True):
-            for method, group in runs.items():
-                if blind := [run.folder.name for run in group if column not in run.history]:
-                    raise RunError(
-                        f"{blind[0]} recorded no {column!r}: training is monitored where n_monitor is above 0; "
-                        "LP has no monitors."
-                    )
-                table = pd.concat([run.history.set_index("step")[column].dropna() for run in group], axis=1)
-                axes.plot(table, color=METHODS[method].color, linewidth=0.7, alpha=0.5)
-                mean = table.dropna().mean(axis=1)
-                axes.plot(
-                    mean,
-                    color=METHODS[method].color,
-                    linestyle=METHODS[method].line,
-                    linewidth=2,
-                    label=METHODS[method].label,
+    n_rows = (len(columns) + 1) // 2
+    figure = Figure(figsize=(WIDTH, 3.0 * n_rows))
+    panels = [figure.add_subplot(n_rows, 2, i + 1) for i in range(len(columns))]
+    for axes, (column, label) in zip(panels, columns.items(), strict=True):
+        for method, group in runs.items():
+            if blind := [run.folder.name for run in group if column not in run.history]:
+                raise RunError(
+                    f"{blind[0]} recorded no {column!r}: training is monitored where n_monitor is above 0; "
+                    "LP has no monitors."
                 )
-            if column == "head_norm" and len(runs) > 1:
-                axes.set_yscale("log")  # FT and LP-FT differ by an order of magnitude
-            axes.set(xlabel="optimiser step", ylabel=label)
-        panels[0].legend()
-        return figure
+            table = pd.concat([run.history.set_index("step")[column].dropna() for run in group], axis=1)
+            axes.plot(table, color=METHODS[method].color, linewidth=0.7, alpha=0.5)
+            axes.plot(table.dropna().mean(axis=1), linewidth=2, **METHODS[method].style("linestyle", "label"))
+        if column == "head_norm" and len(runs) > 1:
+            axes.set_yscale("log")  # FT and LP-FT differ by an order of magnitude
+        axes.set(xlabel="optimiser step", ylabel=label)
+    panels[0].legend()
+    return figure
 
 
+@mpl.rc_context(STYLE)
 def by_split(
     runs: Mapping[str, Sequence[Run]], values: Mapping[str, Mapping[str, Sequence[float]]], label: str
 ) -> Figure:
@@ -158,17 +148,16 @@ def by_split(
     """
     methods = list(runs)
     splits = list(values[methods[0]])
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH, 3.6))
-        axes = figure.subplots()
-        for i, method in enumerate(methods):
-            for j, split in enumerate(splits):
-                _mean_and_seeds(axes, j + 0.22 * (i - (len(methods) - 1) / 2), values[method][split], method, j == 0)
-        axes.set_xticks(range(len(splits)), [split_label(split) for split in splits])
-        axes.set(ylabel=label)
-        axes.margins(x=0.08)
-        axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.16), ncols=len(methods))
-        return figure
+    figure = Figure(figsize=(WIDTH, 3.6))
+    axes = figure.subplots()
+    for i, method in enumerate(methods):
+        for j, split in enumerate(splits):
+            _mean_and_seeds(axes, j + 0.22 * (i - (len(methods) - 1) / 2), values[method][split], method, j == 0)
+    axes.set_xticks(range(len(splits)), [split_label(split) for split in splits])
+    axes.set(ylabel=label)
+    axes.margins(x=0.08)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.16), ncols=len(methods))
+    return figure
 
 
 def accuracies(runs: Mapping[str, Sequence[Run]]) -> Figure:
@@ -203,6 +192,7 @@ def feature_change(runs: Mapping[str, Sequence[Run]], key: str, label: str) -> F
     return by_split(runs, values, label)
 
 
+@mpl.rc_context(STYLE)
 def feature_map(panels: Mapping[str, Mapping[str, Array]], label_names: Sequence[str]) -> Figure:
     """t-SNE of features and head rows, before and after: one panel a method, at most three beside each other.
 
@@ -213,24 +203,23 @@ def feature_map(panels: Mapping[str, Mapping[str, Array]], label_names: Sequence
     Returns:
         The figure.
     """
-    with mpl.rc_context(STYLE):
-        n_rows = (len(panels) + 2) // 3
-        n_columns = -(-len(panels) // n_rows)
-        figure = Figure(figsize=(WIDTH, 4.6 if n_rows == 1 else 1.2 + 2.6 * n_rows))
-        axes = [figure.add_subplot(n_rows, n_columns, i + 1) for i in range(len(panels))]
-        for ax, (title, plane) in zip(axes, panels.items(), strict=True):
-            ax.scatter(*plane["before"].T, s=5, color="0.75", label="φ before")
-            for c, name in enumerate(label_names):
-                style = {"color": CLASS_COLORS[c % 5], "marker": CLASS_MARKERS[c % 5]}
-                ax.scatter(*plane["after"][plane["labels"] == c].T, s=12, linewidth=0, label=f"φ, {name}", **style)
-            stars = (("rows_0", 260, "white", "head rows before"), ("rows", 70, "black", "head rows after"))
-            for key, size, face, label in stars:  # the first larger, so that it shows where both are in one place
-                ax.scatter(*plane[key].T, s=size, marker="*", facecolor=face, edgecolor="black", zorder=3, label=label)
-            ax.set(title=title, xticks=[], yticks=[])
-            ax.grid(visible=False)
-        handles, names = axes[0].get_legend_handles_labels()
-        figure.legend(handles, names, loc="outside lower center", ncols=3, fontsize=9)
-        return figure
+    n_rows = (len(panels) + 2) // 3
+    n_columns = -(-len(panels) // n_rows)
+    figure = Figure(figsize=(WIDTH, 4.6 if n_rows == 1 else 1.2 + 2.6 * n_rows))
+    axes = [figure.add_subplot(n_rows, n_columns, i + 1) for i in range(len(panels))]
+    for ax, (title, plane) in zip(axes, panels.items(), strict=True):
+        ax.scatter(*plane["before"].T, s=5, color="0.75", label="φ before")
+        for c, name in enumerate(label_names):
+            style = {"color": CLASS_COLORS[c % 5], "marker": CLASS_MARKERS[c % 5]}
+            ax.scatter(*plane["after"][plane["labels"] == c].T, s=12, linewidth=0, label=f"φ, {name}", **style)
+        stars = (("rows_0", 260, "white", "head rows before"), ("rows", 70, "black", "head rows after"))
+        for key, size, face, label in stars:  # the first larger, so that it shows where both are in one place
+            ax.scatter(*plane[key].T, s=size, marker="*", facecolor=face, edgecolor="black", zorder=3, label=label)
+        ax.set(title=title, xticks=[], yticks=[])
+        ax.grid(visible=False)
+    handles, names = axes[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=3, fontsize=9)
+    return figure
 
 
 def _mean_and_seeds(axes: Axes, x: float, values: Sequence[float], method: str, with_label: bool) -> None:
@@ -238,6 +227,5 @@ def _mean_and_seeds(axes: Axes, x: float, values: Sequence[float], method: str, 
     axes.plot(np.full(len(values), x), values, ".", color=METHODS[method].color, alpha=0.45, markersize=4)
     width = None if np.isnan(summary.half_width) else summary.half_width
     label = METHODS[method].label if with_label else None
-    axes.errorbar(
-        x, summary.mean, yerr=width, fmt=METHODS[method].marker, color=METHODS[method].color, capsize=3, label=label
-    )
+    style = METHODS[method].style("marker")
+    axes.errorbar(x, summary.mean, yerr=width, linestyle="", capsize=3, label=label, **style)

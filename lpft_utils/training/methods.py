@@ -64,6 +64,11 @@ class Method:
     marker: str
     line: Any
 
+    def style(self, *keys: str) -> dict[str, Any]:
+        """Keyword arguments of matplotlib for the method, among "color", "marker", "linestyle" and "label"."""
+        found = {"color": self.color, "marker": self.marker, "linestyle": self.line, "label": self.label}
+        return {key: found[key] for key in ("color", *keys)}
+
 
 @dataclass
 class Setup:
