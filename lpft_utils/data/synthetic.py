@@ -6,7 +6,7 @@ one; and a text may join two opposed clauses ("X, but Y": Y decides) or add an i
 negative words is therefore not enough, which is what frozen sentence features mostly offer.
 
 Training, validation and test are about restaurants. `ood_electronics` and `ood_hotels` are about other things, with
-other nouns, other judging words and other phrasings (`builtin_words`): the meaning is the same, the words are new.
+other nouns, other judging words and other phrasings (`synthetic_words`): the meaning is the same, the words are new.
 """
 
 import random

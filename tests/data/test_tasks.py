@@ -352,8 +352,8 @@ def hub(tmp_path, monkeypatch):
     return put
 
 
-@pytest.mark.parametrize("name", sorted(SUPERGLUE | GLUE))
-def test_each_glue_and_superglue_task_from_the_hub_layout(hub, name):
+@pytest.mark.parametrize("name", ["rte", "sst2"])
+def test_a_task_of_glue_and_one_of_superglue_from_the_hub_layout(hub, name):
     info = TASKS[name]
     splits = {split: hub_rows(name, 30, split) for split in ("train", "validation")}
     splits["test"] = [{**row, "label": -1} for row in hub_rows(name, 3, "hidden")]

@@ -226,16 +226,13 @@ def test_set_head_refuses_wrong_shapes_and_bias():
     model = load_classifier("tiny", 3)
     V, b = torch.ones(3, 32), torch.ones(3)
     before = {k: v.clone() for k, v in model.state_dict().items()}
-    with pytest.raises(ModelError, match=r"expected shape \(3, 32\).*got \(2, 32\)"):
-        model.set_head(torch.ones(2, 32), b)
-    with pytest.raises(ModelError, match="has a bias"):
-        model.set_head(V, None)
-    with pytest.raises(ModelError, match=r"expected shape \(3,\).*got \(2,\)"):
-        model.set_head(V, torch.ones(2))
+    for bad in ((torch.ones(2, 32), b), (V, None), (V, torch.ones(2))):
+        with pytest.raises(ModelError, match=r"shapes \(\(3, 32\), \(3,\)\), got "):
+            model.set_head(*bad)
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items()), "a refused head left a trace"
     without = load_classifier("tiny", 3, head_bias=False)
     assert without.head.bias is None
-    with pytest.raises(ModelError, match="has no bias"):
+    with pytest.raises(ModelError, match=r"shapes \(\(3, 32\), None\), got \(\(3, 32\), \(3,\)\)"):
         without.set_head(V, b)
     without.set_head(V, None)
     assert torch.equal(without.head.weight, V)
@@ -308,24 +305,6 @@ def test_lora_wraps_trains_saves_and_loads(task_type, folders, tmp_path):
     assert {p.name for p in tmp_path.glob("*.safetensors")} == {"adapter_model.safetensors"}
     again = PeftModel.from_pretrained(load_classifier(backbone, 2, seed=8), tmp_path).eval()
     assert torch.equal(again(**batch).logits, logits)
-
-
-def test_lora_through_trainer(folders, tmp_path):
-    backbone = str(folders["bert"])
-    tokenizer = load_tokenizer(backbone)
-    model = get_peft_model(load_classifier(backbone, 2), lora(task_type=TaskType.SEQ_CLS, modules_to_save=["head"]))
-    before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    split = Split(tuple((t,) for t in TEXTS), np.array([0, 1, 0, 1]))
-    arguments = TrainingArguments(
-        str(tmp_path), max_steps=2, learning_rate=1e-2, report_to="none", use_cpu=True, disable_tqdm=True,
-        remove_unused_columns=False, save_strategy="no", dataloader_pin_memory=False,
-    )  # fmt: skip
-    Trainer(model, arguments, data_collator=Collator(tokenizer), train_dataset=encode(split, tokenizer)).train()
-    moved = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
-    assert moved == {name for name, p in model.named_parameters() if p.requires_grad}
-
-
-# ---- tokenizers ----
 
 
 @pytest.mark.parametrize("family", DECODERS)

@@ -358,18 +358,26 @@ def test_damaged_run_is_named_and_not_silently_trained_again(stored, store, tmp_
         run(stored["lp"].spec, store=tmp_path)
 
 
+def save_reader(folder: Path, seed: int = 0) -> Path:
+    """A small random backbone whose tokenizer knows the words of the built-in task."""
+    tokenizer = load_tokenizer("tiny")
+    save_backbone("bert", folder, seed, vocab_size=len(tokenizer))
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
 @pytest.mark.parametrize("method", ["lp", "lora"])
 def test_run_from_other_backbone_weights_is_refused(method, tmp_path):
-    folder = save_backbone("bert", tmp_path / "backbone", seed=0)
+    folder = save_reader(tmp_path / "backbone")
     r = run(SPEC.replace(method=method, epochs=1, backbone=str(folder)), store=tmp_path / "store")
     load_model(r)
-    save_backbone("bert", folder, seed=1)
+    save_reader(folder, seed=1)
     with pytest.raises(RunError, match="trained on other weights"):
         load_model(r)
 
 
 def test_backbone_of_another_architecture_is_refused(tmp_path):
-    folder = save_backbone("bert", tmp_path / "backbone")
+    folder = save_reader(tmp_path / "backbone")
     r = run(SPEC.replace(epochs=1, backbone=str(folder)), store=tmp_path / "store")
     shutil.rmtree(folder)
     save_backbone("gpt2", folder)

@@ -156,7 +156,7 @@ def test_bad_drawn_factors_are_told(A, told):
         (lambda: lora.concentration({}), "one layer or more"),
         (lambda: lora.relative_standard_deviation({"w": Outer(0 * small().g, small().a)}), "norm above 0"),
         (lambda: lora.concentration({"w": Outer(0 * small().g, small().a)}), "norm above 0"),
-        *[(lambda r=r: lora.variance("gaussian", r, 16), "r must be a positive integer") for r in (0, -1, 1.5, True, None)],
+        *[(lambda r=r: lora.variance("gaussian", r, 16), "r must be a positive") for r in (0, -1, 1.5, True, None)],
         (lambda: lora.variance("uniform", 8, 0), "q must be a positive integer"),
         (lambda: lora.expected_factor(8, -1, "gaussian", 16), "r must be a positive integer"),
         (lambda: lora.expected_factor(8, 0, "gaussian", 16), "r must be a positive integer"),
