@@ -140,3 +140,7 @@ def run(
     for stored in runs:
         shares = ", ".join(f"{split} {100 * value:.1f} %" for split, value in stored.metrics["accuracy"].items())
         click.echo(f"{stored.folder}\n  accuracy: {shares}\n  ‖V‖: {stored.metrics['head_norm']:.3f}")
+        if stored.metrics["task"]["test_is_validation"]:
+            click.echo("  test: the published validation set, since the labels of the test set are not public")
+        if stored.diverged:
+            click.echo("  diverged: a loss, a norm or a logit is infinite or NaN; try a smaller learning rate")

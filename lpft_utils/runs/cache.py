@@ -11,6 +11,7 @@ from typing import Any
 from filelock import FileLock
 
 from lpft_utils.common.errors import RunError
+from lpft_utils.common.files import whole
 from lpft_utils.common.paths import run_store
 
 
@@ -42,9 +43,9 @@ def cached(name: str, compute: Callable[[], Any], store: Path | None = None) -> 
     path = cache_path(f"{name}.json", store)
     with lock(path):
         if not path.exists():
-            temporary = path.with_suffix(".tmp")
-            temporary.write_text(json.dumps(compute()))
-            temporary.replace(path)  # whole or not at all
+            found = json.dumps(compute())
+            with whole(path) as partial:
+                partial.write_text(found)
     try:
         return json.loads(path.read_text())
     except ValueError as error:

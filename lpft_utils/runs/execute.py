@@ -162,6 +162,7 @@ def write(folder: Path, task: Task, record: Record, evaluation: Evaluation) -> N
             "synthetic": task.synthetic,
             "label_names": list(task.label_names),
             "fingerprint": task.fingerprint,
+            "test_is_validation": task.test_is_validation,
             "sizes": {k: len(split) for k, split in task.splits.items()},
         },
         **setup.provenance,

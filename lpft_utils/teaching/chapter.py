@@ -88,7 +88,8 @@ class Chapter:
             hardware = sorted({run.metrics["environment"]["device"] for run in trained})
             rows |= {
                 "task": f"{profile.task} ({kind}): {task['source']}",
-                "examples": ", ".join(f"{name} {n}" for name, n in task["sizes"].items()),
+                "examples": ", ".join(f"{name} {n}" for name, n in task["sizes"].items())
+                + ("; test is the published validation set" if task.get("test_is_validation") else ""),
                 "backbone": profile.backbone,
                 "seeds": ", ".join(map(str, profile.seeds)),
                 "trained on": "; ".join(hardware),

@@ -11,8 +11,9 @@ from constructed import MadeUpRun
 
 from lpft_utils.common.errors import RunError
 from lpft_utils.figures import runs as plots
+from lpft_utils.training.methods import METHODS
 
-METHODS = ("lp", "ft", "lp_ft")
+SHOWN = ("lp", "ft", "lp_ft")
 
 
 @pytest.fixture(autouse=True)
@@ -50,7 +51,7 @@ def history(seed: int) -> pd.DataFrame:
     return pd.DataFrame({"step": steps, **columns, "validation_accuracy": validation})
 
 
-def runs(n_seeds: int = 3, methods=METHODS) -> dict[str, list[MadeUpRun]]:
+def runs(n_seeds: int = 3, methods=SHOWN) -> dict[str, list[MadeUpRun]]:
     rng = np.random.default_rng(0)
     splits = ("train", "validation", "test", "ood_hotels", "ood_my_set")
     return {
@@ -122,7 +123,7 @@ def test_accuracies_show_test_and_shifted_sets_by_method(n_seeds):
     (ax,) = draw(plots.accuracies(made))
     assert ax.get_ylabel() == "accuracy"
     assert [t.get_text() for t in ax.get_xticklabels()] == ["test", "hotels (OOD)", "my set (OOD)"]
-    for m in METHODS:
+    for m in SHOWN:
         for split in ("test", "ood_hotels", "ood_my_set"):
             values = [run.accuracy(split) for run in made[m]]
             assert holds(ax, values) and holds(ax, [np.mean(values)])
@@ -167,8 +168,8 @@ def test_feature_map_shows_every_class_and_head_row(n_classes):
 
 
 def test_methods_differ_in_colour_marker_and_line():
-    for style in (plots.COLORS, plots.MARKERS, plots.LINES):
-        assert set(style) == set(plots.LABELS) and len(set(style.values())) == len(style)
+    for key in ("color", "marker", "linestyle", "label"):
+        assert len({method.style(key)[key] for method in METHODS.values()}) == len(METHODS)
 
 
 def test_figures_are_not_kept_open():
