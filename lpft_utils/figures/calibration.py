@@ -19,7 +19,7 @@ _FADED = "0.45"
 
 @mpl.rc_context(STYLE)
 def reliability_diagrams(diagrams: Mapping[str, tuple[Reliability, Reliability]]) -> Figure:
-    """Accuracy against confidence, bin by bin, before and after temperature scaling: one panel a method.
+    """Accuracy against confidence, bin by bin, before and after temperature scaling: one panel per method.
 
     The area of a marker is in proportion to the number of examples in its bin, over all panels.
 
@@ -80,7 +80,7 @@ def head_scaling(
 
 @mpl.rc_context(STYLE)
 def temperature_against_norm(groups: Mapping[str, tuple[str, Sequence[float], Sequence[float]]]) -> Figure:
-    """The fitted temperature against the norm of the head, one point a run, and the line T ∝ ‖V‖.
+    """The fitted temperature against the norm of the head, one point per run, and the line T ∝ ‖V‖.
 
     Args:
         groups: By label: a method, for the colour and the marker, the norms and the temperatures. Labels that begin
@@ -113,7 +113,7 @@ def temperature_against_norm(groups: Mapping[str, tuple[str, Sequence[float], Se
 def before_and_after(
     errors: Mapping[str, Mapping[str, tuple[Sequence[float], Sequence[float], float]]], label: str = "ECE"
 ) -> Figure:
-    """A calibration error by split and method, joined from before to after temperature scaling; one line a seed.
+    """A calibration error by split and method, joined from before to after temperature scaling; one line per seed.
 
     Args:
         errors: Result of `calibration_study.errors_by_split`.

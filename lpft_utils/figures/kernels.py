@@ -49,7 +49,7 @@ def kernel_image(K: Tensor, labels: Tensor, label_names: Sequence[str]) -> Figur
 
 @mpl.rc_context(STYLE)
 def linearisation(comparisons: Mapping[str, Comparison]) -> Figure:
-    """Real and linearised training from the same start: loss and feature change over time, one column a comparison.
+    """Real and linearised training from the same start: loss and feature change over time, one column per comparison.
 
     Args:
         comparisons: By title.
@@ -98,10 +98,10 @@ def linearisation_error(comparisons: Mapping[str, Comparison]) -> Figure:
 
 @mpl.rc_context(STYLE)
 def predicted_and_measured(comparisons: Mapping[str, Sequence[Comparison]]) -> Figure:
-    """Feature change of each test example at the end: predicted by the kernel against measured, one panel a start.
+    """Feature change of each test example at the end, predicted against measured: one panel per initialisation.
 
     Args:
-        comparisons: By method, one a seed.
+        comparisons: By method, one per seed.
 
     Returns:
         The figure.
@@ -124,7 +124,7 @@ def predicted_and_measured(comparisons: Mapping[str, Sequence[Comparison]]) -> F
 
 @mpl.rc_context(STYLE)
 def spectra(values: Mapping[str, Mapping[str, Tensor]]) -> Figure:
-    """Normalised singular values, one panel a part of the kernel, one line a start.
+    """Normalised singular values, one panel per part of the kernel, one line per initialisation.
 
     Args:
         values: Singular values, the largest 1, by part ("P", "F", "P + F") and method.
@@ -169,7 +169,7 @@ def norm_law(scales: Sequence[float], norms: Mapping[str, Sequence[float]]) -> F
 
 @mpl.rc_context(STYLE)
 def layer_shares(by_method: Mapping[str, pd.DataFrame]) -> Figure:
-    """Share of each layer in the trace of F, stacked by kind of parameter, one panel a start.
+    """Share of each layer in the trace of F, stacked by kind of parameter, one panel per initialisation.
 
     Args:
         by_method: Results of `kernels.shares` by method.
@@ -197,11 +197,11 @@ def layer_shares(by_method: Mapping[str, pd.DataFrame]) -> Figure:
 
 @mpl.rc_context(STYLE)
 def norm_sweep(norms: Sequence[float], values: Mapping[str, Sequence[Sequence[float]]]) -> Figure:
-    """Quantities against ‖V0‖: seeds as dots, means with 95 % intervals, one panel a quantity.
+    """Quantities against ‖V0‖: seeds as dots, means with 95 % intervals, one panel per quantity.
 
     Args:
         norms: ‖V0‖ at the start of fine-tuning, ascending.
-        values: One value a seed for each norm, by axis label.
+        values: One value per seed for each norm, by axis label.
 
     Returns:
         The figure.

@@ -49,7 +49,7 @@ def logistic_path(about: Mapping[str, Any], norm_init: float) -> Figure:
 
 @mpl.rc_context(STYLE)
 def descent(histories: Sequence[pd.DataFrame], norm_init: float) -> Figure:
-    """Accuracy saturates, ‖V‖ goes on: unregularised LP by gradient descent, one line a seed.
+    """Accuracy saturates, ‖V‖ goes on: unregularised LP by gradient descent, one line per seed.
 
     Args:
         histories: Histories of `gd` runs.
@@ -100,10 +100,10 @@ def toy_flow(t: Array, distance: Mapping[str, Array], error: Mapping[str, Array]
 
 @mpl.rc_context(STYLE)
 def training(runs: Mapping[str, Sequence[Run]], columns: Mapping[str, str]) -> Figure:
-    """What was recorded while training, one panel a quantity; thin lines are seeds, thick ones their mean.
+    """What was recorded while training, one panel per quantity; thin lines are seeds, thick ones their mean.
 
     Args:
-        runs: Runs by method, one a seed.
+        runs: Runs by method, one per seed.
         columns: Axis label by column of the history.
 
     Returns:
@@ -140,7 +140,7 @@ def by_split(
 
     Args:
         runs: Runs by method; gives the order of the methods.
-        values: One value a seed by method and split.
+        values: One value per seed by method and split.
         label: Axis label.
 
     Returns:
@@ -164,7 +164,7 @@ def accuracies(runs: Mapping[str, Sequence[Run]]) -> Figure:
     """Accuracy in and out of distribution by method.
 
     Args:
-        runs: Runs by method, one a seed.
+        runs: Runs by method, one per seed.
 
     Returns:
         The figure.
@@ -179,7 +179,7 @@ def feature_change(runs: Mapping[str, Sequence[Run]], key: str, label: str) -> F
     """A measure of feature change by split and method.
 
     Args:
-        runs: Runs by method, one a seed.
+        runs: Runs by method, one per seed.
         key: "CS", "Diff", "FDR" or "NormF".
         label: Axis label.
 
@@ -194,7 +194,7 @@ def feature_change(runs: Mapping[str, Sequence[Run]], key: str, label: str) -> F
 
 @mpl.rc_context(STYLE)
 def feature_map(panels: Mapping[str, Mapping[str, Array]], label_names: Sequence[str]) -> Figure:
-    """t-SNE of features and head rows, before and after: one panel a method, at most three beside each other.
+    """t-SNE of features and head rows, before and after: one panel per method, at most three beside each other.
 
     Args:
         panels: Results of `embedding.joint_embedding` by title.

@@ -71,7 +71,7 @@ def trained_table(setting: Profile, runs: Mapping[str, Sequence[Run]], *, n: int
         n: Training examples of the kernel.
 
     Returns:
-        One row a method: ‖F‖ at start and end, the share of A in the trace at both, and their centred alignment.
+        One row per method: ‖F‖ at start and end, the share of A in the trace at both, and their centred alignment.
     """
     rows = []
     for method, group in runs.items():

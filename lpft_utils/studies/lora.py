@@ -60,7 +60,7 @@ class Concentration:
         return {r: math.sqrt((e**2).mean()) for r, e in self.by_rank("error").items()}
 
     def by_rank(self, column: str) -> dict[int, np.ndarray]:
-        """Values of a column, one a draw, by r."""
+        """Values of a column, one per draw, by r."""
         return {int(r): rows[column].to_numpy() for r, rows in self.table.groupby("r")}  # pyright: ignore
 
 

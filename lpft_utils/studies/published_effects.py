@@ -80,7 +80,7 @@ def embedding_table(n: int = 16, draws: int = 1000) -> Table:
         draws: Random draws over which means are taken.
 
     Returns:
-        One row a variant: mean trace of the C × C blocks of an example with itself and with another one, in units of
+        One row per variant: mean trace of the C × C blocks of an example with itself and with another one, in units of
         the former's true value, with the 95 % interval of the draws; the error of one draw relative to the exact part
         (Frobenius norm, mean over draws); and the share of rows that are zero.
     """
@@ -123,7 +123,7 @@ def binary_head_table(n: int = 400, seed: int = 0) -> Table:
         seed: Seed of the data.
 
     Returns:
-        One row a head: ‖V‖, mean |f_1 − f_0|, and on the test half accuracy, cross-entropy and mean confidence.
+        One row per head: ‖V‖, mean |f_1 − f_0|, and on the test half accuracy, cross-entropy and mean confidence.
     """
     generator = torch.Generator().manual_seed(seed)
     phi = torch.randn(n, 6, dtype=torch.float64, generator=generator)
@@ -156,7 +156,7 @@ def regression_accuracies(n: int = 60, seed: int = 0) -> Table:
         seed: Seed of the kernels.
 
     Returns:
-        One row a kernel: test accuracy of ridge regression and of the published measure, and their chance levels.
+        One row per kernel: test accuracy of ridge regression and of the published measure, and their chance levels.
     """
     generator = torch.Generator().manual_seed(seed)
     labels = torch.arange(2 * n) % 3
@@ -185,7 +185,7 @@ def gpt2_table(n: int = 8) -> Table:
         n: Examples.
 
     Returns:
-        One row a variant: FT ratio, the share of F that is missing, and the relative change of P.
+        One row per variant: FT ratio, the share of F that is missing, and the relative change of P.
     """
     model, inputs = _tiny_gpt2(bias=False), tiny_inputs(n)
     right = kernel(model, inputs)
@@ -214,7 +214,7 @@ def brier_table(n: int = 200, seed: int = 0) -> Table:
         seed: Seed of the predictions.
 
     Returns:
-        One row a number of classes.
+        One row per number of classes.
     """
     rng = np.random.default_rng(seed)
     rows = {}

@@ -279,7 +279,7 @@ def logistic_objective(
 
 
 def _penalty_scale(n_classes: int, binary: str) -> float:
-    """Factor of ½‖V‖²: 2 for scikit-learn's binary fit, else 1."""
+    """Factor of ½‖V‖²: 2 for scikit-learn's binary fit, otherwise 1."""
     check_binary(binary)
     return 2.0 if n_classes == 2 and binary == "sigmoid" else 1.0
 
