@@ -41,7 +41,7 @@ def book_root(start: Path | str | None = None) -> Path:
 
 
 def run_store(start: Path | str | None = None) -> Path:
-    """Folder of the stored runs: `$LPFT_RUNS`, otherwise `_runs/` beside the nearest `_toc.yml`, otherwise the user's cache.
+    """Folder of the stored runs: `$LPFT_RUNS`, or `_runs/` beside the nearest `_toc.yml`, or the user's cache.
 
     Args:
         start: Folder to start from; the working directory when None.
