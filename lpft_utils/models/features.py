@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from tqdm import tqdm
 
-from lpft_utils.common.files import write_tensors
+from lpft_utils.common.tensors import write_tensors
 from lpft_utils.models.classifier import Classifier
 from lpft_utils.models.encoding import Collator
 

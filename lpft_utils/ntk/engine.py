@@ -20,7 +20,7 @@ from torch import Tensor, distributed, nn
 from tqdm import tqdm
 
 from lpft_utils.common.errors import KernelError
-from lpft_utils.common.files import read_tensors, write_tensors
+from lpft_utils.common.tensors import read_tensors, write_tensors
 from lpft_utils.common.validation import check_integer
 from lpft_utils.ntk.factors import Batch, Inputs, verify
 from lpft_utils.ntk.gradients import Product

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lpft_utils.common.errors import KernelError
-from lpft_utils.common.files import read_tensors, weights_fingerprint, write_tensors
+from lpft_utils.common.tensors import read_tensors, weights_fingerprint, write_tensors
 from lpft_utils.ntk.factors import Inputs
 from lpft_utils.ntk.problem import Problem, count
 

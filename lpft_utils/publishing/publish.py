@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from lpft_utils.common.errors import ParameterError
+from lpft_utils.common.files import whole
 from lpft_utils.publishing import site
 from lpft_utils.publishing.chapters import PublishError, Say, chapters, execute, pages
 
@@ -58,7 +59,8 @@ def build_site(root: Path, build: Path | None = None, *, say: Say = print) -> Pa
         if done.returncode != 0 or not html.is_dir():
             raise PublishError(f"the site was not built; the old one stays. {site.complaints(log, mirror)}")
         site.finish(html, private={str(mirror): ".", str(root): ".", folder: "."})
-        site.replace_folder(html, build / "html")
+        with whole(build / "html") as place:
+            html.replace(place)
     first = build / "html" / "index.html"
     say(f"site: done in {time.perf_counter() - start:.1f} s: {first}")
     return first

@@ -5,7 +5,6 @@ import os
 import re
 import shutil
 import sys
-import tempfile
 from collections.abc import Iterable, Mapping
 from importlib.resources import files
 from pathlib import Path
@@ -157,28 +156,3 @@ def finish(html: Path, private: Mapping[str, str]) -> None:
                 after = mend_page(after)
             if after != before:
                 file.write_text(after, encoding="utf-8")
-
-
-def replace_folder(new: Path, target: Path) -> None:
-    """Put a complete folder in place of another; the old one stays when that fails.
-
-    Args:
-        new: Folder on the same disk.
-        target: Where it goes.
-
-    Raises:
-        OSError: The new folder could not be put there.
-    """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if not target.exists():
-        os.replace(new, target)
-        return
-    aside = Path(tempfile.mkdtemp(prefix=".old-", dir=target.parent))
-    os.replace(target, aside / target.name)
-    try:
-        os.replace(new, target)
-    except OSError:
-        os.replace(aside / target.name, target)
-        raise
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)

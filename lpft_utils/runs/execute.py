@@ -17,7 +17,7 @@ from torch import Tensor
 
 from lpft_utils.common.environment import environment
 from lpft_utils.common.errors import RunError
-from lpft_utils.common.files import weights_fingerprint
+from lpft_utils.common.tensors import weights_fingerprint
 from lpft_utils.data.examples import Task
 from lpft_utils.metrics.feature_change import feature_change
 from lpft_utils.models.backbones import load_tokenizer

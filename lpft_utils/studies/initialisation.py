@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from lpft_utils.common.errors import RunError
-from lpft_utils.common.files import weights_fingerprint
+from lpft_utils.common.tensors import weights_fingerprint
 from lpft_utils.kernel_methods.regression import KernelFit, logistic, ridge
 from lpft_utils.models.backbones import load_tokenizer
 from lpft_utils.models.classifier import Classifier, load_classifier

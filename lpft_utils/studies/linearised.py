@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from lpft_utils.common.files import write_tensors
+from lpft_utils.common.tensors import write_tensors
 from lpft_utils.kernel_methods.function_space import gradient_descent, logits
 from lpft_utils.kernel_methods.weight_space import predict_features, train
 from lpft_utils.ntk import kernel

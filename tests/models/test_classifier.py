@@ -13,7 +13,7 @@ from tiny import DECODERS, EOS, FAMILIES, H, save_backbone
 from transformers import AutoModel, AutoModelForSequenceClassification, Trainer, TrainingArguments
 
 from lpft_utils.common.errors import LpftError, ModelError
-from lpft_utils.common.files import weights_fingerprint
+from lpft_utils.common.tensors import weights_fingerprint
 from lpft_utils.data.examples import Split
 from lpft_utils.models.backbone_files import folder_fingerprint, resolve_backbone
 from lpft_utils.models.backbones import load_tokenizer

@@ -12,7 +12,7 @@ from conftest import ROOT
 from small_models import classifier, relative, tokens
 
 from lpft_utils.common.errors import KernelError
-from lpft_utils.common.files import write_tensors
+from lpft_utils.common.tensors import write_tensors
 from lpft_utils.ntk import engine, kernel
 
 PEAK = """
@@ -133,7 +133,7 @@ def test_half_written_files_never_have_the_name_of_a_whole_one(tmp_path, monkeyp
     def fail(*_args, **_kwargs):
         raise OSError("disk full")
 
-    monkeypatch.setattr("lpft_utils.common.files.save_file", fail)
+    monkeypatch.setattr("lpft_utils.common.tensors.save_file", fail)
     with pytest.raises(OSError, match="disk full"):
         write_tensors(tmp_path / "block.safetensors", {"x": torch.ones(2)}, {})
     assert not (tmp_path / "block.safetensors").exists()

@@ -300,15 +300,6 @@ def test_a_chapter_alone_needs_the_others_executed_before(tmp_path):
     assert not (root / "book" / "ran").exists()
 
 
-def test_a_folder_that_cannot_be_replaced_stays(tmp_path):
-    (tmp_path / "html").mkdir()
-    (tmp_path / "html" / "index.html").write_text("old", encoding="utf-8")
-    with pytest.raises(OSError):
-        site.replace_folder(tmp_path / "absent", tmp_path / "html")
-    assert (tmp_path / "html" / "index.html").read_text(encoding="utf-8") == "old"
-    assert [p.name for p in tmp_path.iterdir()] == ["html"]
-
-
 def test_scrubbing_replaces_whole_path_components_only():
     private = {"/home/me/book": ".", "/home/me": "~"}
     assert site.scrub("at /home/me/book/_runs and /home/me/data", private) == "at ./_runs and ~/data"

@@ -20,7 +20,7 @@ from sklearn.linear_model import LogisticRegression
 from tiny import save_backbone
 
 from lpft_utils.common.errors import RunError, TaskError
-from lpft_utils.common.files import weights_fingerprint
+from lpft_utils.common.tensors import weights_fingerprint
 from lpft_utils.metrics.feature_change import feature_change
 from lpft_utils.models.adapters import merge_lora
 from lpft_utils.models.backbone_files import folder_fingerprint

@@ -9,7 +9,7 @@ import torch
 from sklearn.linear_model import LogisticRegressionCV
 
 from lpft_utils.common.errors import ParameterError, RunError
-from lpft_utils.common.files import weights_fingerprint
+from lpft_utils.common.tensors import weights_fingerprint
 from lpft_utils.data.examples import Split, Task
 from lpft_utils.models.adapters import adapter_state, add_lora
 from lpft_utils.models.backbones import load_tokenizer
