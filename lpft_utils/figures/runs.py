@@ -19,7 +19,7 @@ from lpft_utils.common.names import split_label
 from lpft_utils.common.validation import Array
 from lpft_utils.figures.style import CLASS_COLORS, CLASS_MARKERS, STYLE, WIDTH
 from lpft_utils.metrics.intervals import interval
-from lpft_utils.runs.store import Run
+from lpft_utils.runs.store import Run, converged
 from lpft_utils.training.methods import METHODS
 
 
@@ -171,7 +171,7 @@ def accuracies(runs: Mapping[str, Sequence[Run]]) -> Figure:
     """
     first = next(iter(runs.values()))[0]
     splits = [name for name in first.metrics["accuracy"] if name == "test" or name.startswith("ood_")]
-    values = {m: {s: [run.accuracy(s) for run in group] for s in splits} for m, group in runs.items()}
+    values = {m: {s: [run.accuracy(s) for run in converged(group)] for s in splits} for m, group in runs.items()}
     return by_split(runs, values, "accuracy")
 
 
@@ -188,7 +188,8 @@ def feature_change(runs: Mapping[str, Sequence[Run]], key: str, label: str) -> F
     """
     first = next(iter(runs.values()))[0]
     splits = [name for name in first.metrics["change"] if name != "validation"]
-    values = {m: {s: [run.metrics["change"][s][key] for run in g] for s in splits} for m, g in runs.items()}
+    kept = {method: converged(group) for method, group in runs.items()}
+    values = {m: {s: [run.metrics["change"][s][key] for run in group] for s in splits} for m, group in kept.items()}
     return by_split(runs, values, label)
 
 

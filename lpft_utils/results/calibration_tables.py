@@ -17,7 +17,7 @@ from lpft_utils.metrics.intervals import format_interval
 from lpft_utils.metrics.sampling import debiased_ece, ece_interval
 from lpft_utils.results.frame import evaluated_splits, results
 from lpft_utils.results.tables import column, each, mean, table
-from lpft_utils.runs.store import Run
+from lpft_utils.runs.store import Run, converged
 from lpft_utils.studies.calibration import diagrams, evaluation_splits, fit_calibrators, temperature_scaled
 from lpft_utils.training.methods import METHODS
 
@@ -52,7 +52,7 @@ def chance_table(runs: Mapping[str, Sequence[Run]], split: str = "test", n_draws
     """
     rows = []
     for method, group in runs.items():
-        found = [temperature_scaled(stored, split) for stored in _converged(group)]
+        found = [temperature_scaled(stored, split) for stored in converged(group)]
         for when, name in (("before", METHODS[method].label), ("after", f"{METHODS[method].label}, TS")):
             p = [getattr(s, when) for s in found]
             errors = [debiased_ece(q, s.labels, n_draws) for q, s in zip(p, found, strict=True)]
@@ -122,7 +122,7 @@ def recalibration_table(runs: Sequence[Run], metric: str = "ECE") -> Table:
         One row per recalibration, one column per split; an infinite NLL (a class was given probability 0) is "∞".
     """
     rows = []
-    for stored in _converged(runs):
+    for stored in converged(runs):
         fitted = fit_calibrators(stored)
         for split in evaluation_splits(stored):
             f, y = stored.predictions[split]
@@ -150,7 +150,7 @@ def moment_table(runs: Sequence[Run]) -> Table:
         compared), T as fitted and as needed here.
     """
     rows = []
-    for stored in _converged(runs):
+    for stored in converged(runs):
         for split in ("validation", *evaluation_splits(stored)):
             s = temperature_scaled(stored, split)
             f = (s.logits - s.logits.mean(axis=1, keepdims=True)) / s.fit.T  # a shift has no meaning
@@ -165,8 +165,3 @@ def moment_table(runs: Sequence[Run]) -> Table:
     frame = pd.DataFrame(rows, columns=["split", "metric", "value"])
     forms = {m: each() if m.startswith("T") else mean(3) for m in frame["metric"].unique()}
     return table(frame, "split", {metric: column(metric, form) for metric, form in forms.items()})
-
-
-def _converged(runs: Sequence[Run]) -> list[Run]:
-    """The runs that did not diverge."""
-    return [stored for stored in runs if not stored.diverged]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -115,9 +116,9 @@ def change(runs: Sequence[Run], key: str, split: str) -> list[float]:
         split: Split on which features are compared.
 
     Returns:
-        Values in the order of the runs.
+        Values in the order of the runs, so that they pair by seed; NaN for a diverged run.
     """
-    return select(results(runs), metric=key, split=split)["value"].tolist()
+    return [math.nan if run.diverged else run.metrics["change"][split][key] for run in runs]
 
 
 def fdr_table(runs: Sequence[Run]) -> Table:

@@ -19,7 +19,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -110,6 +110,11 @@ class Run:
         if split not in accuracy:
             raise RunError(f"{self.folder.name} has the splits {', '.join(accuracy)}, not {split!r}.")
         return accuracy[split]
+
+
+def converged(runs: Iterable[Run]) -> list[Run]:
+    """The runs that did not diverge: what means are taken over."""
+    return [run for run in runs if not run.diverged]
 
 
 def write_run(store: Path, key: str, fill: Callable[[Path], None]) -> Path:

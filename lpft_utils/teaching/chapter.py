@@ -42,16 +42,28 @@ class Chapter:
         profile: The profile, with the parameters that are not None in place of its own choices.
     """
 
-    def __init__(self, profile: str, **overrides: Any) -> None:
+    def __init__(
+        self,
+        profile: str,
+        task: str | None = None,
+        backbone: str | None = None,
+        seeds: Sequence[int] | int | None = None,
+        ood: Sequence[str] | None = None,
+        n_train: int | None = None,
+    ) -> None:
         """Start the chapter's clock and read its parameters.
 
         Args:
             profile: "smoke", "laptop" or "gpu".
-            **overrides: The other parameters, see `get_profile`; None means the profile's choice.
+            task: Here and below, None means the profile's choice; see `get_profile`.
+            backbone: Another backbone.
+            seeds: Other seeds.
+            ood: Tasks to attach as out-of-distribution test sets.
+            n_train: Training examples to draw with each seed.
         """
         self._started, self._notes = time.perf_counter(), []
         self._show, warnings.showwarning = warnings.showwarning, self._note
-        self.profile = get_profile(profile, **overrides)
+        self.profile = get_profile(profile, task=task, backbone=backbone, seeds=seeds, ood=ood, n_train=n_train)
 
     def _note(self, message: Any, category: type[Warning], *place: Any, **more: Any) -> None:
         """Keep what is said about the data for the stamp, where readers see it; show any other warning."""

@@ -1,5 +1,7 @@
 """The frame of results and the tables made from it, on runs made up by hand."""
 
+import math
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -8,7 +10,7 @@ from scipy import special
 
 from lpft_utils.metrics.intervals import format_geometric, format_interval
 from lpft_utils.results.frame import COLUMNS, results, select
-from lpft_utils.results.tables import accuracy_table, change_table, column, fdr_table, mean, table
+from lpft_utils.results.tables import accuracy_table, change, change_table, column, fdr_table, mean, table
 
 
 def tuned(method, seed, accuracy=0.8, norm=2.0, **more):
@@ -57,6 +59,12 @@ def test_a_diverged_run_has_no_values_and_is_counted_in_every_cell():
     assert "diverged" not in shown.loc["LP", "test"]
     assert change_table(runs).loc["FT", "Diff(F)"].endswith("(1 diverged)")
     assert accuracy_table({"ft": [tuned("ft", 0), lost], "lp": [lost]}).loc["FT", "test"].endswith("(2 diverged)")
+
+
+def test_feature_change_of_a_diverged_run_is_nan_so_that_seeds_still_pair():
+    runs = [tuned("ft", 0), tuned("ft", 1, diverged=True), tuned("ft", 2)]
+    values = change(runs, "Diff", "test")
+    assert [math.isnan(value) for value in values] == [False, True, False]
 
 
 def test_a_method_of_which_every_run_diverged_keeps_its_row():
