@@ -184,11 +184,9 @@ class _Side:
     def factors(self, index: int) -> list[Batch]:
         """Factors of a block, computed if they are not held, and the first time compared with autograd's."""
         if index not in self.held:
-            problem, C = self.problem, len(self.problem.V)
-            self.held[index] = [
-                problem.factors(problem.take(self.inputs, part), [] if index in self.checked else [(index + i) % C])
-                for i, part in enumerate(self.blocks[index].split(self.plan.batch))
-            ]
+            problem, check = self.problem, index not in self.checked
+            parts = self.blocks[index].split(self.plan.batch)
+            self.held[index] = [problem.factors(problem.take(self.inputs, part), check=check) for part in parts]
             self.checked.add(index)
         return self.held[index]
 

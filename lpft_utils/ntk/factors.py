@@ -22,11 +22,10 @@ from lpft_utils.ntk.tape import Entry, Tape
 Inputs = Mapping[str, Tensor]
 Features = Callable[[nn.Module, Inputs], Tensor]
 
-# Weights of the examples in the comparison with autograd: powers of two, by which backward passes scale exactly.
+# Weights of examples and classes in the comparison with autograd: powers of two, by which backward passes scale exactly.
 WEIGHTS = (1.0, -2.0, 0.5, -1.0, 2.0, -0.5)
-# Rounding of a sum, relative to its terms, by the type in which a model computes there.
-TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
-TOLERANCE_HALF = 3e-2
+# Rounding of a sum, relative to its terms, by the lowest precision in which a model computes.
+TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5, torch.float16: 3e-2, torch.bfloat16: 3e-2}
 
 
 def model_features(model: nn.Module, inputs: Inputs) -> Tensor:
@@ -100,7 +99,7 @@ def factors(
     wanted: Mapping[str, nn.Parameter],
     *,
     autograd: Sequence[str] = (),
-    check: Sequence[int] = (),
+    check: bool = False,
 ) -> Batch:
     """φ and the factors of all per-example gradients of V φ with respect to the wanted parameters.
 
@@ -110,7 +109,7 @@ def factors(
         V: Cotangents, shape (C, H).
         wanted: Parameters by name, the only ones that require gradients.
         autograd: Names of those that autograd differentiates, possible for a single example only.
-        check: Classes whose gradients are compared with autograd's.
+        check: Whether they are compared with autograd's.
 
     Returns:
         The batch.
@@ -123,25 +122,30 @@ def factors(
     tape = Tape(wanted, B)
     with torch.enable_grad(), tape:
         phi = phi_of(inputs)
-    if tape.expanded:
-        with torch.no_grad():
-            plain = phi_of(inputs)
-        if plain.shape != phi.shape or not close(plain, phi):
-            raise NoRule(dict.fromkeys(wanted, "φ changes if position embeddings are repeated for each example"))
     others = {name: f"used in {what}" for name, what in tape.unknown.items() if name not in autograd}
     if others:
         raise NoRule(others)
     entries = [entry for entry in tape.entries if entry.name not in autograd]
     if not phi.requires_grad:
         return Batch(phi.detach(), {}, set())
-    gradients, kept = _differentiate(phi, entries, V, wanted, autograd, check)
-    reached = _certify(phi, entries, V, wanted, kept, skip=autograd) if check else set()
-    return Batch(phi.detach(), gradients, reached)
+    w = _weights(len(V)).to(V) if check else None
+    gradients, outputs = _differentiate(phi, entries, V, wanted, autograd, w)
+    if w is None:
+        return Batch(phi.detach(), gradients, set())
+    checked = {name: p for name, p in wanted.items() if name not in autograd}
+    reached = _certify(phi, entries, outputs, w @ V, checked, TOLERANCE[tape.dtype])
+    return Batch(phi.detach(), gradients, reached | {name for name in autograd if name in gradients})
 
 
-def close(x: Tensor, y: Tensor) -> bool:
-    """Whether they differ by rounding only."""
-    return bool((x - y).norm() <= 10 * TOLERANCE.get(x.dtype, TOLERANCE_HALF) * y.norm())
+def close(x: Tensor, y: Tensor, dtype: torch.dtype) -> bool:
+    """Whether they differ by no more than rounding in this type."""
+    return bool((x - y).norm() <= 10 * TOLERANCE[dtype] * y.norm())
+
+
+def _weights(n: int) -> Tensor:
+    """A weight for each of n examples or classes, in an order that repeats nothing of a batch's own."""
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(n))
+    return torch.tensor(WEIGHTS)[order % len(WEIGHTS)]
 
 
 def _differentiate(
@@ -150,36 +154,34 @@ def _differentiate(
     V: Tensor,
     wanted: Mapping[str, Tensor],
     autograd: Sequence[str],
-    keep: Sequence[int],
-) -> tuple[dict[str, Gradient], dict[int, list[Tensor | None]]]:
+    w: Tensor | None,
+) -> tuple[dict[str, Gradient], list[Tensor | None]]:
     """One backward pass for each row of V.
 
     Returns:
-        Gradients by parameter, and for the classes of `keep` the output gradients as they came.
+        Gradients by parameter, and with weights w (C,) for each entry Σ_c w_c g_c, as it came.
     """
-    direct = {name: wanted[name] for name in autograd}
-    ends = [*(entry.output for entry in entries), *direct.values()]
+    ends = [*(entry.output for entry in entries), *(wanted[name] for name in autograd)]
     parts: list[list[Tensor]] = [[] for _ in ends]
-    kept: dict[int, list[Tensor | None]] = {}
+    weighted: list[Tensor | None] = [None] * len(entries)
     for c, row in enumerate(V if ends else V[:0]):
-        g = torch.autograd.grad(phi, ends, row.to(phi.dtype).expand_as(phi), retain_graph=True, allow_unused=True)
-        for entry, part, x in zip(entries, parts, g, strict=False):
-            if x is not None:
-                part.append(entry.use.part(x))
-        for part, x in zip(parts[len(entries) :], g[len(entries) :], strict=True):
-            if x is not None:
-                part.append(x[None])
-        if c in keep:
-            kept[c] = list(g[: len(entries)])
+        found = torch.autograd.grad(phi, ends, row.to(phi.dtype).expand_as(phi), retain_graph=True, allow_unused=True)
+        for i, g in enumerate(found):
+            if g is None:
+                continue
+            parts[i].append(entries[i].use.part(g) if i < len(entries) else g[None])
+            if w is not None and i < len(entries):
+                before = weighted[i]
+                weighted[i] = w[c] * g if before is None else before.add_(g, alpha=w[c].item())
     uses: dict[str, list[Gradient]] = {}
     for entry, part in zip(entries, parts, strict=False):
         if part:
             gradient = _of_parameter(entry, entry.use.gradient(part), wanted[entry.name])
             uses.setdefault(entry.name, []).append(gradient.to(V.dtype))
-    for name, part in zip(direct, parts[len(entries) :], strict=True):
+    for name, part in zip(autograd, parts[len(entries) :], strict=True):
         if part:
             uses[name] = [Dense(torch.stack(part, 1).reshape(1, len(V), -1).to(V.dtype))]
-    return {name: merge(found, wanted[name].shape).active() for name, found in uses.items()}, kept
+    return {name: merge(found, wanted[name].shape).active() for name, found in uses.items()}, weighted
 
 
 def _of_parameter(entry: Entry, gradient: Gradient, parameter: Tensor) -> Gradient:
@@ -196,42 +198,45 @@ def _of_parameter(entry: Entry, gradient: Gradient, parameter: Tensor) -> Gradie
 def _certify(
     phi: Tensor,
     entries: Sequence[Entry],
-    V: Tensor,
+    outputs: Sequence[Tensor | None],
+    cotangent: Tensor,
     wanted: Mapping[str, Tensor],
-    kept: Mapping[int, Sequence[Tensor | None]],
-    skip: Sequence[str],
+    tolerance: float,
 ) -> set[str]:
-    """Compare Σ_b r_b ∂f_bc/∂θ with autograd's gradient of Σ_b r_b f_bc, parameter by parameter.
+    """Compare Σ_b r_b Σ_c w_c ∂f_bc/∂θ with autograd's gradient of Σ_b r_b Σ_c w_c f_bc, parameter by parameter.
 
     The weights r differ between examples, so that a gradient given to the wrong example shows.
+
+    Args:
+        phi: Features (B, H), with their graph.
+        entries: Uses of the parameters.
+        outputs: For each, the derivative of Σ_c w_c f_c with respect to its output, None if there is none.
+        cotangent: Σ_c w_c V_c, shape (H,).
+        wanted: Parameters.
+        tolerance: Relative to the terms of the sum.
 
     Returns:
         Names of the parameters that φ depends on.
 
     Raises:
-        KernelError: If a gradient is not finite.
+        KernelError: If the gradient of a single example is not finite.
         NoRule: If there is a difference beyond rounding.
     """
     B = len(phi)
-    generator = torch.Generator().manual_seed(B)
-    r = torch.tensor(WEIGHTS, dtype=phi.dtype)[torch.randperm(B, generator=generator) % len(WEIGHTS)].to(phi.device)
-    names = [name for name in wanted if name not in skip]
+    r = _weights(B).to(phi)
+    whole = r[:, None] * cotangent.to(phi.dtype)
+    truth = torch.autograd.grad(phi, list(wanted.values()), whole, retain_graph=True, allow_unused=True)
     wrong: dict[str, str] = {}
-    reached = set(skip)
-    for c, outputs in kept.items():
-        cotangent = r[:, None] * V[c].to(phi.dtype)
-        truth = torch.autograd.grad(
-            phi, [wanted[name] for name in names], cotangent, retain_graph=True, allow_unused=True
-        )
-        for name, true in zip(names, truth, strict=True):
-            uses = [(e, g) for e, g in zip(entries, outputs, strict=True) if e.name == name and g is not None]
-            if true is None and not uses:
-                continue
-            reached.add(name)
-            if true is None or not true.isfinite().all() or not _agrees(uses, true, wanted[name], r, generator):
-                wrong[name] = "with a gradient that differs from autograd's"
-                if B == 1 and true is not None and not true.isfinite().all():
-                    raise KernelError(_not_finite(name, entries, outputs))
+    reached = set()
+    for (name, parameter), true in zip(wanted.items(), truth, strict=True):
+        uses = [(e, g) for e, g in zip(entries, outputs, strict=True) if e.name == name and g is not None]
+        if true is None and not uses:
+            continue
+        reached.add(name)
+        if true is None or not _agrees(uses, true, parameter, r, tolerance):
+            wrong[name] = "with a gradient that differs from autograd's"
+        if B == 1 and true is not None and not true.isfinite().all():
+            raise KernelError(_not_finite(name, entries, outputs))
     if wrong:
         raise NoRule(wrong)
     return reached
@@ -248,23 +253,23 @@ def _not_finite(name: str, entries: Sequence[Entry], outputs: Sequence[Tensor | 
 
 
 def _agrees(
-    uses: Sequence[tuple[Entry, Tensor]], true: Tensor, parameter: Tensor, r: Tensor, generator: torch.Generator
+    uses: Sequence[tuple[Entry, Tensor]], true: Tensor, parameter: Tensor, r: Tensor, tolerance: float
 ) -> bool:
     """Whether the uses of a parameter add up to its gradient, a matrix seen through one random vector."""
     v = None
     if true.ndim > 1:
+        generator = torch.Generator().manual_seed(true.numel())
         v = torch.randn(true[0].numel(), generator=generator, dtype=torch.float64).to(true)
         true = true.flatten(1) @ v
-    total, squares, tolerance = torch.zeros_like(true), 0.0, 0.0
+    total, squares = torch.zeros_like(true), 0.0
     for entry, g in uses:
         value, size = entry.use.weighted(g, r.to(g.dtype), v)
         if isinstance(entry.use, Broadcast):
-            if entry.use.source is not parameter:
-                (value,) = torch.autograd.grad(entry.use.source, parameter, value.to(entry.use.source.dtype), retain_graph=True)
+            u = entry.use.source
+            if u is not parameter:
+                (value,) = torch.autograd.grad(u, parameter, value.to(u.dtype), retain_graph=True)
             if v is not None:
                 value, size = value.flatten(1).to(v.dtype) @ v, size * v.norm().item()
         total += value.reshape(total.shape)
         squares += size**2
-        tolerance = max(tolerance, TOLERANCE.get(g.dtype, TOLERANCE_HALF))
-    largest = r.abs().max().item()
-    return bool((total - true).norm() <= tolerance * largest * squares**0.5)
+    return bool((total - true).norm() <= tolerance * r.abs().max() * squares**0.5)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -26,10 +26,12 @@ from lpft_utils.ntk.factors import (
     model_features,
 )
 from lpft_utils.ntk.gradients import alike
+from lpft_utils.ntk.tape import Tape
 
 TOKENS = {"input_ids", "attention_mask", "token_type_ids", "position_ids"}  # inputs (N, T) that may be cut at padding
-N_CHECK = 5  # examples on which a model is examined before anything is computed
+N_CHECK = 4  # examples on which a model is examined before anything is computed
 TOKENS_CHECK = 1024  # that these have together at most
+FIRST = torch.tensor([0])
 UNSUPPORTED = ("autograd", "error")
 
 
@@ -90,12 +92,12 @@ class Problem:
             )
         return phi
 
-    def factors(self, inputs: Inputs, check: Sequence[int] = ()) -> Batch:
+    def factors(self, inputs: Inputs, check: bool = False) -> Batch:
         """Factors of a batch.
 
         Args:
             inputs: Tensors by name, first dimension B.
-            check: Classes whose gradients are compared with autograd's.
+            check: Whether they are compared with autograd's.
 
         Returns:
             The batch.
@@ -121,7 +123,7 @@ class Problem:
         self.seconds += time.perf_counter() - start
         return Batch(torch.cat([b.phi for b in found]), joined, set())
 
-    def _alone(self, one: Inputs, check: Sequence[int]) -> Batch:
+    def _alone(self, one: Inputs, check: bool) -> Batch:
         """Factors of one example; what no rule handles is left to autograd."""
         while True:
             try:
@@ -164,13 +166,14 @@ class Problem:
             whole = self.moved({k: t[few] for k, t in inputs.items()})
             singles = [{k: t[n : n + 1] for k, t in whole.items()} for n in range(len(few))]
             self.trim = self.trim and whole.keys() <= TOKENS
-            with torch.no_grad():
+            with torch.no_grad(), Tape({}, len(few)) as tape:
                 together = self.phi(whole)
                 one = torch.cat([self.phi(x) for x in singles])
-                cut = torch.cat([self.phi(self.take(x, torch.tensor([0]))) for x in singles]) if self.trim else one
-            self.alone = self.alone or not close(one, together)
-            self.trim = self.trim and close(cut, one)
-            self.factors(self.take(whole, torch.arange(len(few))), check=_spread(len(self.V)))
+                short = self.trim and any(self.take(x, FIRST)[name].shape != x[name].shape for x in singles for name in x)
+                cut = torch.cat([self.phi(self.take(x, FIRST)) for x in singles]) if short else one
+            self.alone = self.alone or not close(one, together, tape.dtype)
+            self.trim = self.trim and close(cut, one, tape.dtype)
+            self.factors(self.take(whole, torch.arange(len(few))), check=True)
         if self.wanted and not self.reached:
             raise KernelError(
                 f"parameters: φ depends on none of the {len(self.wanted)} parameters asked for ({_some(self.wanted)}). "
@@ -215,11 +218,6 @@ def _first_not_finite(model: nn.Module, features: Features, inputs: Inputs) -> s
         for hook in hooks:
             hook.remove()
     return found[0] if found else ""
-
-
-def _spread(C: int) -> list[int]:
-    """Classes to check at the beginning: all, or four of many."""
-    return sorted(set(torch.linspace(0, C - 1, min(C, 4)).long().tolist()))
 
 
 def _some(names: Iterable[str]) -> str:

@@ -238,7 +238,7 @@ def _embedding(
 ) -> list[Use]:
     if max_norm is not None or scale_grad_by_freq:  # rows rescaled in the forward pass, or in the backward pass
         return []
-    ids = by_example(input[..., None], B)
+    ids = None if len(input) == 1 < B else by_example(input[..., None], B)  # one row for all is not of any example
     if ids is None:
         return []
     padding = None if padding_idx is None else padding_idx % len(weight)

@@ -120,9 +120,8 @@ def sketch(
         order = by_length(rows)
         Z: Tensor | None = None
         phi = torch.empty(N, problem.V.shape[1], dtype=problem.V.dtype)
-        parts = _batches(rows, order)
-        for i, part in enumerate(tqdm(parts, desc="sketch", disable=None, delay=5, leave=False)):
-            batch = problem.factors(problem.take(rows, part), check=[i % len(problem.V)])
+        for part in tqdm(_batches(rows, order), desc="sketch", disable=None, delay=5, leave=False):
+            batch = problem.factors(problem.take(rows, part), check=True)
             z = _projected(batch, projections, len(problem.V)).cpu()
             Z = z.new_empty(N, *z.shape[1:]) if Z is None else Z
             Z[part], phi[part] = z, batch.phi.cpu()

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.overrides import TorchFunctionMode
 
-from lpft_utils.ntk.rules import RULES, Broadcast, Use
+from lpft_utils.ntk.rules import RULES, Broadcast, Lookup, Use
 
 
 @dataclass
@@ -34,7 +35,7 @@ class Tape(TorchFunctionMode):
     Attributes:
         entries: Uses for which there is a rule.
         unknown: Parameters with another use, and the operation.
-        expanded: Whether an embedding computed once for the whole batch was repeated for every example.
+        dtype: Type of the lowest precision that an operation on the way had.
     """
 
     def __init__(self, wanted: Mapping[str, Tensor], B: int) -> None:
@@ -42,8 +43,9 @@ class Tape(TorchFunctionMode):
         self.B = B
         self.entries: list[Entry] = []
         self.unknown: dict[str, str] = {}
-        self.expanded = False
+        self.dtype = torch.float64
         self.wanted = wanted
+        self._shared: dict[int, Use] = {}
         self._sources = {id(p): (p, name) for name, p in wanted.items()}  # held, so that no identity is used twice
 
     def __torch_function__(
@@ -52,28 +54,43 @@ class Tape(TorchFunctionMode):
         """Run an operation, and note it if a source is among its arguments."""
         given = kwargs or {}
         result = func(*args, **given)
+        if isinstance(result, Tensor) and result.is_floating_point() and result.dtype.itemsize < self.dtype.itemsize:
+            self.dtype = result.dtype
         tensors = list(_tensors((*args, *given.values())))
         met = {id(x): self._sources[id(x)][1] for x in tensors if id(x) in self._sources}
         if not met:
             return result
         made = [x for x in _tensors((result,)) if x.requires_grad]
         operation = func.__name__.strip("_")
-        if made and operation in RULES and not func.__name__.endswith("_"):
-            if operation == "embedding" and self.B > 1 and args[0].ndim > 1 and len(args[0]) == 1:
-                self.expanded = True
-                args, result = (args[0].expand(self.B, -1), *args[1:]), result.expand(self.B, *result.shape[1:])
+        in_place = func.__name__.endswith("_") and not func.__name__.endswith("__")
+        if made and operation in RULES and (operation == "add" or not in_place):
             for use in RULES[operation](result, self.B, *args, **given):
-                name = met.get(id(use.source))
-                if name is not None and (isinstance(use, Broadcast) or use.source is self.wanted[name]):
-                    self.entries.append(Entry(name, use, get_gradient_edge(result)))
-                    tensors = [x for x in tensors if x is not use.source]
+                tensors = [x for x in tensors if x is not use.source] if self._note(use, met, result) else tensors
         left = {met[id(x)] for x in tensors if id(x) in met}
         # What is made of one parameter alone is a source too, wherever that meets the data.
         if len(left) == 1 and not any(x.requires_grad and id(x) not in met for x in tensors) and len(met) == 1:
             self._sources |= {id(x): (x, *left) for x in made}
+            if operation == "embedding":
+                self._shared |= {id(x): rows for x in made for rows in RULES["embedding"](x, 1, *args, **given)}
         elif made:
             self.unknown |= dict.fromkeys(left, operation)
         return result
+
+    def _note(self, use: Use, met: Mapping[int, str], result: Tensor) -> bool:
+        """Put a use on record, unless it is one of a derived tensor that would have to be formed."""
+        name, rows = met.get(id(use.source)), self._shared.get(id(use.source))
+        if name is None:
+            return False
+        plain = isinstance(use, Broadcast) and isinstance(use.factor, float) and use.factor == 1.0
+        if not (result.ndim == 3 and len(result) == self.B and plain):
+            rows = None
+        if isinstance(rows, Lookup) and rows.source is self.wanted[name] and rows.a.numel() == result.shape[1]:
+            # Rows looked up once for all examples, such as positions, and added to each: they are not formed.
+            use = replace(rows, B=self.B, a=rows.a.expand(self.B, -1))
+        elif not isinstance(use, Broadcast) and use.source is not self.wanted[name]:
+            return False
+        self.entries.append(Entry(name, use, get_gradient_edge(result)))
+        return True
 
 
 def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:

@@ -71,7 +71,7 @@ def layer_factors(model: Classifier, inputs: Inputs, names: Sequence[str]) -> di
         KernelError: If a parameter is no weight of a linear layer.
     """
     with prepared(model, model_features, None, "head", list(names), None) as problem:
-        gradients = problem.factors(inputs, check=range(len(problem.V))).gradients
+        gradients = problem.factors(inputs, check=True).gradients
     outer = {name: g for name, g in gradients.items() if isinstance(g, Outer)}
     if len(outer) != len(gradients):
         raise KernelError(f"names: expected weights of linear layers, got {min(gradients.keys() - outer.keys())!r}.")
