@@ -94,11 +94,7 @@ class Task:
             TaskError: If the task has no such split.
         """
         if name not in self.splits:
-            hint = (
-                " It is a test set only; attach it to another task with ood=[...]."
-                if "train" not in self.splits
-                else ""
-            )
+            hint = "" if "train" in self.splits else " It is a test set only; attach it to another task with ood=[...]."
             raise TaskError(f"Task {self.name!r} has the splits {list(self.splits)}, not {name!r}.{hint}")
         return self.splits[name]
 

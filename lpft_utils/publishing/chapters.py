@@ -18,8 +18,9 @@ import yaml
 from papermill.exceptions import PapermillExecutionError
 
 from lpft_utils.common.errors import LpftError, ParameterError
+from lpft_utils.common.names import nearest
 from lpft_utils.publishing import site
-from lpft_utils.publishing.parameters import check_names, nearest
+from lpft_utils.publishing.parameters import check_names
 
 Say = Callable[[str], None]
 

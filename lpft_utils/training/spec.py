@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import hashlib
 import json
 import re
@@ -12,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lpft_utils.common.errors import RunError
+from lpft_utils.common.names import nearest
 from lpft_utils.common.validation import is_integer, is_number
 from lpft_utils.training.methods import METHODS
 
@@ -112,9 +112,7 @@ class RunSpec:
             if isinstance(value, (str, list)):
                 object.__setattr__(self, name, (value,) if isinstance(value, str) else tuple(value))
         if self.method not in METHODS:
-            near = difflib.get_close_matches(str(self.method).replace("-", "_"), METHODS, n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise RunError(f"method: expected one of {', '.join(METHODS)}, got {self.method!r}.{hint}")
+            raise RunError(f"method: there is no {self.method!r}; {nearest(str(self.method), METHODS)}.")
         if unknown := set(METHODS[self.method].fields) - set(self.__dataclass_fields__):
             raise RunError(f"method {self.method!r}: its record names {', '.join(sorted(unknown))}, no field of a run.")
         if self.learning_rate is None:
@@ -157,9 +155,7 @@ class RunSpec:
         known = [field.name for field in dataclasses.fields(cls)]
         for name in fields:
             if name not in known:
-                near = difflib.get_close_matches(name, known, n=1)
-                hint = f" Did you mean {near[0]!r}?" if near else ""
-                raise RunError(f"Unknown field {name!r} of a run.{hint} Known: {', '.join(known)}.")
+                raise RunError(f"A run has no field {name!r}; {nearest(name, known)}.")
         return cls(**fields)
 
     def replace(self, **changes: Any) -> RunSpec:
