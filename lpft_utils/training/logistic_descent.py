@@ -19,7 +19,8 @@ from torch import Tensor
 
 from lpft_utils.common.errors import ParameterError
 from lpft_utils.common.threads import one_thread_if_small
-from lpft_utils.training.validation import as_tensor, check_data
+from lpft_utils.common.validation import check_integer, check_labels, check_real
+from lpft_utils.training.validation import check_data
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ def logistic_gd(
     n_classes: int,
     steps: int = 10_000,
     *,
-    record: int | Sequence[int] = 60,
+    record: Sequence[int] | None = None,
     eval_sets: Mapping[str, tuple[Tensor | ArrayLike, Tensor | ArrayLike]] | None = None,
     nesterov: bool = False,
     device: torch.device | str | None = None,
@@ -69,8 +70,8 @@ def logistic_gd(
         y: Labels (N,), integers in 0 … n_classes − 1; every class at least once.
         n_classes: Number of classes C ≥ 2.
         steps: Number of updates.
-        record: Number of records, spread evenly over log(step), or the steps to record. Steps 0 and `steps` are
-            always recorded.
+        record: The steps to record; 59 spread evenly over log(step) by default. Steps 0 and `steps` are always
+            recorded.
         eval_sets: Features and labels by name; their accuracy is recorded too.
         nesterov: Use Nesterov's accelerated gradient instead of plain descent.
         device: Where to compute; default where X is.
@@ -83,10 +84,15 @@ def logistic_gd(
     """
     X, y = check_data(X, y, n_classes, device)
     N, H = X.shape
-    if steps < 1:
-        raise ParameterError(f"steps must be at least 1, got {steps}")
-    recorded = _recorded_steps(record, steps)
-    evals = {name: _eval_set(name, *pair, H, n_classes, X) for name, pair in (eval_sets or {}).items()}
+    check_integer("steps", steps)
+    due = set(np.geomspace(1, steps, 59).round().astype(int).tolist() if record is None else record) | {0, steps}
+    if min(due) < 0 or max(due) > steps:
+        raise ParameterError(f"steps to record must lie in 0 … {steps}, got {sorted(due)}")
+    evals = {}
+    for name, (features, labels) in (eval_sets or {}).items():
+        Xe = check_real(features, f"features of {name!r}", ndim=2)
+        ye = check_labels(labels, len(Xe), n_classes, f"labels of {name!r}")  # classes may be absent
+        evals[name] = torch.tensor(Xe, device=X.device), torch.tensor(ye, device=X.device)
     theta = X.new_zeros(n_classes, H + 1)
 
     X1 = torch.cat([X, X.new_ones(N, 1)], 1)  # (N, H + 1)
@@ -97,7 +103,6 @@ def logistic_gd(
 
     loss, norm, accuracy = [], [], []
     eval_accuracy: dict[str, list[float]] = {name: [] for name in evals}
-    due = set(recorded)
     previous, t_now = theta, 1.0
     with one_thread_if_small(X):
         for step in range(steps + 1):
@@ -120,7 +125,7 @@ def logistic_gd(
             residual = torch.softmax(point @ X1_t, 0) - Y_t  # (C, N)
             theta = torch.addmm(point, residual, X1_over_N, alpha=-learning_rate)
     return LogisticDescent(
-        step=np.array(recorded),
+        step=np.array(sorted(due)),
         loss=np.array(loss),
         norm=np.array(norm),
         accuracy=np.array(accuracy),
@@ -129,31 +134,3 @@ def logistic_gd(
         V=theta[:, :-1].clone(),
         b=theta[:, -1].clone(),
     )
-
-
-def _recorded_steps(record: int | Sequence[int], steps: int) -> list[int]:
-    """The steps to record, ascending, with 0 and the last one."""
-    if isinstance(record, int):
-        if record < 2:
-            raise ParameterError(f"record must be at least 2 records, or a list of steps; got {record}")
-        wanted = np.geomspace(1, steps, record - 1).round().astype(int).tolist()
-    else:
-        wanted = [int(s) for s in record]
-        if any(s < 0 or s > steps for s in wanted):
-            raise ParameterError(f"steps to record must lie in 0 … {steps}, got {sorted(wanted)}")
-    return sorted({0, *wanted, steps})
-
-
-def _eval_set(
-    name: str, Xe: Tensor | ArrayLike, ye: Tensor | ArrayLike, H: int, n_classes: int, like: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Features and labels of an evaluation set beside the training features; classes may be absent from it."""
-    features, labels = as_tensor(Xe).to(like), as_tensor(ye).to(like.device)
-    if features.ndim != 2 or features.shape[1] != H or labels.shape != features.shape[:1] or len(labels) == 0:
-        raise ParameterError(
-            f"evaluation set {name!r}: expected features (M, {H}) and labels (M,) with M ≥ 1, "
-            f"got {tuple(features.shape)} and {tuple(labels.shape)}"
-        )
-    if int(labels.min()) < 0 or int(labels.max()) >= n_classes:
-        raise ParameterError(f"evaluation set {name!r}: labels must lie in 0 … {n_classes - 1}")
-    return features, labels
