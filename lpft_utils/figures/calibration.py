@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lpft_utils.figures.style import STYLE, legend_below, panels
+from lpft_utils.figures.style import STYLE, legend_below, page_figure
 from lpft_utils.metrics.calibration import Reliability
 from lpft_utils.training.methods import METHODS
 
@@ -30,7 +30,7 @@ def reliability_diagrams(diagrams: Mapping[str, tuple[Reliability, Reliability]]
         The figure.
     """
     most = max(int(diagram.counts.max()) for pair in diagrams.values() for diagram in pair)
-    figure, (*places, last) = panels(len(diagrams) + 1, 3.0, 2)  # the last one for the legend
+    figure, (*places, last) = page_figure(len(diagrams) + 1, 3.0, 2)  # the last one for the legend
     for axes, (method, pair) in zip(places, diagrams.items(), strict=True):
         axes.plot([0, 1], [0, 1], color="0.35", linewidth=1, linestyle="--", label="calibrated")
         _bins(axes, pair[0], most, label="before", **METHODS[method].style("marker"))
@@ -54,7 +54,7 @@ def head_scaling(scales: Sequence[float], curves: Mapping[str, Mapping[str, Sequ
     Returns:
         The figure.
     """
-    figure, (left, right) = panels(2, 3.4)
+    figure, (left, right) = page_figure(2, 3.4)
     own = METHODS["lp"].color
     for split, line in (("train", ":"), ("test", "-")):
         left.loglog(scales, curves[split]["NLL"], line, color=own, label=split)
@@ -81,7 +81,7 @@ def temperature_against_norm(groups: Mapping[str, tuple[str, Sequence[float], Se
     Returns:
         The figure.
     """
-    figure, (axes,) = panels(1, 3.8)
+    figure, (axes,) = page_figure(1, 3.8)
     everything = [
         (norm, T) for _, norms, temperatures in groups.values() for norm, T in zip(norms, temperatures, strict=True)
     ]
@@ -113,7 +113,7 @@ def before_and_after(
         The figure.
     """
     top = max(x for by_method in errors.values() for pair in by_method.values() for x in (*pair[0], *pair[1], pair[2]))
-    figure, rows = panels(len(errors), 2.6, 1, sharex=True, sharey=True)
+    figure, rows = page_figure(len(errors), 2.6, 1, sharex=True, sharey=True)
     for axes, (title, by_method) in zip(rows, errors.items(), strict=True):
         for i, (method, (before, after, chance)) in enumerate(by_method.items()):
             for pair in zip(before, after, strict=True):

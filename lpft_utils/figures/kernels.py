@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from lpft_utils.figures.style import CLASS_COLORS, STYLE, WIDTH, legend_below, mean_and_seeds, panels
+from lpft_utils.figures.style import CLASS_COLORS, STYLE, WIDTH, legend_below, mean_and_seeds, page_figure
 from lpft_utils.studies.linearised import Comparison
 from lpft_utils.training.methods import METHODS
 
@@ -56,7 +56,7 @@ def linearisation(comparisons: Mapping[str, Comparison]) -> Figure:
         The figure.
     """
     n = len(comparisons)
-    figure, axes = panels(2 * n, 2.3, n)
+    figure, axes = page_figure(2 * n, 2.3, n)
     for upper, lower, (title, c) in zip(axes[:n], axes[n:], comparisons.items(), strict=True):
         color = METHODS[c.method].color
         for which, line, label in (("real", "-", "real training"), ("linear", "--", "linearised")):
@@ -83,7 +83,7 @@ def linearisation_error(comparisons: Mapping[str, Comparison]) -> Figure:
     Returns:
         The figure.
     """
-    figure, (axes,) = panels(1, 3.2)
+    figure, (axes,) = page_figure(1, 3.2)
     for i, (name, c) in enumerate(comparisons.items()):
         line = ("-", "--", ":", "-.")[i % 4]
         axes.loglog(c.moved("real")[1:], c.error(), line, label=name, **METHODS[c.method].style("marker"))
@@ -102,7 +102,7 @@ def predicted_and_measured(comparisons: Mapping[str, Sequence[Comparison]]) -> F
     Returns:
         The figure.
     """
-    figure, columns = panels(len(comparisons), 3.4)
+    figure, columns = page_figure(len(comparisons), 3.4)
     for axes, (method, group) in zip(columns, comparisons.items(), strict=True):
         points = [tuple(c.change[k][-1].norm(dim=1).double().numpy() for k in ("linear", "real")) for c in group]
         for i, (linear, real) in enumerate(points):
@@ -127,7 +127,7 @@ def spectra(values: Mapping[str, Mapping[str, Tensor]]) -> Figure:
     Returns:
         The figure.
     """
-    figure, columns = panels(len(values), 3.2, sharey=True)
+    figure, columns = page_figure(len(values), 3.2, sharey=True)
     for axes, (part, lines) in zip(columns, values.items(), strict=True):
         for method, s in lines.items():
             style = METHODS[method].style("linestyle", "label")
@@ -173,7 +173,7 @@ def layer_shares(by_method: Mapping[str, pd.DataFrame]) -> Figure:
     """
     hatches = ("", "//", "..", "xx", "--")
     layers = list(next(iter(by_method.values())).index)
-    figure, columns = panels(len(by_method), 1.4 + 0.3 * len(layers), sharex=True, sharey=True)
+    figure, columns = page_figure(len(by_method), 1.4 + 0.3 * len(layers), sharex=True, sharey=True)
     kinds = sorted({kind for table in by_method.values() for kind in table})
     for axes, (method, table) in zip(columns, by_method.items(), strict=True):
         left = np.zeros(len(layers))
@@ -198,7 +198,7 @@ def norm_sweep(norms: Sequence[float], values: Mapping[str, Sequence[Sequence[fl
     Returns:
         The figure.
     """
-    figure, places = panels(len(values), 2.9, 2)
+    figure, places = page_figure(len(values), 2.9, 2)
     for axes, (label, rows) in zip(places, values.items(), strict=True):
         mean_and_seeds(axes, norms, rows, "lp_ft")
         axes.set(xscale="log", xlabel="‖V0‖ at the start of FT", ylabel=label)

@@ -8,7 +8,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
-from lpft_utils.figures.style import STYLE, legend_below, panels
+from lpft_utils.figures.style import STYLE, legend_below, page_figure
 from lpft_utils.studies.lora import Concentration
 from lpft_utils.training.methods import METHODS
 
@@ -23,7 +23,7 @@ def concentration(sweeps: Mapping[str, Concentration]) -> Figure:
     Returns:
         The figure.
     """
-    figure, (left, right) = panels(2, 3.9)
+    figure, (left, right) = page_figure(2, 3.9)
     for i, (method, sweep) in enumerate(sweeps.items()):
         style = METHODS[method].style("marker")
         shift = 1.06 ** (2 * i - len(sweeps) + 1)  # so that dots of two starts do not hide each other

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from lpft_utils.common.errors import RunError
 from lpft_utils.common.names import split_label
 from lpft_utils.common.validation import Array
-from lpft_utils.figures.style import CLASS_COLORS, CLASS_MARKERS, STYLE, legend_below, mean_and_seeds, panels
+from lpft_utils.figures.style import CLASS_COLORS, CLASS_MARKERS, STYLE, legend_below, mean_and_seeds, page_figure
 from lpft_utils.runs.store import Run, converged
 from lpft_utils.training.methods import METHODS
 
@@ -31,7 +31,7 @@ def logistic_path(about: Mapping[str, Any], norm_init: float) -> Figure:
     Returns:
         The figure.
     """
-    figure, (left, right) = panels(2, 3.2)
+    figure, (left, right) = page_figure(2, 3.2)
     left.semilogx(about["Cs"], about["cv_accuracy"], color=METHODS["lp"].color, marker="s")
     left.set(xlabel="C (weak penalty to the right)", ylabel="accuracy on held-out folds")
     right.loglog(about["Cs"], about["norms"], color=METHODS["lp"].color, marker="s", label="LP optimum")
@@ -54,7 +54,7 @@ def descent(histories: Sequence[pd.DataFrame], norm_init: float) -> Figure:
     Returns:
         The figure.
     """
-    figure, (left, right) = panels(2, 3.2, sharex=True)
+    figure, (left, right) = page_figure(2, 3.2, sharex=True)
     for i, history in enumerate(histories):
         rows = history[history["step"] > 0]
         train, test, lp = ("train", "test", "LP") if i == 0 else (None, None, None)  # one entry of the legend each
@@ -81,7 +81,7 @@ def toy_flow(t: Array, distance: Mapping[str, Array], error: Mapping[str, Array]
     Returns:
         The figure.
     """
-    figure, (left, right) = panels(2, 3.2)
+    figure, (left, right) = page_figure(2, 3.2)
     for method in distance:
         style = METHODS[method].style("linestyle", "label")
         left.semilogx(t[1:], distance[method][1:], **style)
@@ -106,7 +106,7 @@ def training(runs: Mapping[str, Sequence[Run]], columns: Mapping[str, str]) -> F
     Raises:
         RunError: If a run recorded no such column, as LP does and training with `n_monitor=0`.
     """
-    figure, places = panels(len(columns), 3.0, 2)
+    figure, places = page_figure(len(columns), 3.0, 2)
     for axes, (column, label) in zip(places, columns.items(), strict=True):
         for method, group in runs.items():
             if blind := [run.folder.name for run in group if column not in run.history]:
@@ -140,7 +140,7 @@ def by_split(
     """
     methods = list(runs)
     splits = list(values[methods[0]])
-    figure, (axes,) = panels(1, 3.6)
+    figure, (axes,) = page_figure(1, 3.6)
     for i, method in enumerate(methods):
         x = [j + 0.22 * (i - (len(methods) - 1) / 2) for j in range(len(splits))]
         rows = [values[method][split] for split in splits]
@@ -198,7 +198,7 @@ def feature_map(planes: Mapping[str, Mapping[str, Array]], label_names: Sequence
     """
     n_rows = (len(planes) + 2) // 3
     n_columns = -(-len(planes) // n_rows)
-    figure, axes = panels(len(planes), 4.6 if n_rows == 1 else 1.2 / n_rows + 2.6, n_columns)
+    figure, axes = page_figure(len(planes), 4.6 if n_rows == 1 else 1.2 / n_rows + 2.6, n_columns)
     for ax, (title, plane) in zip(axes, planes.items(), strict=True):
         ax.scatter(*plane["before"].T, s=5, color="0.75", label="φ before")
         for c, name in enumerate(label_names):

@@ -26,7 +26,7 @@ STYLE: dict[Any, Any] = {  # matplotlib types its keys as literals
 }
 
 
-def panels(n: int, height: float, n_columns: int | None = None, **options: Any) -> tuple[Figure, list[Axes]]:
+def page_figure(n: int, height: float, n_columns: int | None = None, **options: Any) -> tuple[Figure, list[Axes]]:
     """A figure of the page's width with axes beside each other.
 
     Args:
