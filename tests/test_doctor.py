@@ -130,14 +130,15 @@ def test_run_store_location(monkeypatch, tmp_path):
     (tmp_path / "deep" / "er").mkdir(parents=True)
     (tmp_path / "_toc.yml").touch()
     monkeypatch.delenv("LPFT_RUNS", raising=False)
-    assert run_store(tmp_path / "deep" / "er") == tmp_path / "_runs"
-    assert book_root(tmp_path / "deep") == tmp_path
+    monkeypatch.chdir(tmp_path / "deep" / "er")
+    assert run_store() == tmp_path / "_runs" and book_root() == tmp_path
     monkeypatch.setenv("LPFT_RUNS", str(tmp_path / "elsewhere"))
-    assert run_store(tmp_path) == tmp_path / "elsewhere"
+    assert run_store() == tmp_path / "elsewhere"
 
 
 def test_without_a_book_the_runs_go_to_the_users_cache(monkeypatch, tmp_path):
     monkeypatch.delenv("LPFT_RUNS", raising=False)
-    if nearest_book_root(tmp_path) is not None:
+    monkeypatch.chdir(tmp_path)
+    if nearest_book_root() is not None:
         pytest.skip("the temporary folder lies inside a book")
-    assert run_store(tmp_path).parts[-3:] == (".cache", "lpft", "runs")
+    assert run_store().parts[-3:] == (".cache", "lpft", "runs")

@@ -280,8 +280,3 @@ for _method in (
     ),
 ):  # fmt: skip
     METHODS[_method.name] = _method
-
-
-def label(name: str) -> str:
-    """A method's name for readers."""
-    return METHODS[name].label
