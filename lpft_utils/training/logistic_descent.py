@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
@@ -25,24 +26,17 @@ from lpft_utils.training.validation import check_data
 
 @dataclass(frozen=True)
 class LogisticDescent:
-    """What gradient descent went through: one entry for each recorded step, step 0 being the start.
+    """What gradient descent went through.
 
     Attributes:
-        step: Number of updates made (n_records,).
-        loss: Mean cross-entropy on the training data, in nats (n_records,).
-        norm: ‖V‖_F (n_records,).
-        accuracy: Accuracy on the training data (n_records,).
-        eval_accuracy: Accuracy on each evaluation set, by name (n_records,).
+        history: One row for each recorded step: "step" (updates made), "head_norm" (‖V‖_F), "train_loss" (mean
+            cross-entropy, in nats), "train_accuracy" and "<name>_accuracy" for every evaluation set.
         learning_rate: Step size 1/L.
         V: Weights after the last step (C, H).
         b: Intercepts after the last step (C,).
     """
 
-    step: np.ndarray
-    loss: np.ndarray
-    norm: np.ndarray
-    accuracy: np.ndarray
-    eval_accuracy: dict[str, np.ndarray]
+    history: pd.DataFrame
     learning_rate: float
     V: Tensor
     b: Tensor
@@ -88,7 +82,7 @@ def logistic_gd(
     due = set(np.geomspace(1, steps, 59).round().astype(int).tolist() if record is None else record) | {0, steps}
     if min(due) < 0 or max(due) > steps:
         raise ParameterError(f"steps to record must lie in 0 … {steps}, got {sorted(due)}")
-    evals = {}
+    evals = {"train": (X, y)}
     for name, (features, labels) in (eval_sets or {}).items():
         Xe = check_real(features, f"features of {name!r}", ndim=2)
         ye = check_labels(labels, len(Xe), n_classes, f"labels of {name!r}")  # classes may be absent
@@ -101,20 +95,17 @@ def logistic_gd(
     Y_t = torch.nn.functional.one_hot(y, n_classes).to(X1).T.contiguous()  # (C, N)
     learning_rate = 2 * N / float(torch.linalg.matrix_norm(X1, 2)) ** 2
 
-    loss, norm, accuracy = [], [], []
-    eval_accuracy: dict[str, list[float]] = {name: [] for name in evals}
+    rows = []
     previous, t_now = theta, 1.0
     with one_thread_if_small(X):
         for step in range(steps + 1):
             if step in due:
-                logits = (theta @ X1_t).T
-                loss.append(float(torch.nn.functional.cross_entropy(logits, y)))
-                norm.append(float(torch.linalg.matrix_norm(theta[:, :-1])))
-                accuracy.append(float((logits.argmax(1) == y).double().mean()))
+                row = {"step": step, "head_norm": float(torch.linalg.matrix_norm(theta[:, :-1]))}
+                row["train_loss"] = float(torch.nn.functional.cross_entropy((theta @ X1_t).T, y))
                 for name, (Xe, ye) in evals.items():
-                    eval_accuracy[name].append(
-                        float(((Xe @ theta[:, :-1].T + theta[:, -1]).argmax(1) == ye).double().mean())
-                    )
+                    predicted = (Xe @ theta[:, :-1].T + theta[:, -1]).argmax(1)
+                    row[f"{name}_accuracy"] = float((predicted == ye).double().mean())
+                rows.append(row)
                 if step == steps:
                     break
             point = theta
@@ -124,13 +115,4 @@ def logistic_gd(
                 previous, t_now = theta, t_next
             residual = torch.softmax(point @ X1_t, 0) - Y_t  # (C, N)
             theta = torch.addmm(point, residual, X1_over_N, alpha=-learning_rate)
-    return LogisticDescent(
-        step=np.array(sorted(due)),
-        loss=np.array(loss),
-        norm=np.array(norm),
-        accuracy=np.array(accuracy),
-        eval_accuracy={name: np.array(values) for name, values in eval_accuracy.items()},
-        learning_rate=learning_rate,
-        V=theta[:, :-1].clone(),
-        b=theta[:, -1].clone(),
-    )
+    return LogisticDescent(pd.DataFrame(rows), learning_rate, V=theta[:, :-1].clone(), b=theta[:, -1].clone())

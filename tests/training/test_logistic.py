@@ -290,39 +290,42 @@ def test_descent_equals_a_loop_written_by_hand():
     X, y = make_data(N=40, H=5)
     Xt, Y = torch.tensor(X), torch.nn.functional.one_hot(torch.tensor(y), 3).double()
     V, b = torch.zeros(3, 5, dtype=torch.float64), torch.zeros(3, dtype=torch.float64)
-    history = logistic_gd(X, y, 3, steps=20, record=[7], eval_sets={"odd": (X[1::2], y[1::2])})
-    lr = history.learning_rate
+    descent = logistic_gd(X, y, 3, steps=20, record=[7], eval_sets={"odd": (X[1::2], y[1::2])})
+    lr, row = descent.learning_rate, descent.history.loc[1]
     for step in range(21):
         if step == 7:
             logits = Xt @ V.T + b
-            assert history.loss[1] == pytest.approx(float(torch.nn.functional.cross_entropy(logits, Y)))
-            assert history.norm[1] == pytest.approx(float(V.norm()))
+            assert row["train_loss"] == pytest.approx(float(torch.nn.functional.cross_entropy(logits, Y)))
+            assert row["head_norm"] == pytest.approx(float(V.norm()))
             right = logits.argmax(1).numpy() == y
-            assert history.accuracy[1] == right.mean() and history.eval_accuracy["odd"][1] == right[1::2].mean()
+            assert row["train_accuracy"] == right.mean() and row["odd_accuracy"] == right[1::2].mean()
         if step < 20:
             residual = torch.softmax(Xt @ V.T + b, 1) - Y
             V, b = V - lr * residual.T @ Xt / 40, b - lr * residual.mean(0)
-    assert history.step.tolist() == [0, 7, 20]
-    torch.testing.assert_close(history.V, V)
-    torch.testing.assert_close(history.b, b)
+    assert descent.history["step"].tolist() == [0, 7, 20]
+    torch.testing.assert_close(descent.V, V)
+    torch.testing.assert_close(descent.b, b)
 
 
 def test_on_separable_data_the_norm_keeps_growing_after_the_accuracy_has_saturated():
     X, y = make_data(N=30, H=40, signal=5.0)
-    history = logistic_gd(X, y, 3, steps=20_000, record=np.geomspace(1, 20_000, 39).round().astype(int).tolist())
-    assert (np.diff(history.loss) < 0).all()
-    saturated = history.accuracy == 1.0
+    history = logistic_gd(
+        X, y, 3, steps=20_000, record=np.geomspace(1, 20_000, 39).round().astype(int).tolist()
+    ).history
+    assert (np.diff(history["train_loss"]) < 0).all()
+    saturated = history["train_accuracy"] == 1.0
     assert saturated[-10:].all()
-    assert (np.diff(history.norm[saturated]) > 0).all()
-    assert history.norm[-1] > 1.3 * history.norm[saturated][0]
+    norms = history["head_norm"][saturated].to_numpy()
+    assert (np.diff(norms) > 0).all() and norms[-1] > 1.3 * norms[0]
 
 
 def test_default_step_is_the_inverse_of_boehnings_bound_and_never_raises_the_loss():
     X, y = make_data()
-    history = logistic_gd(X, y, 3, steps=300, record=range(301))
+    descent = logistic_gd(X, y, 3, steps=300, record=range(301))
     X1 = np.concatenate([X, np.ones((len(X), 1))], 1)
-    assert history.learning_rate == pytest.approx(2 * len(X) / np.linalg.eigvalsh(X1.T @ X1)[-1])
-    assert (np.diff(history.loss) <= 0).all() and history.loss[0] == pytest.approx(np.log(3))
+    assert descent.learning_rate == pytest.approx(2 * len(X) / np.linalg.eigvalsh(X1.T @ X1)[-1])
+    loss = descent.history["train_loss"].to_numpy()
+    assert (np.diff(loss) <= 0).all() and loss[0] == pytest.approx(np.log(3))
 
 
 def test_descent_converges_to_the_unregularised_optimum_where_there_is_one():
