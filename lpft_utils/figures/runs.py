@@ -5,7 +5,7 @@ One colour, marker and line style for each method everywhere (seaborn's colour-b
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import matplotlib as mpl
@@ -124,34 +124,6 @@ def training(runs: Mapping[str, Sequence[Run]], columns: Mapping[str, str]) -> F
     return figure
 
 
-@mpl.rc_context(STYLE)
-def by_split(
-    runs: Mapping[str, Sequence[Run]], values: Mapping[str, Mapping[str, Sequence[float]]], label: str
-) -> Figure:
-    """A quantity by split and method: a point for the mean, a bar for the 95 % interval, dots for the seeds.
-
-    Args:
-        runs: Runs by method; gives the order of the methods.
-        values: One value per seed by method and split.
-        label: Axis label.
-
-    Returns:
-        The figure.
-    """
-    methods = list(runs)
-    splits = list(values[methods[0]])
-    figure, (axes,) = page_figure(1, 3.6)
-    for i, method in enumerate(methods):
-        x = [j + 0.22 * (i - (len(methods) - 1) / 2) for j in range(len(splits))]
-        rows = [values[method][split] for split in splits]
-        mean_and_seeds(axes, x, rows, method, linestyle="", label=METHODS[method].label)
-    axes.set_xticks(range(len(splits)), [split_label(split) for split in splits])
-    axes.set(ylabel=label)
-    axes.margins(x=0.08)
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.16), ncols=len(methods))
-    return figure
-
-
 def accuracies(runs: Mapping[str, Sequence[Run]]) -> Figure:
     """Accuracy in and out of distribution by method.
 
@@ -163,8 +135,7 @@ def accuracies(runs: Mapping[str, Sequence[Run]]) -> Figure:
     """
     first = next(iter(runs.values()))[0]
     splits = [name for name in first.metrics["accuracy"] if name == "test" or name.startswith("ood_")]
-    values = {m: {s: [run.accuracy(s) for run in converged(group)] for s in splits} for m, group in runs.items()}
-    return by_split(runs, values, "accuracy")
+    return _by_split(runs, splits, lambda run, split: run.accuracy(split), "accuracy")
 
 
 def feature_change(runs: Mapping[str, Sequence[Run]], key: str, label: str) -> Figure:
@@ -180,9 +151,24 @@ def feature_change(runs: Mapping[str, Sequence[Run]], key: str, label: str) -> F
     """
     first = next(iter(runs.values()))[0]
     splits = [name for name in first.metrics["change"] if name != "validation"]
-    kept = {method: converged(group) for method, group in runs.items()}
-    values = {m: {s: [run.metrics["change"][s][key] for run in group] for s in splits} for m, group in kept.items()}
-    return by_split(runs, values, label)
+    return _by_split(runs, splits, lambda run, split: run.metrics["change"][split][key], label)
+
+
+@mpl.rc_context(STYLE)
+def _by_split(
+    runs: Mapping[str, Sequence[Run]], splits: Sequence[str], value: Callable[[Run, str], float], label: str
+) -> Figure:
+    """A value by split and method, over the runs that did not diverge."""
+    figure, (axes,) = page_figure(1, 3.6)
+    for i, (method, group) in enumerate(runs.items()):
+        x = [j + 0.22 * (i - (len(runs) - 1) / 2) for j in range(len(splits))]
+        rows = [[value(run, split) for run in converged(group)] for split in splits]
+        mean_and_seeds(axes, x, rows, method, linestyle="", label=METHODS[method].label)
+    axes.set_xticks(range(len(splits)), [split_label(split) for split in splits])
+    axes.set(ylabel=label)
+    axes.margins(x=0.08)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.16), ncols=len(runs))
+    return figure
 
 
 @mpl.rc_context(STYLE)

@@ -9,7 +9,6 @@ good one. Layout of the build folder:
 """
 
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -102,10 +101,6 @@ def publish(
             raise ParameterError(
                 f"the site needs every chapter, and {lacking} has not run yet: run `lpft book` once without --chapter, "
                 "or add --no-site"
-            )
-        if shutil.disk_usage(root).free < 200 * 2**20:
-            raise PublishError(
-                f"less than 200 MB free on the disk of {root}: a site needs about 50 MB; make room first"
             )
     execute(root, parameters, only=only, jobs=jobs, say=say)
     return build_site(root, say=say) if make_site else None

@@ -26,20 +26,13 @@ COMMON_FIELDS = (
 
 # What is expected of a number, of which fields, and how it is checked.
 _BOUNDS: tuple[tuple[str, tuple[str, ...], Callable[[Any], bool]], ...] = (
-    (
-        "a positive integer",
-        ("n_train", "n_eval", "max_length", "batch_size", "lp_steps", "lora_r"),
-        lambda v: is_integer(v) and v > 0,
-    ),
+    ("a positive integer", ("n_train", "n_eval", "max_length", "batch_size", "lp_steps", "lora_r"),
+     lambda v: is_integer(v) and v > 0),
     ("an integer ≥ 0", ("seed", "n_monitor"), lambda v: is_integer(v) and v >= 0),
-    (
-        "a positive number",
-        ("epochs", "learning_rate", "lora_alpha", "head_norm"),
-        lambda v: is_number(v) and v > 0,
-    ),
+    ("a positive number", ("epochs", "learning_rate", "lora_alpha", "head_norm"), lambda v: is_number(v) and v > 0),
     ("a number ≥ 0", ("weight_decay", "head_weight_decay"), lambda v: is_number(v) and v >= 0),
     ("a share in [0, 1)", ("label_noise", "label_smoothing", "lora_dropout"), lambda v: is_number(v) and 0 <= v < 1),
-)
+)  # fmt: skip
 _OPTIONAL = ("n_train", "n_eval", "learning_rate", "head_norm", "head_weight_decay")
 
 
