@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from lpft_utils.common.errors import TaskError
+from lpft_utils.common.validation import check_integer
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,8 +116,8 @@ def subsample(task: Task, n_train: int | None = None, n_eval: int | None = None,
         TaskError: If a size is below 1.
     """
     for argument, size in (("n_train", n_train), ("n_eval", n_eval)):
-        if size is not None and size < 1:
-            raise TaskError(f"{argument} must be at least 1 or None for all, got {size}.")
+        if size is not None:
+            check_integer(argument, size, error=TaskError)
     splits = {}
     for name, split in task.splits.items():
         size = n_train if name == "train" else n_eval

@@ -17,6 +17,7 @@ from typing import TypeVar
 import numpy as np
 
 from lpft_utils.common.errors import TaskError
+from lpft_utils.common.validation import check_integer
 from lpft_utils.data.examples import Split, Task
 from lpft_utils.data.synthetic_words import ELECTRONICS, HOTELS, RESTAURANTS, Aspect, Domain
 
@@ -61,8 +62,7 @@ def generate(
     """
     sizes = {"n_train": n_train, "n_validation": n_validation, "n_test": n_test, "n_ood": n_ood}
     for name, size in sizes.items():
-        if not isinstance(size, int) or size < len(LABEL_NAMES):
-            raise TaskError(f"{name} must be an integer of at least {len(LABEL_NAMES)} (one per class), got {size!r}.")
+        check_integer(name, size, low=len(LABEL_NAMES), error=TaskError)  # one per class
     if not 0 <= label_noise <= 1:
         raise TaskError(f"label_noise is a share of the training labels, from 0 to 1, got {label_noise}.")
     seen: set[str] = set()

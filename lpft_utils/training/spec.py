@@ -100,10 +100,6 @@ class RunSpec:
     lora_targets: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
-        for name in ("ood", "lora_targets"):
-            value = getattr(self, name)
-            if isinstance(value, (str, list)):
-                object.__setattr__(self, name, (value,) if isinstance(value, str) else tuple(value))
         if self.method not in METHODS:
             raise RunError(f"method: there is no {self.method!r}; {nearest(str(self.method), METHODS)}.")
         if unknown := set(METHODS[self.method].fields) - set(self.__dataclass_fields__):
@@ -121,6 +117,9 @@ class RunSpec:
                     raise RunError(f"{name}: expected {expected}, got {value!r}.")
         for name, example in (("ood", "['dynasent']"), ("lora_targets", "['query', 'value']")):
             value = getattr(self, name)
+            if isinstance(value, (str, list)):
+                value = (value,) if isinstance(value, str) else tuple(value)
+                object.__setattr__(self, name, value)
             if value is not None and not (isinstance(value, tuple) and all(isinstance(v, str) and v for v in value)):
                 raise RunError(f"{name}: expected names, such as {example}, got {value!r}.")
         if self.lora_targets == ():
@@ -154,9 +153,9 @@ class RunSpec:
     def replace(self, **changes: Any) -> RunSpec:
         """A copy with some fields changed; another method brings its own learning rate where this one had its own."""
         fields = self.to_dict()
-        if changes.get("method", self.method) != self.method:
-            if self.learning_rate == METHODS[self.method].learning_rate:
-                fields["learning_rate"] = None
+        other = changes.get("method", self.method) != self.method
+        if other and self.learning_rate == METHODS[self.method].learning_rate:
+            fields["learning_rate"] = None
         return type(self).from_dict({**fields, **changes})
 
     def key(self, data_fingerprint: str) -> str:

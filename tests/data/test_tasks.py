@@ -605,7 +605,7 @@ def test_subsample_is_seeded_and_none_or_too_many_keep_all():
     assert subsample(task) is task and subsample(task, 1000, 1000, 3) is task
     assert "subset with seed 0" in subsample(task, 20, None, 0).source
     assert subsample(task, 1, None, 0).splits["train"].labels.shape == (1,)
-    with pytest.raises(TaskError, match="n_eval must be at least 1"):
+    with pytest.raises(TaskError, match="n_eval must be a positive integer"):
         subsample(task, None, 0)
 
 
