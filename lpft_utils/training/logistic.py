@@ -37,20 +37,8 @@ from torch import Tensor
 
 from lpft_utils.common.errors import ParameterError
 from lpft_utils.common.threads import one_thread_if_small
-from lpft_utils.training.logistic_descent import LogisticDescent, logistic_gd
 from lpft_utils.training.logistic_solver import MAX_STEPS, Design, solve
 from lpft_utils.training.validation import check_Cs, check_data, check_folds
-
-__all__ = [
-    "LogisticConvergenceWarning",
-    "LogisticDescent",
-    "LogisticFit",
-    "LogisticPath",
-    "fit_logistic",
-    "logistic_gd",
-    "logistic_objective",
-    "logistic_path",
-]
 
 Binary = Literal["sigmoid", "softmax"]
 TOLERANCE = 1e-8  # certified relative suboptimality of every fit

@@ -56,7 +56,7 @@ class Design:
 
     def __init__(self, X: Tensor, y: Tensor, n_classes: int, weights: Tensor) -> None:
         n, device, dtype = len(X), X.device, X.dtype
-        self.y, self.n_classes, self.n_free = y, n_classes, n_classes - 1
+        self.y, self.n_classes = y, n_classes
         self.weights = weights.to(X)  # (N, F)
         self.mean = X.mean(0)
         Xc = X - self.mean
@@ -176,8 +176,6 @@ def _preconditioner(d: Design, wp: Tensor, lam: Tensor, fold: Tensor) -> Callabl
     ridge = lam[:, None, None].repeat(1, 1, d.Z.shape[1])
     ridge[..., -1] = 0  # the intercept is not penalised
     inverse = 1 / (d.second_moment[fold][:, None] * scale[..., None] + ridge)  # (P, K, r + 1)
-    if d.n_free == 1:
-        return lambda v: v * inverse
     return lambda v: turn @ ((turn.mT @ v) * inverse)
 
 
@@ -228,7 +226,7 @@ def solve(d: Design, lam: Tensor, fold: Tensor, tol: float) -> tuple[Tensor, Ten
         Problems with gap > tol · objective have not converged.
     """
     P = len(lam)
-    theta = d.Z.new_zeros(P, d.n_free, d.Z.shape[1])
+    theta = d.Z.new_zeros(P, d.n_classes - 1, d.Z.shape[1])
     active = torch.arange(P, device=d.Z.device)
     state = _evaluate(d, theta, lam, fold)
     f, gap = state.f.clone(), state.gap.clone()

@@ -15,7 +15,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from lpft_utils.training.logistic import fit_logistic, logistic_gd, logistic_path
+from lpft_utils.training.logistic import fit_logistic, logistic_path
+from lpft_utils.training.logistic_descent import logistic_gd
 
 
 @dataclass(frozen=True)

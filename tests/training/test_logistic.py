@@ -17,10 +17,10 @@ from lpft_utils.training import logistic_solver
 from lpft_utils.training.logistic import (
     LogisticConvergenceWarning,
     fit_logistic,
-    logistic_gd,
     logistic_objective,
     logistic_path,
 )
+from lpft_utils.training.logistic_descent import logistic_gd
 from lpft_utils.training.logistic_solver import Design, _evaluate, _hessian_product
 
 
