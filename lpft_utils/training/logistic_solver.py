@@ -14,7 +14,7 @@ nor the penalty (the turn is orthogonal).
 \mathbf{1}\mathbf{1}^\top/C)$. In the coordinates above this bounds the Hessian by $\tfrac12 I_K \otimes Z^\top Z +
 \lambda I$, which is diagonal, for every problem at once. $\tfrac12 I_K$ is then replaced by the mean over the examples
 of the actual $K \times K$ blocks, which follows class imbalance and confident predictions at the price of one small
-eigendecomposition a problem.
+eigendecomposition for each problem.
 
 **Method.** Truncated Newton: conjugate gradients on all problems side by side, so that a Hessian product is two matrix
 products with $K \times$ (number of problems) columns. The products inside CG run in float32, which only perturbs the
