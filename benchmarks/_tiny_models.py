@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import peft
 import torch
 import transformers
 from torch import Tensor, nn
@@ -23,12 +24,14 @@ IMAGE, SOUND = 32, 64
 
 # Field name → largest value. The first pattern that fits the whole name decides; others keep their value.
 CAPS = (
-    (r"(num_channels|in_channels|in_chans|audio_channels|input_channels|max_relative_positions|num_labels)", 1000),
+    (r"(num_channels|in_channels|in_chans|audio_channels|input_channels|max_relative_positions|num_labels|num_feat_extract_layers|.*_kernel.*|.*stride.*)", 1000),
     (r".*token_idx?s?|.*token_index|.*_token_ids", 4),
-    (r".*vocab_?size.*|codebook_size|num_embeddings|n_vocab", 99),
+    (r"codebook_size", 64),
+    (r".*vocab_?size.*|num_embeddings|n_vocab", 99),
     (r"(num|n|max)_(hidden_|encoder_|decoder_|conv_|attention_)?(layers|blocks|stages).*|.*_layers|n_layers?|depth|.*_num_layers|.*hidden_layers|resampler_depth|num_encoder_blocks", 2),
     (r".*(key_value_heads|kv_heads|kv_n_heads|num_key_heads|num_value_heads)", 2),
-    (r".*head_dim|d_kv|dim_head|d_head|mamba_d_head|mamba_headdim|.*head_size", 8),
+    (r".*head_dim|d_kv|dim_head|d_head|.*head_size|rotary_dim", 8),
+    (r"mamba_d_head|mamba_headdim", 16),
     (r".*heads|n_heads?|.*_n_heads", 4),
     (r".*experts_per_tok(en)?|moe_top_?k|moe_k|topk_group|n_group|num_expert_group", 2),
     (r".*experts|moe_num_experts", 4),
@@ -37,7 +40,8 @@ CAPS = (
     (r"(.*image_size|img_size)", IMAGE),
     (r".*rank|time_step_rank", 8),
     (r".*(position_embeddings|n_positions|max_source_positions|max_target_positions|max_seq_len)|n_ctx|context_length|max_position.*", 64),
-    (r".*window.*|local_attention", 4),
+    (r".*sliding_window.*|attention_window.*|local_attention", 10),
+    (r".*window.*", 4),
     (r"num_quer.*|num_latents|.*n_latents|num_patches|.*num_object_queries|.*query_tokens", 6),
     (r".*(state_size|d_state|ssm_state.*)", 8),
     (r"(.*hidden_?sizes?|.*hidden_dim|d_model|n_embd|.*embed_dim|.*emb_dim|.*embedding_(size|dim)|.*_width|width|.*projection_dim|project_dim|.*_channels|.*_dim|dim|.*_dims|emb_size|.*_units|attention_hidden_size|.*filters|.*projection_size|.*pooler_output_size|.*out_hidden_size|.*channel_list)", 32),
@@ -45,11 +49,100 @@ CAPS = (
 )  # fmt: skip
 LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "decoder_layers", "encoder_layers")
 
+MROPE = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [1, 1, 2]}
+_mrope = {"rope_parameters": MROPE}
+_timeseries = {"prediction_length": 4, "context_length": 12, "lags_sequence": [1, 2], "num_time_features": 2}
+_swin = {"window_size": 4, "depths": [1, 1], "num_heads": [2, 4], "embed_dim": 16, "patch_size": 4, "image_size": 32}
+_mamba = {"mamba_d_head": 16}
+_stages = {"hidden_sizes": [32, 32, 32, 32], "num_attention_heads": [1, 2, 4, 4]}
+_backbone = {"stage_in_channels": [32, 32, 32, 32]}
+
 # What the caps do not do, by model type; a nested configuration by its field.
-OVERRIDES: dict[str, dict[str, Any]] = {}
+OVERRIDES: dict[str, dict[str, Any]] = {  # fmt: skip
+    # text
+    "bridgetower": {"num_attention_heads": 4, "text_config": {"num_attention_heads": 4, "hidden_size": 64}, "vision_config": {"hidden_size": 64}},
+    "bamba": {"attn_layer_indices": [1], "mamba_d_head": 16},
+    "bros": {"hidden_size": 64},
+    "dbrx": {"attn_config": {"rope_theta": 10000.0}},
+    "deepseek_v2": {"n_group": 1, "topk_group": 1, "num_experts_per_tok": 2},
+    "diffusion_gemma": {"text_config": {"num_experts": 4, "top_k_experts": 2, "moe_intermediate_size": 16}},
+    "dots1": {
+        "n_shared_experts": 1, "n_routed_experts": 4, "n_group": 1, "topk_group": 1, "first_k_dense_replace": 1,
+        "num_experts_per_tok": 2,
+    },
+    "granitemoehybrid": {"layer_types": ["mamba", "attention"], "mamba_d_head": 16},
+    "hunyuan_vl": {"text_config": {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "xdrope_section": [1, 1, 1, 1], "mrope_section": [1, 1, 1, 1]}}},
+    "hunyuan_vl_text": {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "xdrope_section": [1, 1, 1, 1], "mrope_section": [1, 1, 1, 1]}},
+    "mistral4": {"qk_rope_head_dim": 8, "head_dim": 8, "rope_parameters": {"rope_type": "default", "rope_theta": 1e4}},
+    "paligemma": {"text_config": {"num_key_value_heads": 2, "num_attention_heads": 4, "head_dim": 8}},
+    "emu3": {"vocabulary_map": {}},
+    "chameleon": {"vocabulary_map": {}},
+    "esm": {"vocab_size": 99, "pad_token_id": 1, "mask_token_id": 4},
+    "esmc": {"num_key_value_heads": 4, "vocab_size": 99},
+    "jamba": {"num_hidden_layers": 4, "attn_layer_period": 2, "attn_layer_offset": 1, "expert_layer_period": 2},
+    "lfm2_moe": {"num_hidden_layers": 3, "layer_types": ["conv", "full_attention", "conv"], "num_dense_layers": 1},
+    "lilt": {"channel_shrink_ratio": 2, "hidden_size": 48},
+    "layoutlmv3": {"input_size": IMAGE, "coordinate_size": 5, "shape_size": 6},
+    "longcat_flash": {"head_dim": 8, "qk_rope_head_dim": 8, "qk_head_dim": 16},
+    "mamba2": {"head_dim": 16, "num_heads": 4, "n_groups": 2},
+    "mobilebert": {"hidden_size": 32, "embedding_size": 32, "true_hidden_size": 32, "intra_bottleneck_size": 32},
+    "modernbert": {"local_attention": 20},
+    "modernvbert": {"text_config": {"local_attention": 20}},
+    "nemotron": {"num_key_value_heads": 2},
+    "nemotron_h": {
+        "n_routed_experts": 4, "mamba_num_heads": 4, "mamba_head_dim": 16, "n_groups": 2, "n_group": 1, "topk_group": 1,
+    },
+    "qwen2_vl": {"text_config": _mrope},
+    "qwen2_5_vl": {"text_config": _mrope},
+    "qwen2_vl_text": _mrope,
+    "qwen2_5_vl_text": _mrope,
+    "paddleocr_vl": {"text_config": _mrope},
+    "glm46v": {"text_config": _mrope},
+    "glmga": {"text_config": _mrope},
+    "glm4v": {"text_config": _mrope},
+    "glm4v_text": _mrope,
+    "glm4v_moe": {"text_config": {"rope_parameters": {**MROPE, "mrope_section": [1, 1, 0]}}},
+    "glm4v_moe_text": {"rope_parameters": {**MROPE, "mrope_section": [1, 1, 0]}},
+    "glm_image": {"text_config": _mrope},
+    "glm_image_text": _mrope,
+    "glm_ocr": {"text_config": _mrope},
+    "glm_ocr_text": _mrope,
+    "recurrent_gemma": {"num_hidden_layers": 3},
+    "reformer": {
+        "axial_pos_embds_dim": [16, 16], "axial_pos_shape": [4, 3], "hidden_size": 32, "attn_layers": ["local", "lsh"],
+        "local_attn_chunk_length": 4, "lsh_attn_chunk_length": 4, "num_buckets": 2, "hash_seed": 0,
+    },
+    "step3p7": {"text_config": {"sliding_window": 10}},
+    # time series
+    "autoformer": _timeseries,
+    "informer": _timeseries,
+    "time_series_transformer": _timeseries,
+    "patchtst": {"context_length": 16, "patch_length": 4, "num_input_channels": 2},
+    "patchtsmixer": {"context_length": 16, "patch_length": 4, "num_input_channels": 2},
+    # images
+    "bit": {"hidden_sizes": [32, 32, 32, 32], "num_groups": 4},
+    "donut-swin": _swin,
+    "maskformer-swin": _swin,
+    "swin": _swin,
+    "swinv2": _swin,
+    "swin2sr": {"depths": [1, 1], "num_heads": [2, 4], "embed_dim": 16, "window_size": 4, "image_size": 32, "patch_size": 1},
+    "mobilevitv2": {"image_size": 64},
+    "efficientnet": {"image_size": 64},
+    "sapiens2": {"num_key_value_heads": 4},
+}
 
 # Not measured, and why.
-EXCLUDED: dict[str, str] = {}
+PACKED = "takes the patches of all images in one sequence: no examples-first dimension"
+EXCLUDED: dict[str, str] = {
+    name: PACKED
+    for name in MODEL_MAPPING_NAMES
+    if name.endswith("_vision")
+    and name.removesuffix("_vision") in (
+        "cohere_compass", "cosmos3_edge", "exaone4_5", "gemma4", "glm4v", "glm4v_moe", "glm5_next", "glm_image", "glm_ocr",
+        "hunyuan_vl", "inkling2", "kimi_k25", "lfm3_vl", "minicpm_ocr", "minicpmv4_7", "muse_glimmer", "muse_spark",
+        "qwen2_5_vl", "qwen3_5", "qwen3_5_moe", "qwen3_vl", "qwen3_vl_moe", "qwen4_exp",
+    )
+}  # fmt: skip
 
 # Names that people know, where they are not the model type: what they are.
 NAMED: dict[str, tuple[str, str | None, dict[str, Any]]] = {
@@ -96,15 +189,17 @@ def _shrunk(config: PreTrainedConfig, special: Iterator[int]) -> dict[str, Any]:
     fields = {k: v for k, v in config.to_dict().items() if k not in ("id2label", "label2id", "transformers_version")}
     small: dict[str, Any] = {}
     for key, value in fields.items():
-        nested = getattr(config, key, None)
+        nested = vars(config).get(key)
         if isinstance(nested, PreTrainedConfig):
             small[key] = {"model_type": nested.model_type, **_shrunk(nested, special)}
         elif isinstance(value, dict) and "mrope_section" in value:
-            small[key] = {**value, "mrope_section": [1, 1, 2]}
+            small[key] = {**value, **MROPE}
         else:
-            new = _capped(key, value, special)
+            new = 8 if key == "head_dim" and value is None else _capped(key, value, special)
             if new != value:
                 small[key] = new
+    if "qk_rope_head_dim" in fields:  # latent attention has no groups of heads
+        small["num_key_value_heads"] = 4
     return small | _per_layer(fields)
 
 
@@ -113,6 +208,8 @@ def _capped(key: str, value: Any, special: Iterator[int]) -> Any:
         return type(value)(_capped(key, v, special) for v in value)
     if isinstance(value, bool) or not isinstance(value, int):
         return value
+    if "heads" in key or key in ("n_head", "n_heads"):
+        value = 1 << (max(value, 1).bit_length() - 1)  # a power of two, which divides the width
     cap = next((cap for pattern, cap in CAPS if re.fullmatch(pattern, key)), value)
     if cap == 4 and "token" in key and value > cap:
         return next(special)
@@ -135,13 +232,13 @@ def _per_layer(fields: dict[str, Any]) -> dict[str, Any]:
     return {}
 
 
-def tiny_model(name: str, config: PreTrainedConfig | None = None) -> nn.Module:
-    """Random weights, none of them zero or one, float64, evaluation mode, eager attention."""
+def tiny_model(name: str, config: PreTrainedConfig | None = None, dtype: torch.dtype = torch.float64) -> nn.Module:
+    """Random weights, none of them zero or one, evaluation mode, eager attention."""
     torch.manual_seed(0)
     cls: Any = model_class(name)
     config = config or tiny_config(name)
     model = cls._from_config(config, attn_implementation="eager", experts_implementation="eager")
-    return redrawn(model.double().eval())
+    return redrawn(model.to(dtype).eval())
 
 
 def redrawn(model: nn.Module, seed: int = 0) -> nn.Module:
@@ -153,29 +250,72 @@ def redrawn(model: nn.Module, seed: int = 0) -> nn.Module:
     return model
 
 
-def candidates(model: nn.Module, config: PreTrainedConfig, lengths: tuple[int, ...]) -> Iterator[tuple[str, dict[str, Tensor]]]:
+def candidates(
+    model: nn.Module, config: PreTrainedConfig, lengths: tuple[int, ...]
+) -> Iterator[tuple[str, dict[str, Tensor]]]:
     """Inputs that the model may take, the likeliest first: kind and tensors by name."""
     known = inspect.signature(model.forward).parameters
     generator = torch.Generator().manual_seed(sum(lengths))
-    main = getattr(model, "main_input_name", "input_ids")
+    N, T = len(lengths), max(lengths)
+    dtype = next(p.dtype for p in model.parameters())
+
+    def numbers(*shape: int) -> Tensor:
+        return torch.randn(N, *shape, generator=generator, dtype=torch.float64).to(dtype)
+
     text = _text(config, known, lengths, generator) if "input_ids" in known else {}
+    if "bbox" in known:
+        text["bbox"] = torch.randint(0, 30, (N, T, 4), generator=generator).sort(-1).values
+        if config.model_type == "bros":
+            text["bbox"] = numbers(T, 8)
+        if config.model_type == "udop":
+            text["bbox"] = text["bbox"].to(dtype) / 30
+    if "visual_feats" in known:
+        text |= {"visual_feats": numbers(3, 32), "visual_pos": numbers(3, 4)}
     images = {}
     if "pixel_values" in known:
-        images["pixel_values"] = torch.randn(len(lengths), *_image_shape(config), generator=generator).double()
+        shape = _image_shape(config)
+        images["pixel_values"] = numbers(*shape)
+    main = getattr(model, "main_input_name", "input_ids")
     if text and main != "pixel_values":
         yield "text", text
     if images:
         yield "image", images
+        frames = find(config, "num_frames") or 2
+        yield "video", {"pixel_values": numbers(frames, *shape)}
     if text and images:
         yield "text and image", text | images
-    for key in ("input_values", "input_features"):
+    if "pixel_values_videos" in known:
+        frames = find(config, "num_frames", "frames_per_clip") or 2
+        yield "video", {"pixel_values_videos": numbers(frames, *_image_shape(config))}
+    if "past_values" in known:
+        C, L = getattr(config, "num_input_channels", 0), getattr(config, "context_length", 12)
+        yield "series", {"past_values": numbers(L, C) if C else numbers(L)}
+        past = {"past_values": numbers(14), "past_time_features": numbers(14, 2), "past_observed_mask": numbers(14) * 0 + 1}
+        yield "series", past | {"future_values": numbers(4), "future_time_features": numbers(4, 2)}
+    mel = find(config, "num_mel_bins", "n_mels", "input_feat_size", "input_feat_per_channel", "feature_size", "input_dim") or 80
+    T_sound = 2 * (find(config, "max_source_positions") or SOUND // 2)
+    for key in ("input_features", "input_values"):
         if key in known:
-            mel = next((getattr(config, k) for k in ("num_mel_bins", "feature_size", "input_dim") if hasattr(config, k)), 80)
-            for shape in ((SOUND, mel), (mel, SOUND)) if key == "input_features" else ((1600,), (1, 1600), (SOUND, mel)):
-                sound = {key: torch.randn(len(lengths), *shape, generator=generator).double()}
-                yield "sound", sound | _decoder(config, known, len(lengths), generator)
+            for shape in ((mel, T_sound), (SOUND, mel), (1600,), (1, 1600), (1, 1920), (1, SOUND, mel)):
+                sound = {key: numbers(*shape)} | _decoder(config, known, N, generator)
+                yield "sound", sound
+                if "input_features_mask" in known:
+                    yield "sound", sound | {"input_features_mask": torch.ones(N, shape[-1 if shape[0] == mel else 0]).long()}
+                if text:
+                    yield "text and sound", text | sound
     if text and main == "pixel_values":
         yield "text", text
+
+
+def find(config: Any, *names: str) -> Any:
+    """The first of some fields that a configuration, or one nested in it, has."""
+    nested = [v for v in vars(config).values() if isinstance(v, PreTrainedConfig)]
+    for name in names:
+        for part in (config, *nested):
+            value = vars(part).get(name)
+            if value is not None:
+                return value
+    return None
 
 
 def _text(config: Any, known: Any, lengths: tuple[int, ...], generator: torch.Generator) -> dict[str, Tensor]:
@@ -195,10 +335,60 @@ def _decoder(config: Any, known: Any, n: int, generator: torch.Generator) -> dic
 
 
 def _image_shape(config: Any) -> tuple[int, int, int]:
-    for part in (config, getattr(config, "vision_config", None), getattr(config, "backbone_config", None)):
-        size = getattr(part, "image_size", None)
-        channels = getattr(part, "num_channels", getattr(part, "in_channels", 3))
-        if size is not None:
-            height, width = size if isinstance(size, (list, tuple)) else (size, size)
-            return channels if isinstance(channels, int) else 3, height, width
-    return 3, IMAGE, IMAGE
+    size = find(config, "image_size", "img_size", "crop_size") or IMAGE
+    if not isinstance(size, (int, list, tuple)):
+        size = IMAGE
+    height, width = size if isinstance(size, (list, tuple)) else (size, size)
+    channels = find(config, "num_channels", "in_channels", "in_chans")
+    return channels if isinstance(channels, int) else 3, height, width
+
+
+# What peft puts into a model whose attention's targets are `q`, `v`, whose MLP's output is `down`, and so on.
+ON = {
+    "bert": {"q": "query", "v": "value", "down": "output.dense", "words": "word_embeddings", "norm": "LayerNorm"},
+    "llama": {"q": "q_proj", "v": "v_proj", "down": "down_proj", "words": "embed_tokens", "norm": "norm"},
+}
+ADAPTERS: dict[str, Callable[[dict[str, str]], peft.PeftConfig]] = {
+    "lora": lambda m: peft.LoraConfig(r=4, target_modules=[m["q"], m["v"]]),
+    "lora at its initialisation": lambda m: peft.LoraConfig(r=4, target_modules=[m["q"], m["v"]]),
+    "lora on all linear layers": lambda m: peft.LoraConfig(r=4, target_modules="all-linear"),
+    "lora on embeddings": lambda m: peft.LoraConfig(r=4, target_modules=[m["q"], m["words"]]),
+    "two loras": lambda m: peft.LoraConfig(r=4, target_modules=[m["q"], m["v"]]),
+    "rslora": lambda m: peft.LoraConfig(r=4, use_rslora=True, target_modules=[m["q"], m["v"]]),
+    "dora": lambda m: peft.LoraConfig(r=4, use_dora=True, target_modules=[m["q"], m["v"]]),
+    "modules_to_save": lambda m: peft.LoraConfig(r=4, target_modules=[m["q"]], modules_to_save=[m["norm"]]),
+    "trainable tokens": lambda m: peft.TrainableTokensConfig(token_indices=list(range(5, 40)), target_modules=[m["words"]]),
+    "lora with trainable tokens": lambda m: peft.LoraConfig(
+        r=4, target_modules=[m["q"]], trainable_token_indices={m["words"]: list(range(5, 40))}
+    ),
+    "ia3": lambda m: peft.IA3Config(target_modules=[m["v"], m["down"]], feedforward_modules=[m["down"]]),
+    "vera": lambda m: peft.VeraConfig(r=4, target_modules=[m["q"], m["v"]]),
+    "loha": lambda m: peft.LoHaConfig(r=4, target_modules=[m["q"], m["v"]]),
+    "lokr": lambda m: peft.LoKrConfig(r=4, target_modules=[m["q"], m["v"]]),
+    "oft": lambda m: peft.OFTConfig(oft_block_size=8, target_modules=[m["q"], m["v"]]),
+    "boft": lambda m: peft.BOFTConfig(boft_block_size=8, target_modules=[m["q"], m["v"]]),
+    "prefix tuning": lambda m: peft.PrefixTuningConfig(num_virtual_tokens=3),
+    "prompt tuning": lambda m: peft.PromptTuningConfig(num_virtual_tokens=3),
+    "p-tuning": lambda m: peft.PromptEncoderConfig(
+        num_virtual_tokens=3, encoder_hidden_size=16
+    ),
+}
+
+
+def adapter_names() -> list[str]:
+    """Adapters on each family that carries them."""
+    return [f"{family} + {adapter}" for family in ON for adapter in ADAPTERS]
+
+
+def adapted_model(name: str) -> nn.Module:
+    """A tiny model with a trained adapter (nothing zero), unless its name says otherwise."""
+    family, _, adapter = name.partition(" + ")
+    body: Any = tiny_model(family)
+    config = ADAPTERS[adapter](ON[family])
+    config.task_type = "FEATURE_EXTRACTION"
+    model: Any = peft.get_peft_model(body, config)
+    if adapter == "two loras":
+        model.add_adapter("second", config)
+        model.base_model.set_adapter(["default", "second"])
+    model.double().eval()
+    return model if "initialisation" in adapter else redrawn(model)

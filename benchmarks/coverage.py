@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _tiny_models import COLUMNS, EXCLUDED, ROWS, candidates, names, redrawn, tiny_config, tiny_model
+from _tiny_models import COLUMNS, EXCLUDED, ROWS, adapted_model, adapter_names, candidates, names, redrawn, tiny_config, tiny_model
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
@@ -45,12 +45,12 @@ class WithHead(nn.Module):
     def __init__(self, body: nn.Module, width: int) -> None:
         super().__init__()
         self.body = body
-        self.head = redrawn(nn.Linear(width, 3).double(), 1)
+        self.head = redrawn(nn.Linear(width, 3), 1).to(next(p.dtype for p in body.parameters()))
 
 
 def features(model: nn.Module, batch: Inputs) -> Tensor:
     """φ: the mean over the tokens that the mask keeps, or over pixels or frames."""
-    return pooled(model.body(**batch), batch).double()
+    return pooled(model.body(**batch), batch).to(model.head.weight.dtype)
 
 
 def pooled(output: Any, batch: Inputs) -> Tensor:
@@ -97,6 +97,10 @@ def _holds_type(args: Any) -> bool:
     return any(isinstance(a, torch.dtype) for a in args)
 
 
+class NoInputs(Exception):
+    """The model takes none of the inputs that are made."""
+
+
 @dataclass
 class Case:
     """A model with a head, and the inputs of the rows and of the columns."""
@@ -109,10 +113,22 @@ class Case:
 
 def make(name: str) -> Case:
     """The case of a model type or adapter."""
-    if name in ADAPTERS:
-        return adapted(name)
+    if " + " in name:
+        body = adapted_model(name)
+        return case_of(body, body.config)
     config = tiny_config(name)
-    return case_of(tiny_model(name, config), config)
+    try:
+        return case_of(tiny_model(name, config), config)
+    except (NoInputs, RuntimeError) as error:
+        first = error
+    # Some multiply float32 tensors of their own by float64 ones; some give NaN in float64, or cannot do without float32.
+    for default, dtype in ((torch.float64, torch.float64), (torch.float32, torch.float32)):
+        torch.set_default_dtype(default)
+        try:
+            return case_of(tiny_model(name, config, dtype), config)
+        except (NoInputs, RuntimeError):
+            continue
+    raise first
 
 
 def case_of(body: nn.Module, config: Any) -> Case:
@@ -128,14 +144,7 @@ def case_of(body: nn.Module, config: Any) -> Case:
             failures.append(f"{kind}: φ is not finite, or depends on no parameter")
             continue
         return Case(WithHead(body, phi[0].shape[1]).eval(), kind, rows, columns)
-    raise ValueError("no inputs: " + "; ".join(failures))
-
-
-ADAPTERS: dict[str, Callable[[], Any]] = {}
-
-
-def adapted(name: str) -> Case:
-    raise NotImplementedError
+    raise NoInputs("; ".join(failures) or "none are made for its forward")
 
 
 def jacobians(model: nn.Module, inputs: Inputs, wanted: dict[str, nn.Parameter]) -> dict[str, Tensor]:
@@ -162,8 +171,9 @@ def measure(case: Case, *, everything: bool = True) -> dict[str, Any]:
     with casts:
         features(case.model, case.rows)
     body = {name: p for name, p in case.model.named_parameters() if p.requires_grad and not name.startswith("head.")}
-    record: dict[str, Any] = {"inputs": case.kind, "tensors": len(body), "float32": bool(casts.found)}
-    record |= compared(case, body, FLOAT32 if casts.found else EXACT)
+    single = case.model.head.weight.dtype == torch.float32
+    record: dict[str, Any] = {"inputs": case.kind, "tensors": len(body), "float32": single or bool(casts.found)}
+    record |= compared(case, body, FLOAT32 if record["float32"] else EXACT)
     if casts.found and record["outcome"] == "exact":
         try:
             with Casts(lift=True):
@@ -195,7 +205,7 @@ def compared(case: Case, body: dict[str, nn.Parameter], tolerance: float) -> dic
     fallback: set[str] = set()
     for other, size in ((True, 1), (True, 3), (True, None), (False, 3)):
         truth = {k: torch.einsum("ncp,mdp->ncmd", J[k], J_other[k] if other else J[k]) for k in wanted}
-        whole = sum(truth.values()).norm()
+        whole = torch.stack(list(truth.values())).sum(0).norm()
         try:
             found = kernel(
                 case.model, case.rows, case.columns if other else None, features=features, parameters=wanted,
@@ -299,7 +309,7 @@ def main() -> None:
     parser.add_argument("--timeout", type=float, default=180.0, help="seconds for one model")
     parser.add_argument("--log", type=Path, default=Path("_runs/coverage.jsonl"), help="results so far; what is there is not run again")
     args = parser.parse_args()
-    chosen = args.only.split(",") if args.only else [n for n in names() if n not in EXCLUDED]
+    chosen = args.only.split(",") if args.only else [n for n in [*names(), *adapter_names()] if n not in EXCLUDED]
     args.log.parent.mkdir(parents=True, exist_ok=True)
     have = {r["name"] for r in map(json.loads, args.log.read_text().splitlines())} if args.log.exists() else set()
 
