@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
-import sys
 import time
 import warnings
 from collections import Counter
@@ -83,7 +82,7 @@ def pooled(output: Any, batch: Inputs) -> Tensor:
         ]
     )
     parts = []
-    for t in [u for t in chosen for u in (t if isinstance(t, (tuple, list)) else (t,))]:
+    for t in (part for given in chosen for part in (given if isinstance(given, (tuple, list)) else (given,))):
         if not isinstance(t, Tensor) or not t.is_floating_point() or t.ndim < 2 or len(t) != B:
             continue
         if t.ndim == 3 and mask is not None and t.shape[1] >= mask.shape[1]:  # a prompt's tokens come first
@@ -139,7 +138,7 @@ def make(name: str) -> Case:
         return case_of(tiny_model(name, config), config)
     except (NoInputs, RuntimeError) as error:
         first = error
-    # Some multiply float32 tensors of their own by float64 ones; some give NaN in float64, or cannot do without float32.
+    # Some multiply float32 tensors of their own by float64 ones; some give NaN in float64, or know only float32.
     for default, dtype in ((torch.float64, torch.float64), (torch.float32, torch.float32)):
         torch.set_default_dtype(default)
         try:
@@ -229,7 +228,7 @@ def compared(case: Case, body: dict[str, nn.Parameter], tolerance: float) -> dic
     fallback: set[str] = set()
     for other, size in ((True, 1), (True, 3), (True, None), (False, 3)):
         truth = {k: torch.einsum("ncp,mdp->ncmd", J[k], J_other[k] if other else J[k]) for k in wanted}
-        whole = torch.stack(list(truth.values())).sum(0).norm()
+        total = torch.stack(list(truth.values())).sum(0)
         try:
             found = kernel(
                 case.model, case.rows, case.columns if other else None, features=features, parameters=wanted,
@@ -238,27 +237,19 @@ def compared(case: Case, body: dict[str, nn.Parameter], tolerance: float) -> dic
         except KernelError as error:
             return {**out, "outcome": "clear error", "error": None, "message": str(error)[:400]}
         except Exception as error:
-            return {
-                **out,
-                "outcome": "unclear error",
-                "error": None,
-                "message": f"{type(error).__name__}: {error}"[:400],
-            }
+            message = f"{type(error).__name__}: {error}"[:400]
+            return {**out, "outcome": "unclear error", "error": None, "message": message}
         fallback |= set(found.spec.get("autograd") or ())
-        for k in wanted:
-            error = ((found.groups[k].double() - truth[k]).norm() / max(truth[k].norm(), tolerance * whole)).item()
+        for k, G in (truth | {"F": total}).items():
+            F = found.F if k == "F" else found.groups[k]
+            error = ((F.double() - G).norm() / max(G.norm(), tolerance * total.norm())).item()
             errors[k] = max(errors.get(k, 0.0), error if error == error else float("inf"))
     worst = max(errors, key=errors.__getitem__)
     exact = errors[worst] <= tolerance
     bad = [k for k in errors if errors[k] > tolerance]
     message = "" if exact else f"{len(bad)} of {len(errors)}: {', '.join(bad[:4])}"
-    return {
-        **out,
-        "outcome": "exact" if exact else "wrong",
-        "error": errors[worst],
-        "fallback": sorted(fallback),
-        "message": message,
-    }
+    out |= {"error": errors[worst], "fallback": sorted(fallback), "message": message}
+    return {**out, "outcome": "exact" if exact else "wrong"}
 
 
 def of_phi(case: Case) -> dict[str, Any]:
@@ -350,10 +341,10 @@ def document(records: list[dict[str, Any]], out: Path) -> None:
     lines = [
         "# What the kernel covers",
         "",
-        "Made by `python benchmarks/coverage.py --all`, which says how: tiny random models in float64, ragged lengths, blocks of",
-        "1, 3 and all, every parameter compared with plain autograd, one example at a time. Largest relative error of a",
-        "parameter: at most 1e-10, or 1e-4 where the model computes in float32 inside whatever its type (*float32*; in",
-        "brackets the error with those casts lifted, again at most 1e-10).",
+        "Made by `python benchmarks/coverage.py --all`, which says how: tiny random models in float64, ragged lengths,",
+        "blocks of 1, 3 and all, every parameter compared with plain autograd, one example at a time. Largest relative",
+        "error of a parameter: at most 1e-10, or 1e-4 where the model computes in float32 inside whatever its type",
+        "(*float32*; in brackets the error with those casts lifted, again at most 1e-10).",
         "",
         ", ".join(f"{k} {v}" for k, v in versions.items()) + ".",
         "",
@@ -391,14 +382,8 @@ def _line(r: dict[str, Any]) -> str:
     ]
     if r["message"]:
         notes.append(r["message"].splitlines()[0][:100].replace("|", "/"))
-    parts = sorted(
-        {
-            name.rsplit(".", 2 if name.endswith(("weight", "bias")) else 1)[
-                -1 if not name.endswith(("weight", "bias")) else 1
-            ]
-            for name in r.get("fallback", ())
-        }
-    )
+    ends = (name.removesuffix(".weight").removesuffix(".bias").rsplit(".", 1)[-1] for name in r.get("fallback", ()))
+    parts = sorted(set(ends))
     through = f"{len(r['fallback'])} of {r['tensors']}: {', '.join(parts[:4])}" if parts else ""
     cells = r["name"], r["class"], r["inputs"], r["outcome"], error, f"{r['parameters']:,}", through, "; ".join(notes)
     return "| " + " | ".join(cells) + " |"

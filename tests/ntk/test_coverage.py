@@ -36,7 +36,7 @@ CASES = {  # what it stands for
     "mixtral": "router and experts as three-dimensional tensors",
     "mamba": "depthwise convolution; A_log and D",
     "vit": "convolution of patches; class token",
-    "fnet": "φ depends on padding",
+    "yoso": "φ depends on padding",
     "switch_transformers": "experts that only some texts use",
     "bert + dora": "magnitudes",
     "bert + loha": "weights that are products",
