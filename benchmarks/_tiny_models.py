@@ -160,15 +160,15 @@ OVERRIDES: dict[str, dict[str, Any]] = {
 # Not measured: reason → names.
 _EXCLUDED = {
     "needs timm": """conditional_detr dab-detr deformable_detr detr edgetam edgetam_vision_model fast_vlm gemma3n
-        gemma3n_vision omdet-turbo pe_audio_video pe_audio_video_encoder pe_video pe_video_encoder perception_lm table-transformer
-        timm_backbone timm_wrapper""",
+        gemma3n_vision omdet-turbo pe_audio_video pe_audio_video_encoder pe_video pe_video_encoder perception_lm
+        table-transformer timm_backbone timm_wrapper""",
     "needs natten, torchaudio or detectron2": "dinat higgs_audio_v2_tokenizer layoutlmv2",
     "no class of this name in this version of transformers": "voxtral_realtime_text",
     "takes the patches of all images in one sequence: no dimension for the examples": """cohere_compass_vision
         cosmos3_edge_vision exaone4_5_vision gemma4_vision glm4v_moe_vision glm4v_vision glm5_next_vision
-        glm_image_vision glm_ocr_vision hunyuan_vl_vision inkling2_vision kimi_k25_vision lfm3_vl_vision minicpm_ocr_vision
-        minicpmv4_7_vision muse_glimmer_vision video_llama_3_vision muse_spark_vision pixtral qwen2_5_vl_vision
-        qwen3_5_moe_vision qwen3_5_vision qwen3_vl_moe_vision qwen3_vl_vision qwen4_exp_vision""",
+        glm_image_vision glm_ocr_vision hunyuan_vl_vision inkling2_vision kimi_k25_vision lfm3_vl_vision
+        minicpm_ocr_vision minicpmv4_7_vision muse_glimmer_vision video_llama_3_vision muse_spark_vision pixtral
+        qwen2_5_vl_vision qwen3_5_moe_vision qwen3_5_vision qwen3_vl_moe_vision qwen3_vl_vision qwen4_exp_vision""",
     "refuses a backward pass in evaluation mode, or its own fails": "reformer rwkv",
     "is random in evaluation mode": "univnet vilt vit_mae vits",
     "cannot be built in the memory or time of a test": "vibevoice_acoustic_tokenizer vjepa2",
