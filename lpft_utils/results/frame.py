@@ -13,12 +13,13 @@ from lpft_utils.studies.calibration import evaluation_splits, temperature_scaled
 COLUMNS = ["task", "backbone", "method", "seed", "split", "metric", "value"]
 PER_RUN = ("head_norm", "head_norm_init", "train_seconds", "peak_memory", "trainable_parameters")
 CALIBRATION = ("confidence", "ECE", "MCE", "NLL")
+VALIDATION = "test is the validation set"
 
 
 def results(runs: Iterable[Run] | Mapping[Any, Iterable[Run]]) -> pd.DataFrame:
     """All metrics of runs, one value per row.
 
-    A diverged run has one row, "diverged" = 1: whatever mean is taken leaves it out, and it can be counted.
+    Of a diverged run there are its `marks` alone: whatever mean is taken leaves it out, and it can be counted.
 
     Args:
         runs: Runs, or groups of runs by name.
@@ -27,8 +28,8 @@ def results(runs: Iterable[Run] | Mapping[Any, Iterable[Run]]) -> pd.DataFrame:
         Columns `COLUMNS`, for groups after a column "group". Metrics with a split: "accuracy", "loss" and feature
         change ("CS", "Diff", "FDR", "NormF", and "FDR_0", "NormF_0" of the pre-trained features), and on evaluation
         splits "confidence", "ECE", "MCE", "NLL", after temperature scaling with ", TS". With split "": `PER_RUN` as far
-        as measured (seconds, bytes), "T", "diverged", and "head_norm_tenth", ‖V‖ after a tenth of the steps of a
-        gradient descent.
+        as measured (seconds, bytes), "T", and "head_norm_tenth", ‖V‖ after a tenth of the steps of a gradient descent.
+        And the `marks`.
     """
     if isinstance(runs, Mapping):
         frames = [results(group).assign(group=name) for name, group in runs.items()]
@@ -55,6 +56,23 @@ def select(frame: pd.DataFrame, **where: Any) -> Any:
     return chosen
 
 
+def marks(run: Run) -> Iterator[tuple[str, str, float]]:
+    """What every frame says about a run before its values: `table` reads it.
+
+    Args:
+        run: The run.
+
+    Yields:
+        Split, metric and value: "diverged" (0 or 1) for the run, split ""; if it is 1, the same for each of its splits;
+        and `VALIDATION` = 1 where the test set is the published validation set.
+    """
+    yield "", "diverged", run.diverged
+    if run.diverged:
+        yield from ((split, "diverged", 1) for split in run.metrics["accuracy"])
+    if run.metrics.get("task", {}).get("test_is_validation"):
+        yield "test", VALIDATION, 1
+
+
 def evaluated_splits(frame: pd.DataFrame) -> list[str]:
     """The test set and the out-of-distribution sets in a frame, in its order."""
     return [name for name in frame["split"].unique() if name == "test" or name.startswith("ood_")]
@@ -62,7 +80,7 @@ def evaluated_splits(frame: pd.DataFrame) -> list[str]:
 
 def _rows(run: Run) -> Iterator[tuple[str, str, float]]:
     """Split, metric and value."""
-    yield "", "diverged", run.diverged
+    yield from marks(run)
     if run.diverged:
         return
     for metric in ("accuracy", "loss"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -14,6 +15,7 @@ from lpft_utils.results.tables import column, table
 from lpft_utils.studies.initialisation import Initialisation, as_published
 
 PARTS = {"P": "P", "K": "P+F"}
+ROWS = {"method": "initialisation"}
 
 
 def kernel_results(
@@ -34,8 +36,8 @@ def kernel_results(
     rows = [
         (group, method, seed, *row)
         for seed, found in enumerate(by_seed)
-        for method, start in found.items()
-        for row in (*_statistics(start, found.get("ft")), *_fits(start, kinds))
+        for method, at in found.items()
+        for row in (*_statistics(at, found.get("ft")), *_fits(at, kinds))
     ]
     return pd.DataFrame(rows, columns=["group", "method", "seed", "split", "metric", "value"])
 
@@ -47,40 +49,41 @@ def statistics_table(by_seed: Sequence[Mapping[str, Initialisation]]) -> Table:
         by_seed: Results of `initialisations`, one per seed, with "ft".
 
     Returns:
-        Indexed by start: norms of P and F, the FT ratio, effective ranks, and the alignment of F with FT's.
+        Indexed by initialisation: norms of P and F, the FT ratio, effective ranks, and the alignment of F with FT's.
     """
     frame = kernel_results(by_seed, ())
-    metrics = frame["metric"].unique()
-    return table(frame, {"method": "start"}, {m: column(m, lambda v: f"{np.mean(v):.3g}") for m in metrics})
+    return table(frame, ROWS, {m: column(m, lambda v: f"{np.mean(v):.3g}") for m in frame["metric"].unique()})
 
 
-def regression_table(by_seed: Sequence[Mapping[str, Initialisation]]) -> Table:
+def regression_table(by_seed: Sequence[Mapping[str, Initialisation]], *, store: Path | None = None) -> Table:
     """Accuracy of kernel regression, in percent, means over seeds.
 
     Args:
         by_seed: Results of `initialisations`, one per seed.
+        store: The run store; default: `paths.run_store()`.
 
     Returns:
-        Indexed by start: train and test accuracy with P and with P + F for ridge and logistic regression, and the
-        published code's measure with P + F, first seed only.
+        Indexed by initialisation: train and test accuracy with P and with P + F for ridge and logistic regression, and
+        the published code's measure with P + F, first seed only.
     """
     kinds = ("ridge", "logistic")
     frame = kernel_results(by_seed, kinds)
     names = [f"{kind}, {part}" for kind in kinds for part in PARTS.values()]
-    train, test = (
-        table(
-            frame, {"method": "start"}, {n: column(n, lambda v: f"{100 * np.mean(v):.1f}", split=split) for n in names}
-        )
-        for split in ("train", "test")
-    )
-    shown = train + " / " + test
-    published = [as_published(start) for start in by_seed[0].values()]  # slow, and a look at it is enough
-    shown["as published"] = [f"{100 * p.train_accuracy:.1f} / {100 * p.test_accuracy:.1f}" for p in published]
+
+    def accuracies(split: str) -> Table:
+        return table(frame, ROWS, {n: column(n, lambda v: f"{100 * np.mean(v):.1f}", split=split) for n in names})
+
+    shown = accuracies("train") + " / " + accuracies("test")
+    published = [as_published(at, store=store) for at in by_seed[0].values()]  # slow, and a look at it is enough
+    shown["as published"] = [
+        f"{100 * p.train_accuracy:.1f} / {100 * p.test_accuracy:.1f}" + ("" if p.converged else " (not converged)")
+        for p in published
+    ]
     return shown
 
 
-def _statistics(start: Initialisation, ft: Initialisation | None) -> Iterator[tuple[str, str, float]]:
-    P, F = start.train.P, start.train.F
+def _statistics(at: Initialisation, ft: Initialisation | None) -> Iterator[tuple[str, str, float]]:
+    P, F = at.train.P, at.train.F
     yield "", "‖P‖", frobenius(P)
     yield "", "‖F‖", frobenius(F)
     yield "", "‖F‖/‖P+F‖", ft_ratio(P, F)
@@ -90,11 +93,11 @@ def _statistics(start: Initialisation, ft: Initialisation | None) -> Iterator[tu
         yield "", "alignment with F of FT", alignment(F, ft.train.F)
 
 
-def _fits(start: Initialisation, kinds: Sequence[str]) -> Iterator[tuple[str, str, float]]:
+def _fits(at: Initialisation, kinds: Sequence[str]) -> Iterator[tuple[str, str, float]]:
     for kind in kinds:
         for part, name in PARTS.items():
-            fit = start.regression(part, kind)
-            yield "train", f"{kind}, {name}", fit.accuracy(start.labels, "train")
-            yield "test", f"{kind}, {name}", fit.accuracy(start.test_labels, "test")
+            fit = at.regression(part, kind)
+            yield "train", f"{kind}, {name}", fit.accuracy(at.labels, "train")
+            yield "test", f"{kind}, {name}", fit.accuracy(at.test_labels, "test")
             if kind == "ridge":
                 yield "train", f"log10 of the leave-one-out error, {name}", math.log10(float(fit.errors.min()))

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
 
 import pandas as pd
 
 from lpft_utils.common.table import Table
 from lpft_utils.kernel_methods.statistics import alignment, frobenius
-from lpft_utils.ntk.engine import kernel
-from lpft_utils.ntk.result import load_kernel
-from lpft_utils.results.frame import results, select
+from lpft_utils.results.frame import marks, results
 from lpft_utils.results.tables import column, each, mean, table
-from lpft_utils.runs.cache import cache_path, lock
+from lpft_utils.runs.cache import cache_path
 from lpft_utils.runs.execute import load_model
 from lpft_utils.runs.profiles import Profile
 from lpft_utils.runs.store import Run
-from lpft_utils.studies.initialisation import examples, initial_model
-from lpft_utils.studies.lora import _share
+from lpft_utils.studies.initialisation import examples, initial_model, stored_kernel, trace_shares
 from lpft_utils.training.methods import METHODS
 
 
@@ -62,36 +61,43 @@ def alignment_table(by_seed: Sequence[pd.DataFrame]) -> Table:
     return table(alignment_results({"ft": by_seed}), "kernel", columns)
 
 
-def trained_table(setting: Profile, runs: Mapping[str, Sequence[Run]], *, n: int = 24) -> Table:
-    """LoRA's kernel at the end of training beside the one at its start, first seed.
+def trained_table(
+    setting: Profile, runs: Mapping[str, Sequence[Run]], *, n: int = 24, store: Path | None = None
+) -> Table:
+    """LoRA's kernel after training beside the one at initialisation, first seed.
 
     Args:
         setting: The profile.
         runs: Runs of LoRA and LP-LoRA by method.
         n: Training examples of the kernel.
+        store: The run store; default: `paths.run_store()`.
 
     Returns:
-        One row per method: ‖F‖ at start and end, the share of A in the trace at both, and their centred alignment.
+        One row per method: ‖F‖ at initialisation and after training, the share of A in the trace at both, and their
+        centred alignment.
     """
-    rows = []
-    for method, group in runs.items():
-        stored = group[0]
-        few, _ = examples(setting, stored.spec.seed, n)
-        folder = cache_path(f"{setting.task}-{method}-trained-s{stored.spec.seed}-{stored.folder.name[-10:]}-{n}")
-        found = {}
-        for when in ("start", "end"):
-            path = folder / when / "kernel.safetensors"
-            with lock(path.parent):
-                if not path.exists():
-                    model = load_model(stored) if when == "end" else initial_model(setting, method, stored.spec.seed)
-                    kernel(model, few.inputs, groups=lambda k: "A" if "lora_A" in k else "B", folder=path.parent)
-            found[when] = load_kernel(path)
+    rows: list[tuple[str, str, str, float]] = []
+    for method, (stored, *_) in runs.items():
+        rows += [(method, *mark) for mark in marks(stored)]
+        if stored.diverged:
+            continue
+        seed = stored.spec.seed
+        few, _ = examples(setting, seed, n)
+        folder = cache_path(f"{setting.task}-{method}-trained-s{seed}-{stored.folder.name[-10:]}-{n}", store)
+        models = {
+            "initial": partial(initial_model, setting, method, seed, store=store),
+            "trained": partial(load_model, stored),
+        }
+        found = {
+            when: stored_kernel(folder / when, model, few.inputs, groups=lambda k: "A" if "lora_A" in k else "B")
+            for when, model in models.items()
+        }
         rows += [(method, "", f"‖F‖, {when}", frobenius(k.F)) for when, k in found.items()]
-        rows += [(method, "", f"share of A, {when}", _share(k, "A")) for when, k in found.items()]
-        rows += [(method, "", "alignment, centred", alignment(found["start"].F, found["end"].F, centered=True))]
-    frame = pd.DataFrame(rows, columns=["method", "split", "metric", "value"])
-    forms = {"‖F‖, start": ".3g", "‖F‖, end": ".3g", "share of A, start": ".1%", "share of A, end": ".1%"}
+        rows += [(method, "", f"share of A, {when}", trace_shares(k).get("A", 0.0)) for when, k in found.items()]
+        rows += [(method, "", "alignment, centred", alignment(*(k.F for k in found.values()), centered=True))]
+    forms = {"‖F‖, initial": ".3g", "‖F‖, trained": ".3g", "share of A, initial": ".1%", "share of A, trained": ".1%"}
     forms |= {"alignment, centred": ".3f"}
+    frame = pd.DataFrame(rows, columns=["method", "split", "metric", "value"])
     return table(frame, "method", {metric: column(metric, each(form)) for metric, form in forms.items()})
 
 
@@ -105,28 +111,28 @@ def cost_table(runs: Mapping[str, Sequence[Run]]) -> Table:
         One row per method: trained parameters and their share; MB of their gradients and Adam's two moments (float32);
         MB of what a run stores of the weights; seconds of training; peak memory where a GPU measured it.
     """
-    frame = results(runs)
-    everything = select(frame, method="ft", metric="trainable_parameters")["value"].iloc[0]
-    counted = {
-        "parameters": lambda values: f"{values[0]:,.0f}",
-        "share": lambda values: f"{values[0] / everything:.3%}",
-        "gradients and Adam (MB)": lambda values: f"{3 * 4 * values[0] / 1e6:.3g}",
-    }
-    shown = table(
-        frame,
+    everything = runs["ft"][0].metrics["trainable_parameters"]
+    rows = {}
+    for method, (stored, *_) in runs.items():
+        n, record = stored.metrics["trainable_parameters"], METHODS[method]
+        tuned = "epochs" in record.fields
+        rows[record.label] = {
+            "parameters": f"{n:,}" + (" (after LP)" if tuned and record.head == "lp" else ""),
+            "share": f"{n / everything:.3%}",
+            "gradients and Adam (MB)": f"{3 * 4 * n / 1e6:.3g}" if tuned else "none",
+            "stored weights (MB)": f"{(stored.folder / 'model.safetensors').stat().st_size / 1e6:.3g}",
+        }
+    measured = table(
+        results(runs),
         "method",
-        {title: column("trainable_parameters", form) for title, form in counted.items()}
-        | {"seconds": column("train_seconds", mean(0))}
-        | {"peak memory (MB)": column("peak_memory", lambda values: f"{max(values) / 1e6:.0f}")},
+        {
+            "seconds": column("train_seconds", mean(0)),
+            "peak memory (MB)": column("peak_memory", lambda values: f"{max(values) / 1e6:.0f}"),
+        },
     )
-    sizes = [(group[0].folder / "model.safetensors").stat().st_size for group in runs.values()]
-    shown.insert(3, "stored weights (MB)", [f"{size / 1e6:.3g}" for size in sizes])
-    shown.loc[shown["seconds"] == "", ["gradients and Adam (MB)", "seconds"]] = "none"
-    shown.loc[shown["peak memory (MB)"] == "", "peak memory (MB)"] = "not measured on a CPU"
-    shown.loc[
-        [METHODS[m].label for m in runs if METHODS[m].head == "lp" and "epochs" in METHODS[m].fields], "parameters"
-    ] += " (after LP)"
-    return shown
+    measured["seconds"] = measured["seconds"].replace("", "none")
+    measured["peak memory (MB)"] = measured["peak memory (MB)"].replace("", "not measured on a CPU")
+    return Table(pd.DataFrame.from_dict(rows, orient="index").join(measured).rename_axis("method"))
 
 
 def results_table(runs: Mapping[str, Sequence[Run]], split: str = "test") -> Table:

@@ -1,19 +1,19 @@
-"""The one way from a frame of results to a table on a page, and the tables of runs."""
+"""The one way from results to a page, `table` for tables and `over_seeds` for sentences, and the tables of runs."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from lpft_utils.common.errors import ParameterError
 from lpft_utils.common.names import split_label
 from lpft_utils.common.table import Table
 from lpft_utils.metrics.intervals import format_geometric, format_interval
-from lpft_utils.results.frame import evaluated_splits, results, select
-from lpft_utils.runs.store import Run
+from lpft_utils.results.frame import VALIDATION, evaluated_splits, results, select
+from lpft_utils.runs.store import Run, converged
 from lpft_utils.training.methods import METHODS
 
 Format = Callable[[Sequence[float]], str]
@@ -64,7 +64,7 @@ def table(frame: pd.DataFrame, rows: str | Mapping[str, str], columns: Mapping[s
 
     Returns:
         The table, indexed by its row titles if they are one column. Where runs diverged, cells count them:
-        "81.2 ± 3.4 (1 diverged)".
+        "81.2 ± 3.4 (1 diverged)". Where the test set is the published validation set, a note says so.
     """
     titles = {rows: rows} if isinstance(rows, str) else dict(rows)
     keys: Any = (frame[frame["split"] != ""] if "split" in titles else frame)[list(titles)]
@@ -74,7 +74,45 @@ def table(frame: pd.DataFrame, rows: str | Mapping[str, str], columns: Mapping[s
         line = {title: LABELS.get(k, str)(where[k]) for k, title in titles.items()}
         lines.append(line | {t: _cell(frame, where, chosen, form) for t, (chosen, form) in columns.items()})
     made = pd.DataFrame(lines, columns=[*titles.values(), *columns])
-    return Table(made if len(titles) > 1 else made.set_index(*titles.values()))
+    shown = Table(made if len(titles) > 1 else made.set_index(*titles.values()))
+    if "test" in [*keys.get("split", ()), *(chosen.get("split") for chosen, _ in columns.values())]:
+        say_validation(shown, frame)
+    return shown
+
+
+def say_validation(shown: Table, frame: pd.DataFrame) -> None:
+    """Add a note to a table that shows values on the test set, if that is the published validation set.
+
+    Args:
+        shown: The table.
+        frame: The frame of results that it is made from.
+    """
+    about: Any = select(frame, metric=VALIDATION)
+    if len(about):
+        some = "task" in frame and about["task"].nunique() < frame["task"].nunique()
+        tasks = f" of {', '.join(about['task'].unique())}" if some else ""
+        shown.attrs["note"] = f"“test”{tasks}: the published validation set, since the test labels are not public."
+
+
+def over_seeds(value: Callable[..., float], form: Format, *groups: Sequence[Run]) -> str:
+    """A mean over seeds as text, for a sentence.
+
+    Args:
+        value: From the runs of one seed, one per group, to a number.
+        form: From these numbers, one per seed, to their text.
+        *groups: Runs of one method each, one per seed, with the seeds in the same order.
+
+    Returns:
+        As in a cell of `table`: a seed of which a run diverged is left out, and counted.
+
+    Raises:
+        ParameterError: If the groups are of different seeds.
+    """
+    by_seed = list(zip(*groups, strict=True))
+    if any(len({run.spec.seed for run in runs}) > 1 for runs in by_seed):
+        raise ParameterError(f"expected runs of the same seeds, got {[[run.spec.seed for run in g] for g in groups]}.")
+    kept = [value(*runs) for runs in by_seed if len(converged(runs)) == len(runs)]
+    return _text(kept, len(by_seed) - len(kept), form)
 
 
 def accuracy_table(runs: Mapping[str, Sequence[Run]]) -> Table:
@@ -107,20 +145,6 @@ def change_table(runs: Mapping[str, Sequence[Run]], split: str = "train") -> Tab
     return table(results(runs), "method", columns | {"Norm(C), geometric mean": norm})
 
 
-def change(runs: Sequence[Run], key: str, split: str) -> list[float]:
-    """One measure of feature change, one value per seed.
-
-    Args:
-        runs: Runs of one method.
-        key: "CS", "Diff", "FDR", "FDR_0", "NormF" or "NormF_0".
-        split: Split on which features are compared.
-
-    Returns:
-        Values in the order of the runs, so that they pair by seed; NaN for a diverged run.
-    """
-    return [math.nan if run.diverged else run.metrics["change"][split][key] for run in runs]
-
-
 def fdr_table(runs: Sequence[Run]) -> Table:
     """Fisher's discriminant ratio before and after tuning, by split.
 
@@ -136,7 +160,10 @@ def fdr_table(runs: Sequence[Run]) -> Table:
 
 def _cell(frame: pd.DataFrame, where: Mapping[str, Any], chosen: Mapping[str, Any], form: Format) -> str:
     values = select(select(frame, **where), **chosen)["value"].tolist()
-    runs = {k: v for k, v in {**where, **chosen}.items() if k not in ("split", "metric")}
-    diverged = int(select(frame, metric="diverged", **runs)["value"].sum())
+    diverged = select(frame, **{"split": "", **where, **chosen, "metric": "diverged"})["value"]
+    return _text(values, int(diverged.sum()), form)
+
+
+def _text(values: Sequence[float], diverged: int, form: Format) -> str:
     parts = (form(values) if values else "", f"({diverged} diverged)" if diverged else "")
     return " ".join(filter(None, parts))
