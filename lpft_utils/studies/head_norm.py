@@ -34,15 +34,15 @@ def prediction_table(setting: Profile, seed: int, n: int = 16, *, store: Path | 
         store: The run store, in which the result is kept; default: `paths.run_store()`.
 
     Returns:
-        Indexed by ‖V0‖: the loss at the start, the time at which the target is met, and the mean ‖φ_t − φ_0‖ of the
-        other examples at that time.
+        Indexed by ‖V0‖: the loss at initialisation, the time at which the target is met, and the mean ‖φ_t − φ_0‖ of
+        the other examples at that time.
     """
     key = cache_key(setting, "lp_ft", seed, "predicted", list(setting.norms), n, TARGET)
     found = cached(f"{setting.task}-lp_ft-norms-s{seed}-{key}", lambda: _predict(setting, seed, n, store), store)
     rows = [
         {
             "‖V0‖": f"{row['norm']:g}",
-            "loss at the start": f"{row['loss']:.3f}",
+            "loss at initialisation": f"{row['loss']:.3f}",
             "time": f"{row['time']:.2g}" if row["met"] else f"> {row['time']:.2g}",
             "predicted ‖φ_t − φ_0‖": f"{row['moved']:.3f}" if row["met"] else "target not met",
         }

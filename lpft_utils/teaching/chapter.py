@@ -16,6 +16,7 @@ from lpft_utils.common.environment import environment
 from lpft_utils.common.errors import TaskWarning
 from lpft_utils.runs.profiles import get_profile
 from lpft_utils.runs.store import Run
+from lpft_utils.training.methods import METHODS
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,8 @@ class Chapter:
                 "trained on": "; ".join(hardware),
                 "training of its runs": f"{seconds:.0f} s in {len(trained)} runs",
             }
+            if lost := [f"{METHODS[r.spec.method].label} of seed {r.spec.seed}" for r in trained if r.diverged]:
+                rows["diverged"] = f"{len(lost)} of {len(trained)} runs ({', '.join(lost)}); left out of every mean"
         if self._notes:
             rows["about the data"] = " ".join(dict.fromkeys(self._notes))
         rows |= {

@@ -111,10 +111,10 @@ def test_claim_7_compares_with_each_reference():
     assert len(both) == 6 and not any("LP" in v.statement for v in both[:3]) and both[3:] == verdicts
 
 
-def test_derivative_by_a_is_zero_at_the_start_and_not_after_training(setting, runs):
+def test_derivative_by_a_is_zero_at_initialisation_and_not_after_training(setting, runs):
     table = lora_tables.trained_table(setting, {m: runs[m] for m in ("lora", "lp_lora")}, n=6)
     assert list(table.index) == ["LoRA", "LP-LoRA"]
-    assert (table["share of A, start"] == "0.0%").all() and (table["share of A, end"] != "0.0%").all()
+    assert (table["share of A, initial"] == "0.0%").all() and (table["share of A, trained"] != "0.0%").all()
 
 
 def test_costs_are_those_of_the_runs(runs):
@@ -137,7 +137,7 @@ def test_figure_shows_draws_means_and_the_predicted_line():
         for r in (1, 4)
         for d in (0, 1)
     ]
-    sweep = study.Concentration(pd.DataFrame(rows), 1.5, 0.8, "gaussian")
+    sweep = study.Concentration(pd.DataFrame(rows), 1.5, 0.8)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         figure = plots_lora.concentration({"ft": sweep, "lp_ft": sweep})
