@@ -73,6 +73,21 @@ def marks(run: Run) -> Iterator[tuple[str, str, float]]:
         yield "test", VALIDATION, 1
 
 
+def validation_note(frame: pd.DataFrame) -> str:
+    """What a table of values on "test" has to say where that is the published validation set.
+
+    Args:
+        frame: The frame of results that it is made from.
+
+    Returns:
+        The note, which names the tasks if there are others in the frame; "" if there is nothing to say.
+    """
+    about = select(frame, metric=VALIDATION)
+    some = "task" in frame and 0 < about["task"].nunique() < frame["task"].nunique()
+    tasks = f" of {', '.join(about['task'].unique())}" if some else ""
+    return f"“test”{tasks}: the published validation set, since the test labels are not public." if len(about) else ""
+
+
 def evaluated_splits(frame: pd.DataFrame) -> list[str]:
     """The test set and the out-of-distribution sets in a frame, in its order."""
     return [name for name in frame["split"].unique() if name == "test" or name.startswith("ood_")]

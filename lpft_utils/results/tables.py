@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import reduce
+from operator import getitem
 from typing import Any
 
 import numpy as np
@@ -12,7 +14,7 @@ from lpft_utils.common.errors import ParameterError
 from lpft_utils.common.names import split_label
 from lpft_utils.common.table import Table
 from lpft_utils.metrics.intervals import format_geometric, format_interval
-from lpft_utils.results.frame import VALIDATION, evaluated_splits, results, select
+from lpft_utils.results.frame import evaluated_splits, results, select, validation_note
 from lpft_utils.runs.store import Run, converged
 from lpft_utils.training.methods import METHODS
 
@@ -76,22 +78,13 @@ def table(frame: pd.DataFrame, rows: str | Mapping[str, str], columns: Mapping[s
     made = pd.DataFrame(lines, columns=[*titles.values(), *columns])
     shown = Table(made if len(titles) > 1 else made.set_index(*titles.values()))
     if "test" in [*keys.get("split", ()), *(chosen.get("split") for chosen, _ in columns.values())]:
-        say_validation(shown, frame)
+        shown.attrs["note"] = validation_note(frame)
     return shown
 
 
-def say_validation(shown: Table, frame: pd.DataFrame) -> None:
-    """Add a note to a table that shows values on the test set, if that is the published validation set.
-
-    Args:
-        shown: The table.
-        frame: The frame of results that it is made from.
-    """
-    about: Any = select(frame, metric=VALIDATION)
-    if len(about):
-        some = "task" in frame and about["task"].nunique() < frame["task"].nunique()
-        tasks = f" of {', '.join(about['task'].unique())}" if some else ""
-        shown.attrs["note"] = f"“test”{tasks}: the published validation set, since the test labels are not public."
+def metric(*keys: str) -> Callable[[Run], float]:
+    """What the `metrics` of a run hold under these keys, such as "change", "test", "CS", as a function of the run."""
+    return lambda run: reduce(getitem, keys, run.metrics)
 
 
 def over_seeds(value: Callable[..., float], form: Format, *groups: Sequence[Run]) -> str:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from IPython.core.getipython import get_ipython
 from myst_nb import glue
 
 from lpft_utils.common.environment import environment
@@ -52,7 +53,7 @@ class Chapter:
         ood: Sequence[str] | None = None,
         n_train: int | None = None,
     ) -> None:
-        """Start the chapter's clock and read its parameters.
+        """Start the chapter's clock, show figures as SVG and read its parameters.
 
         Args:
             profile: "smoke", "laptop" or "gpu".
@@ -62,6 +63,9 @@ class Chapter:
             ood: Tasks to attach as out-of-distribution test sets.
             n_train: Training examples to draw with each seed.
         """
+        if shell := get_ipython():
+            shell.run_line_magic("matplotlib", "inline")
+            shell.run_line_magic("config", 'InlineBackend.figure_formats = ["svg"]')
         self._started, self._notes = time.perf_counter(), []
         self._show, warnings.showwarning = warnings.showwarning, self._note
         self.profile = get_profile(profile, task=task, backbone=backbone, seeds=seeds, ood=ood, n_train=n_train)
@@ -81,6 +85,18 @@ class Chapter:
             value: What the text shows.
         """
         glue(name, value, display=False)
+
+    def task(self, run: Run) -> str:
+        """The task's name for a sentence, and what is tested on where its test labels are not public.
+
+        Args:
+            run: One of the chapter's runs.
+
+        Returns:
+            For example "rte, tested on its published validation set".
+        """
+        validation = run.metrics["task"]["test_is_validation"]
+        return self.profile.task + (", tested on its published validation set" if validation else "")
 
     def stamp(self, runs: Sequence[Run] = ()) -> Stamp:
         """On what data, with what model, where and when the chapter's numbers were computed.
