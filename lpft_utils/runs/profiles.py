@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lpft_utils.common.errors import ParameterError
-from lpft_utils.runs.paper_settings import PAPER, paper_settings
+from lpft_utils.runs.paper_settings import paper_settings
 from lpft_utils.training.spec import RunSpec
 
 
@@ -55,16 +55,10 @@ class Profile:
         Returns:
             The spec, with the first seed.
         """
-        fields: dict[str, Any] = {
-            "task": self.task,
-            "backbone": self.backbone,
-            "seed": self.seeds[0],
-            "ood": self.ood,
-            **self.settings,
-        }
+        fields = {"task": self.task, "backbone": self.backbone, "seed": self.seeds[0], "ood": self.ood, **self.settings}
         if method in self.learning_rates:
             fields["learning_rate"] = self.learning_rates[method]
-        if self.name == "gpu" and (self.task, method) in PAPER:
+        if self.name == "gpu":
             fields |= paper_settings(self.task, method)
         return RunSpec(method=method, **{**fields, **changes})
 

@@ -59,8 +59,8 @@ def published_groups(names: Sequence[str]) -> list[list[str]]:
 def published_kernel(model: nn.Module, inputs: Inputs, exclude: Callable[[str], bool] = lambda name: False) -> Tensor:
     """F by the published algorithm: the Jacobian of all H features, group by group, one example at a time, then V.
 
-    H backward passes for every example and group, `backward_passes` in all. With the rows of V as cotangents C are
-    enough for all groups together, and for a whole batch of examples at once.
+    H backward passes for every example and group. With the rows of V as cotangents C are enough for all groups together
+    and for a whole batch of examples at once.
 
     Args:
         model: The classifier.
@@ -89,20 +89,6 @@ def published_kernel(model: nn.Module, inputs: Inputs, exclude: Callable[[str], 
         J_f = torch.stack(rows)  # (N, C, parameters of the group)
         F += torch.einsum("ncp,mdp->ncmd", J_f, J_f)
     return F
-
-
-def backward_passes(H: int, n_groups: int, N: int) -> int:
-    """Backward passes of the published algorithm.
-
-    Args:
-        H: Number of features.
-        n_groups: Number of groups of parameters.
-        N: Number of examples.
-
-    Returns:
-        H · n_groups · N; the rows of V as cotangents need C · N at most, and C for each batch.
-    """
-    return H * n_groups * N
 
 
 def subsampled(J: Tensor, V: Tensor, seed: int, share: float = SHARE, both_sides: bool = True) -> Tensor:
@@ -278,7 +264,7 @@ def cost_table(n: int = 2) -> Table:
     C, H = model.head.weight.shape
     names = [k for k, _ in model.named_parameters() if not k.startswith("head.") and not words(k)]
     columns = {
-        "backward passes": [f"{backward_passes(H, len(published_groups(names)), n)}", f"{C}"],
+        "backward passes": [f"{H * len(published_groups(names)) * n}", f"{C}"],
         "examples in each": ["1", f"{n}"],
         "seconds": [f"{middle - began:.2f}", f"{end - middle:.2f}"],
         "relative difference": ["", f"{((theirs - ours).norm() / ours.norm()).item():.0e}"],

@@ -19,6 +19,8 @@ from lpft_utils.runs.profiles import get_profile
 from lpft_utils.runs.store import Run
 from lpft_utils.training.methods import METHODS
 
+PARAMETERS = ("task", "backbone", "seeds", "ood", "n_train")  # of a chapter, after its profile
+
 
 @dataclass(frozen=True)
 class Stamp:
@@ -44,31 +46,20 @@ class Chapter:
         profile: The profile, with the parameters that are not None in place of its own choices.
     """
 
-    def __init__(
-        self,
-        profile: str,
-        task: str | None = None,
-        backbone: str | None = None,
-        seeds: Sequence[int] | int | None = None,
-        ood: Sequence[str] | None = None,
-        n_train: int | None = None,
-    ) -> None:
+    def __init__(self, profile: str, *changes: Any) -> None:
         """Start the chapter's clock, show figures as SVG and read its parameters.
 
         Args:
             profile: "smoke", "laptop" or "gpu".
-            task: Here and below, None means the profile's choice; see `get_profile`.
-            backbone: Another backbone.
-            seeds: Other seeds.
-            ood: Tasks to attach as out-of-distribution test sets.
-            n_train: Training examples to draw with each seed.
+            *changes: Task, backbone, seeds, out-of-distribution sets and number of training examples, as `get_profile`
+                takes them; None means the profile's choice.
         """
         if shell := get_ipython():
             shell.run_line_magic("matplotlib", "inline")
             shell.run_line_magic("config", 'InlineBackend.figure_formats = ["svg"]')
         self._started, self._notes = time.perf_counter(), []
         self._show, warnings.showwarning = warnings.showwarning, self._note
-        self.profile = get_profile(profile, task=task, backbone=backbone, seeds=seeds, ood=ood, n_train=n_train)
+        self.profile = get_profile(profile, **dict(zip(PARAMETERS, changes, strict=False)))
 
     def _note(self, message: Any, category: type[Warning], *place: Any, **more: Any) -> None:
         """Keep what is said about the data for the stamp, where readers see it; show any other warning."""
