@@ -6,7 +6,7 @@ ECE and MCE are the paper's: 15 equal-width bins (lo, hi] of the top label's con
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from lpft_utils.common.names import split_label
 from lpft_utils.common.table import Table
 from lpft_utils.metrics import calibration, recalibration
 from lpft_utils.metrics.sampling import debiased_ece, ece_interval
-from lpft_utils.results.frame import evaluated_splits, marks, results
+from lpft_utils.results.frame import evaluated_splits, per_run, results
 from lpft_utils.results.tables import column, each, mean, table
 from lpft_utils.runs.store import Run, converged
 from lpft_utils.studies.calibration import CALIBRATORS, diagrams, evaluation_splits, fit_calibrators, temperature_scaled
@@ -51,27 +51,32 @@ def chance_table(runs: Mapping[str, Sequence[Run]], split: str = "test", n_draws
         with its bootstrap interval; over all seeds the ECE of chance and what is left; and in how many of them the
         ECE is above the 95th percentile of chance.
     """
-    rows: list[tuple[str, str, str, float]] = []
+    frames = []
     for method, group in runs.items():
         names = {"before": METHODS[method].label, "after": f"{METHODS[method].label}, TS"}
-        rows += [(name, *mark) for stored in group for mark in marks(stored) for name in names.values()]
-        for i, stored in enumerate(converged(group)):
-            scaled = temperature_scaled(stored, split)
+
+        def rows(
+            run: Run, names: Mapping[str, str] = names, first: Sequence[Run] = converged(group)[:1]
+        ) -> Iterator[Any]:
+            scaled = temperature_scaled(run, split)
             for when, name in names.items():
                 p = getattr(scaled, when)
                 error = debiased_ece(p, scaled.labels, n_draws)
-                found = {"chance": error.chance, "left": error.corrected, "above": error.ece > error.chance_high}
-                rows += [(name, split, metric, value) for metric, value in found.items()]
-                if i == 0:
-                    first = (error.ece, *ece_interval(p, scaled.labels, n_draws))
-                    rows += [(name, split, "first", value) for value in first]
+                yield name, split, "chance", error.chance
+                yield name, split, "left", error.corrected
+                yield name, split, "above", error.ece > error.chance_high
+                if run in first:
+                    ends = ece_interval(p, scaled.labels, n_draws)
+                    yield from ((name, split, "first", value) for value in (error.ece, *ends))
+
+        frames.append(per_run(group, names.values(), rows))
     columns = {
         "ECE, first seed [bootstrap]": column("first", lambda v: "{:.3f} [{:.3f}, {:.3f}]".format(*v), split=split),
         "ECE of chance": column("chance", mean(3), split=split),
         "ECE − chance": column("left", mean(3), split=split),
         "seeds above chance": column("above", lambda v: f"{sum(v):.0f} of {len(v)}", split=split),
     }
-    return table(pd.DataFrame(rows, columns=["row", "split", "metric", "value"]), {"row": "method"}, columns)
+    return table(pd.concat(frames), {"row": "method"}, columns)
 
 
 def count_table(runs: Mapping[str, Sequence[Run]], split: str = "test") -> Table:
@@ -124,20 +129,17 @@ def recalibration_table(runs: Sequence[Run], metric: str = "ECE") -> Table:
         One row per recalibration, one column per split; an infinite NLL (a class was given probability 0) is "∞".
     """
     cheat = "temperature fitted on the column"
-    rows: list[tuple[str, str, str, float]] = []
-    for stored in runs:
-        rows += [(name, *mark) for name in (*CALIBRATORS, cheat) for mark in marks(stored)]
-        fitted = {} if stored.diverged else fit_calibrators(stored)
-        for split in evaluation_splits(stored) if fitted else ():
-            f, y = stored.predictions[split]
-            here = fitted | {cheat: recalibration.fit_temperature(f, y).apply}
-            rows += [
-                (name, split, metric, calibration.calibration_metrics(apply(f), y)[metric])
-                for name, apply in here.items()
-            ]
-    frame = pd.DataFrame(rows, columns=["recalibration", "split", "metric", "value"])
+
+    def rows(run: Run) -> Iterator[tuple[str, str, str, float]]:
+        fitted = fit_calibrators(run)
+        for split in evaluation_splits(run):
+            f, y = run.predictions[split]
+            for name, apply in (fitted | {cheat: recalibration.fit_temperature(f, y).apply}).items():
+                yield name, split, metric, calibration.calibration_metrics(apply(f), y)[metric]
+
+    frame = per_run(runs, (*CALIBRATORS, cheat), rows)
     columns = {split_label(s): column(metric, mean(3), split=s) for s in evaluated_splits(frame)}
-    return table(frame, {"recalibration": metric}, columns)
+    return table(frame, {"row": metric}, columns)
 
 
 def moment_table(runs: Sequence[Run]) -> Table:
@@ -153,21 +155,18 @@ def moment_table(runs: Sequence[Run]) -> Table:
         One row per split: accuracy, both sides for the logits over T with mean 0 over classes (so that heads can be
         compared), T as fitted and as needed here.
     """
-    rows: list[tuple[str, str, float]] = []
-    for stored in runs:
-        splits = ("validation", *evaluation_splits(stored))
-        rows += [mark for mark in marks(stored) if mark[0] in ("", *splits)]
-        for split in () if stored.diverged else splits:
-            s = temperature_scaled(stored, split)
+
+    def rows(run: Run) -> Iterator[tuple[str, str, str, float]]:
+        for split in ("validation", *evaluation_splits(run)):
+            s = temperature_scaled(run, split)
             f = (s.logits - s.logits.mean(axis=1, keepdims=True)) / s.fit.T  # a shift has no meaning
-            found = {
-                "accuracy": s.metrics[0]["accuracy"],
-                "E_p[f] / T": float((s.after * f).sum(axis=1).mean()),
-                "f_y / T": float(f[np.arange(len(f)), s.labels].mean()),
-                "T, validation": s.fit.T,
-                "T needed here": recalibration.fit_temperature(s.logits, s.labels).T,
-            }
-            rows += [(split, *item) for item in found.items()]
-    frame = pd.DataFrame(rows, columns=["split", "metric", "value"])
+            yield "", split, "accuracy", s.metrics[0]["accuracy"]
+            yield "", split, "E_p[f] / T", float((s.after * f).sum(axis=1).mean())
+            yield "", split, "f_y / T", float(f[np.arange(len(f)), s.labels].mean())
+            yield "", split, "T, validation", s.fit.T
+            yield "", split, "T needed here", recalibration.fit_temperature(s.logits, s.labels).T
+
+    frame: Any = per_run(runs, [""], rows)
     columns = {m: column(m, mean(3)) for m in ("accuracy", "E_p[f] / T", "f_y / T")}
-    return table(frame, "split", columns | {m: column(m, each()) for m in ("T, validation", "T needed here")})
+    columns |= {m: column(m, each()) for m in ("T, validation", "T needed here")}
+    return table(frame[frame["split"] != "train"], "split", columns)  # which a diverged run has as well

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import pandas as pd
@@ -71,6 +71,26 @@ def marks(run: Run) -> Iterator[tuple[str, str, float]]:
         yield from ((split, "diverged", 1) for split in run.metrics["accuracy"])
     if run.metrics.get("task", {}).get("test_is_validation"):
         yield "test", VALIDATION, 1
+
+
+def per_run(
+    runs: Iterable[Run], names: Iterable[str], compute: Callable[[Run], Iterable[tuple[str, str, str, float]]]
+) -> pd.DataFrame:
+    """A frame of what is computed from each run that did not diverge.
+
+    Args:
+        runs: Runs of one method.
+        names: Names of the rows that a run has a part in, whether it diverged or not.
+        compute: From a run to row, split, metric and value.
+
+    Returns:
+        Columns "row", "split", "metric", "value".
+    """
+    found = []
+    for run in runs:
+        found += [(name, *mark) for name in names for mark in marks(run)]
+        found += [] if run.diverged else compute(run)
+    return pd.DataFrame(found, columns=["row", "split", "metric", "value"])
 
 
 def validation_note(frame: pd.DataFrame) -> str:

@@ -122,18 +122,17 @@ def get_profile(
     if name not in PROFILES:
         raise ParameterError(f"profile: expected one of {', '.join(PROFILES)}, got {name!r}.")
     profile = PROFILES[name]
-    changes: dict[str, Any] = {}
     if task is not None:
-        changes |= {"task": task, "ood": None}
+        profile = replace(profile, task=task, ood=None)
     if backbone is not None:
-        changes["backbone"] = backbone
+        profile = replace(profile, backbone=backbone)
     if seeds is not None:
         chosen = (seeds,) if isinstance(seeds, int) else tuple(seeds)
         if not chosen or not all(isinstance(seed, int) for seed in chosen):
             raise ParameterError(f"seeds: expected one or more integers, such as [0, 1, 2], got {seeds!r}.")
-        changes["seeds"] = chosen
+        profile = replace(profile, seeds=chosen)
     if ood is not None:
-        changes["ood"] = (ood,) if isinstance(ood, str) else tuple(ood)
+        profile = replace(profile, ood=(ood,) if isinstance(ood, str) else tuple(ood))
     if n_train is not None:
-        changes["settings"] = {**profile.settings, "n_train": n_train}
-    return replace(profile, **changes)
+        profile = replace(profile, settings={**profile.settings, "n_train": n_train})
+    return profile

@@ -180,9 +180,7 @@ def alignment_to_ft(setting: Profile, method: str, seed: int, *, store: Path | N
             for centred in (False, True)
         }
 
-    rows = {
-        name: {"parameters": float(k.spec["parameters"]), **likeness(k.F)} for name, k in found.items() if name != "FT"
-    }
+    rows = {name: {"parameters": float(k.spec["parameters"]), **likeness(k.F)} for name, k in found.items()}
     inner = found["FT"].gram - float(found["FT"].spec["bias"])  # ⟨φ, φ'⟩ without the 1 of the bias
     rows["features and head"] = {"parameters": 0.0, **likeness(reference_kernel(inner, V))}
     generator = torch.Generator().manual_seed(seed)
@@ -190,8 +188,7 @@ def alignment_to_ft(setting: Profile, method: str, seed: int, *, store: Path | N
     orders = [torch.randperm(len(F), generator=generator) for _ in range(N_SHUFFLES)]
     shuffled = pd.DataFrame([likeness(F[order][:, :, order]) for order in orders]).mean()
     rows["LoRA, texts shuffled"] = {"parameters": 0.0, **shuffled.to_dict()}
-    total = {"FT": {"parameters": float(found["FT"].spec["parameters"]), **likeness(found["FT"].F)}}
-    return pd.DataFrame.from_dict(total | rows, orient="index").rename_axis("kernel")
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("kernel")
 
 
 def _biases(model: Classifier) -> list[str]:

@@ -10,7 +10,7 @@ import torch
 from constructed import MadeUpRun
 
 from lpft_utils.common.errors import RunError
-from lpft_utils.results import calibration_tables, claims, frame, lora_tables, reference, tables
+from lpft_utils.results import calibration_tables, claims, frame, kernel_tables, reference, tables
 from lpft_utils.runs.profiles import get_profile
 from lpft_utils.studies import calibration as study
 from lpft_utils.studies import head_norm, lora
@@ -70,8 +70,8 @@ TABLES = {
     calibration_tables.comparison_table: lambda runs: calibration_tables.comparison_table(runs, "method"),
     calibration_tables.recalibration_table: lambda runs: calibration_tables.recalibration_table(runs["lp_ft"]),
     calibration_tables.moment_table: lambda runs: calibration_tables.moment_table(runs["lp_ft"]),
-    lora_tables.results_table: lora_tables.results_table,
-    lora_tables.cost_table: lora_tables.cost_table,
+    tables.results_table: tables.results_table,
+    tables.cost_table: tables.cost_table,
     reference.summarise: lambda runs: reference.methods_table(reference.summarise({"": sum(runs.values(), [])}), "ECE"),
 }
 VALUES = {
@@ -82,7 +82,14 @@ VALUES = {
     calibration_tables.count_table: lambda runs: calibration_tables.count_table(runs).to_dict(),
 }
 # What has tests of its own (claims, over_seeds, the frame, the first seed's kernels), or takes no mean.
-OTHERS = {claims.evaluate, tables.over_seeds, frame.results, lora_tables.trained_table, study.alternatives}
+OTHERS = {
+    claims.evaluate,
+    tables.over_seeds,
+    frame.results,
+    frame.per_run,
+    kernel_tables.trained_table,
+    study.alternatives,
+}
 
 
 @pytest.mark.parametrize("name", TABLES, ids=lambda f: f.__name__)
@@ -108,7 +115,7 @@ def test_no_function_that_takes_runs_is_forgotten():
     modules: tuple[ModuleType, ...] = (
         tables,
         calibration_tables,
-        lora_tables,
+        kernel_tables,
         reference,
         claims,
         study,
@@ -137,5 +144,5 @@ def test_a_sweep_without_any_run_at_a_norm_is_refused(kept, weights):
 
 def test_the_kernel_after_training_of_a_diverged_run_is_not_computed(weights):
     lost = made_up(weights, "lora", 0, diverged=True)
-    shown = lora_tables.trained_table(get_profile("smoke"), {"lora": [lost]})
+    shown = kernel_tables.trained_table(get_profile("smoke"), {"lora": [lost]})
     assert set(shown.loc["LoRA"]) == {"(1 diverged)"}
