@@ -49,7 +49,7 @@ def kernel_image(K: Tensor, labels: Tensor, label_names: Sequence[str]) -> Figur
 
 @mpl.rc_context(STYLE)
 def linearisation(comparisons: Mapping[str, Comparison]) -> Figure:
-    """Real and linearised training from the same start: loss and feature change over time, one column per comparison.
+    """Real and linearised training from one initialisation: loss and feature change over time, a column per comparison.
 
     Args:
         comparisons: By title.
@@ -67,7 +67,7 @@ def linearisation(comparisons: Mapping[str, Comparison]) -> Figure:
             lower.plot(c.times, c.moved(which), line, color=color, label=label)
         upper.set(title=title, ylim=(0, None))
         lower.set(xlabel="time t = η · step", ylim=(0, None))
-        for axes in (upper, lower):  # times differ by orders of magnitude between starts
+        for axes in (upper, lower):  # times differ by orders of magnitude between initialisations
             axes.xaxis.set_major_locator(MaxNLocator(4))
             axes.ticklabel_format(axis="x", scilimits=(-2, 3))
     panels[0][0].set(ylabel="cross-entropy, training")
@@ -200,7 +200,7 @@ def norm_sweep(norms: Sequence[float], values: Mapping[str, Sequence[Sequence[fl
     """Quantities against ‖V0‖: seeds as dots, means with 95 % intervals, one panel per quantity.
 
     Args:
-        norms: ‖V0‖ at the start of fine-tuning, ascending.
+        norms: ‖V0‖, the norm of the initial head, ascending.
         values: One value per seed for each norm, by axis label.
 
     Returns:
@@ -216,5 +216,5 @@ def norm_sweep(norms: Sequence[float], values: Mapping[str, Sequence[Sequence[fl
         width = None if any(np.isnan(f.half_width) for f in found) else [f.half_width for f in found]
         means = [f.mean for f in found]
         axes.errorbar(list(norms), means, yerr=width, capsize=3, **METHODS["lp_ft"].style("marker"))
-        axes.set(xscale="log", xlabel="‖V0‖ at the start of FT", ylabel=label)
+        axes.set(xscale="log", xlabel="‖V0‖ at initialisation", ylabel=label)
     return figure

@@ -18,7 +18,7 @@ def concentration(sweeps: Mapping[str, Concentration]) -> Figure:
     """LoRA's kernel against FT's of the same weights over ranks: relative error with its prediction, and alignment.
 
     Args:
-        sweeps: By the start, "ft" or "lp_ft".
+        sweeps: By the initialisation, "ft" or "lp_ft".
 
     Returns:
         The figure.
@@ -27,7 +27,7 @@ def concentration(sweeps: Mapping[str, Concentration]) -> Figure:
     left, right = figure.subplots(1, 2)
     for i, (method, sweep) in enumerate(sweeps.items()):
         style = METHODS[method].style("marker")
-        shift = 1.06 ** (2 * i - len(sweeps) + 1)  # so that dots of two starts do not hide each other
+        shift = 1.06 ** (2 * i - len(sweeps) + 1)  # so that dots of two initialisations do not hide each other
         ranks = np.array(list(sweep.rms()))
         for axes, column in ((left, "error"), (right, "centred")):
             for r, values in sweep.by_rank(column).items():

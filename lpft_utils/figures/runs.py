@@ -122,9 +122,11 @@ def training(runs: Mapping[str, Sequence[Run]], columns: Mapping[str, str]) -> F
                     f"{blind[0]} recorded no {column!r}: training is monitored where n_monitor is above 0; "
                     "LP has no monitors."
                 )
-            table = pd.concat([run.history.set_index("step")[column].dropna() for run in group], axis=1)
+            kept = [run.history.set_index("step")[column].dropna() for run in converged(group)]
+            table = pd.concat(kept or [pd.Series(dtype=float)], axis=1)
             axes.plot(table, color=METHODS[method].color, linewidth=0.7, alpha=0.5)
-            axes.plot(table.dropna().mean(axis=1), linewidth=2, **METHODS[method].style("linestyle", "label"))
+            style = METHODS[method].style("linestyle")
+            axes.plot(table.dropna().mean(axis=1), linewidth=2, label=_legend(method, group), **style)
         if column == "head_norm" and len(runs) > 1:
             axes.set_yscale("log")  # FT and LP-FT differ by an order of magnitude
         axes.set(xlabel="optimiser step", ylabel=label)
@@ -152,7 +154,8 @@ def by_split(
     axes = figure.subplots()
     for i, method in enumerate(methods):
         for j, split in enumerate(splits):
-            _mean_and_seeds(axes, j + 0.22 * (i - (len(methods) - 1) / 2), values[method][split], method, j == 0)
+            label_once = _legend(method, runs[method]) if j == 0 else None
+            _mean_and_seeds(axes, j + 0.22 * (i - (len(methods) - 1) / 2), values[method][split], method, label_once)
     axes.set_xticks(range(len(splits)), [split_label(split) for split in splits])
     axes.set(ylabel=label)
     axes.margins(x=0.08)
@@ -223,10 +226,15 @@ def feature_map(panels: Mapping[str, Mapping[str, Array]], label_names: Sequence
     return figure
 
 
-def _mean_and_seeds(axes: Axes, x: float, values: Sequence[float], method: str, with_label: bool) -> None:
-    summary = interval(values)
+def _legend(method: str, group: Sequence[Run]) -> str:
+    """The method, and how many of its runs diverged: they are not drawn."""
+    diverged = len(group) - len(converged(group))
+    return METHODS[method].label + (f" ({diverged} diverged)" if diverged else "")
+
+
+def _mean_and_seeds(axes: Axes, x: float, values: Sequence[float], method: str, label: str | None) -> None:
+    summary = interval(values or [np.nan])
     axes.plot(np.full(len(values), x), values, ".", color=METHODS[method].color, alpha=0.45, markersize=4)
     width = None if np.isnan(summary.half_width) else summary.half_width
-    label = METHODS[method].label if with_label else None
     style = METHODS[method].style("marker")
     axes.errorbar(x, summary.mean, yerr=width, linestyle="", capsize=3, label=label, **style)

@@ -82,7 +82,7 @@ def table(frame: pd.DataFrame, rows: str | Mapping[str, str], columns: Mapping[s
     return shown
 
 
-def metric(*keys: str) -> Callable[[Run], float]:
+def metric(*keys: str) -> Callable[[Run], Any]:
     """What the `metrics` of a run hold under these keys, such as "change", "test", "CS", as a function of the run."""
     return lambda run: reduce(getitem, keys, run.metrics)
 

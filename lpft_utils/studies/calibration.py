@@ -26,6 +26,8 @@ from lpft_utils.runs.run import run
 from lpft_utils.runs.store import Run, converged
 from lpft_utils.training.spec import RunSpec
 
+SMOOTHING = 0.1  # of labels, while training
+
 
 @dataclass(frozen=True, eq=False)
 class Scaled:
@@ -207,16 +209,13 @@ def decay_for(spec: RunSpec, n_train: int, factor: float = 0.1) -> float:
     return float(f"{-math.log(factor) / (spec.learning_rate * (steps + 1) / 2):.2g}")
 
 
-def alternatives(
-    sweep: Mapping[float, Sequence[Run]], smoothing: float = 0.1, *, store: Path | None = None
-) -> dict[str, list[Run]]:
+def alternatives(sweep: Mapping[float, Sequence[Run]], *, store: Path | None = None) -> dict[str, list[Run]]:
     """What can be done while training: LP-FT from the longest head of the sweep, changed in one way each.
 
     One seed, since each way is a training of its own. The sweep itself is a third way: a shorter initial head.
 
     Args:
         sweep: Runs by head norm, one per seed (`sweeps.head_norm_sweep`).
-        smoothing: The label smoothing.
         store: The run store; default: `paths.run_store()`.
 
     Returns:
@@ -226,7 +225,7 @@ def alternatives(
     longest = sweep[max(sweep)][0]
     decay = decay_for(longest.spec, longest.metrics["task"]["sizes"]["train"])
     changes = {
-        f"label smoothing {smoothing:g}": {"label_smoothing": smoothing},
+        f"label smoothing {SMOOTHING:g}": {"label_smoothing": SMOOTHING},
         f"weight decay {decay:g} on V": {"head_weight_decay": decay},
     }
     changed = {name: [run(longest.spec.replace(**change), store=store)] for name, change in changes.items()}

@@ -145,9 +145,9 @@ def initial_model(
             f"{probed.folder.name} was made on other weights of {setting.backbone!r} (fingerprint {expected}, here "
             f"{found}). Delete its folder and ask for the run again."
         )
-    if METHODS[method].head == "lp" and own is None:
+    if METHODS[method].head == "lp":
         model.set_head(probed.V, probed.weights["head.bias"])
-    elif METHODS[method].head == "lp":
+    if METHODS[method].head == "lp" and own is not None:
         with torch.no_grad():
             phi = model.features(**own.inputs)
         head = fit_head(phi, own.labels, len(probed.V), float(probed.metrics["lp"]["C"]))

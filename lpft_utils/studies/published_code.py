@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -404,7 +404,7 @@ def brier_table() -> Table:
     return _rows("C", rows)
 
 
-def _rows(name: str, rows: Mapping[Any, Mapping[str, str]]) -> Table:
+def _rows(name: str, rows: dict[Any, dict[str, str]]) -> Table:
     """Rows by their titles, and what these are."""
     return Table(pd.DataFrame.from_dict(rows, orient="index").rename_axis(name))
 
