@@ -51,25 +51,21 @@ def chance_table(runs: Mapping[str, Sequence[Run]], split: str = "test", n_draws
         with its bootstrap interval; over all seeds the ECE of chance and what is left; and in how many of them the
         ECE is above the 95th percentile of chance.
     """
-    frames = []
-    for method, group in runs.items():
-        names = {"before": METHODS[method].label, "after": f"{METHODS[method].label}, TS"}
+    first = [kept[0] for group in runs.values() if (kept := converged(group))]
 
-        def rows(
-            run: Run, names: Mapping[str, str] = names, first: Sequence[Run] = converged(group)[:1]
-        ) -> Iterator[Any]:
-            scaled = temperature_scaled(run, split)
-            for when, name in names.items():
-                p = getattr(scaled, when)
-                error = debiased_ece(p, scaled.labels, n_draws)
-                yield name, split, "chance", error.chance
-                yield name, split, "left", error.corrected
-                yield name, split, "above", error.ece > error.chance_high
-                if run in first:
-                    ends = ece_interval(p, scaled.labels, n_draws)
-                    yield from ((name, split, "first", value) for value in (error.ece, *ends))
+    def rows(run: Run) -> Iterator[tuple[str, str, str, float]]:
+        scaled, label = temperature_scaled(run, split), METHODS[run.spec.method].label
+        for name, p in ((label, scaled.before), (f"{label}, TS", scaled.after)):
+            error = debiased_ece(p, scaled.labels, n_draws)
+            yield name, split, "chance", error.chance
+            yield name, split, "left", error.corrected
+            yield name, split, "above", error.ece > error.chance_high
+            if run in first:
+                for value in (error.ece, *ece_interval(p, scaled.labels, n_draws)):
+                    yield name, split, "first", value
 
-        frames.append(per_run(group, names.values(), rows))
+    labels = {method: METHODS[method].label for method in runs}
+    frames = [per_run(group, (labels[m], f"{labels[m]}, TS"), rows) for m, group in runs.items()]
     columns = {
         "ECE, first seed [bootstrap]": column("first", lambda v: "{:.3f} [{:.3f}, {:.3f}]".format(*v), split=split),
         "ECE of chance": column("chance", mean(3), split=split),

@@ -100,16 +100,9 @@ def alignment_results(close: Mapping[str, Sequence[pd.DataFrame]]) -> pd.DataFra
     Returns:
         Columns "kernel", "metric", "value", "method", "seed" (the place in the sequence), "split" (always "").
     """
-    return pd.concat(
-        [
-            found.reset_index(names="kernel")
-            .melt("kernel", var_name="metric")
-            .assign(method=method, seed=seed, split="")
-            for method, by_seed in close.items()
-            for seed, found in enumerate(by_seed)
-        ],
-        ignore_index=True,
-    )
+    by_kernel = {(method, seed): found for method, by_seed in close.items() for seed, found in enumerate(by_seed)}
+    frame = pd.concat(by_kernel, names=["method", "seed", "kernel"])
+    return frame.melt(ignore_index=False, var_name="metric").reset_index().assign(split="")
 
 
 def alignment_table(by_seed: Sequence[pd.DataFrame]) -> Table:
