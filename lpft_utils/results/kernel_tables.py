@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -101,7 +102,7 @@ def alignment_results(close: Mapping[str, Sequence[pd.DataFrame]]) -> pd.DataFra
         Columns "kernel", "metric", "value", "method", "seed" (the place in the sequence), "split" (always "").
     """
     by_kernel = {(method, seed): found for method, by_seed in close.items() for seed, found in enumerate(by_seed)}
-    frame = pd.concat(by_kernel, names=["method", "seed", "kernel"])
+    frame: Any = pd.concat(by_kernel).rename_axis(["method", "seed", "kernel"])
     return frame.melt(ignore_index=False, var_name="metric").reset_index().assign(split="")
 
 
