@@ -79,10 +79,10 @@ def test_lpft_run_trains_and_prints_accuracy(store, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["--method", "lpft"], "Did you mean 'lp_ft'?"),
-        (["--method", "lp", "--set", "learning_rat=1"], "Did you mean 'learning_rate'?"),
+        (["--method", "lpft"], "did you mean 'lp_ft'?"),
+        (["--method", "lp", "--set", "learning_rat=1"], "did you mean 'learning_rate'?"),
         (["--method", "lp", "--set", "epochs"], "NAME=VALUE"),
-        (["--method", "lp", "--task", "rtee"], "Nearest: rte"),
+        (["--method", "lp", "--task", "rtee"], "did you mean 'rte'?"),
     ],
 )
 def test_lpft_run_explains_mistakes(arguments, expected, store, monkeypatch):

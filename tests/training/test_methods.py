@@ -11,7 +11,7 @@ from sklearn.linear_model import LogisticRegressionCV
 from lpft_utils.common.errors import ParameterError, RunError
 from lpft_utils.common.tensors import weights_fingerprint
 from lpft_utils.data.examples import Split, Task
-from lpft_utils.models.adapters import adapter_state, add_lora
+from lpft_utils.models.adapters import add_lora
 from lpft_utils.models.backbones import load_tokenizer
 from lpft_utils.models.classifier import load_classifier
 from lpft_utils.runs.execute import prepare
@@ -158,7 +158,7 @@ def test_lora_starts_at_the_random_head_and_moves_adapter_and_head_alone(task, t
     assert set(after) - adapter == set(fresh)
     assert {k for k in fresh if not torch.equal(after[k], fresh[k])} == {"head.weight", "head.bias"}
     assert all(after[k].any() for k in adapter), "every B has left zero"
-    assert {name for name, p in model.named_parameters() if p.requires_grad} == set(adapter_state(model))
+    assert {name for name, p in model.named_parameters() if p.requires_grad} == adapter | {"head.weight", "head.bias"}
     layer = model.backbone.encoder.layer[0].attention.self.query
     assert layer.lora_A["default"].weight.shape == (2, 32) and layer.scaling["default"] == 3.0
     # query 32→32; dense 32→32, 32→64 and 64→32; two blocks; head of three classes
