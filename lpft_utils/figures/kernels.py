@@ -192,7 +192,7 @@ def norm_sweep(norms: Sequence[float], values: Mapping[str, Sequence[Sequence[fl
     """Quantities against ‖V0‖: seeds as dots, means with 95 % intervals, one panel per quantity.
 
     Args:
-        norms: ‖V0‖ at the start of fine-tuning, ascending.
+        norms: ‖V0‖, the norm of the initial head, ascending.
         values: One value per seed for each norm, by axis label.
 
     Returns:
@@ -201,5 +201,5 @@ def norm_sweep(norms: Sequence[float], values: Mapping[str, Sequence[Sequence[fl
     figure, places = page_figure(len(values), 2.9, 2)
     for axes, (label, rows) in zip(places, values.items(), strict=True):
         mean_and_seeds(axes, norms, rows, "lp_ft")
-        axes.set(xscale="log", xlabel="‖V0‖ at the start of FT", ylabel=label)
+        axes.set(xscale="log", xlabel="‖V0‖ at initialisation", ylabel=label)
     return figure

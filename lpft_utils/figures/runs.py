@@ -114,9 +114,11 @@ def training(runs: Mapping[str, Sequence[Run]], columns: Mapping[str, str]) -> F
                     f"{blind[0]} recorded no {column!r}: training is monitored where n_monitor is above 0; "
                     "LP has no monitors."
                 )
-            table = pd.concat([run.history.set_index("step")[column].dropna() for run in group], axis=1)
+            kept = [run.history.set_index("step")[column].dropna() for run in converged(group)]
+            table = pd.concat(kept or [pd.Series(dtype=float)], axis=1)
             axes.plot(table, color=METHODS[method].color, linewidth=0.7, alpha=0.5)
-            axes.plot(table.dropna().mean(axis=1), linewidth=2, **METHODS[method].style("linestyle", "label"))
+            style = METHODS[method].style("linestyle")
+            axes.plot(table.dropna().mean(axis=1), linewidth=2, label=_legend(method, group), **style)
         if column == "head_norm" and len(runs) > 1:
             axes.set_yscale("log")  # FT and LP-FT differ by an order of magnitude
         axes.set(xlabel="optimiser step", ylabel=label)
@@ -163,7 +165,7 @@ def _by_split(
     for i, (method, group) in enumerate(runs.items()):
         x = [j + 0.22 * (i - (len(runs) - 1) / 2) for j in range(len(splits))]
         rows = [[value(run, split) for run in converged(group)] for split in splits]
-        mean_and_seeds(axes, x, rows, method, linestyle="", label=METHODS[method].label)
+        mean_and_seeds(axes, x, rows, method, linestyle="", label=_legend(method, group))
     axes.set_xticks(range(len(splits)), [split_label(split) for split in splits])
     axes.set(ylabel=label)
     axes.margins(x=0.08)
@@ -197,3 +199,9 @@ def feature_map(planes: Mapping[str, Mapping[str, Array]], label_names: Sequence
         ax.grid(visible=False)
     legend_below(figure, axes[0], 3, fontsize=9)
     return figure
+
+
+def _legend(method: str, group: Sequence[Run]) -> str:
+    """The method, and how many of its runs diverged: they are not drawn."""
+    diverged = len(group) - len(converged(group))
+    return METHODS[method].label + (f" ({diverged} diverged)" if diverged else "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -66,7 +67,7 @@ def mean_and_seeds(
     """
     for place, row in zip(x, rows, strict=True):
         axes.plot([place] * len(row), row, ".", color=METHODS[method].color, alpha=0.45, markersize=4)
-    found = [interval(row) for row in rows]
+    found = [interval(row or [math.nan]) for row in rows]  # of no seed nothing is drawn
     means = [f.mean for f in found]
     widths = [f.half_width for f in found] if all(f.n > 1 for f in found) else None
     axes.errorbar(list(x), means, yerr=widths, capsize=3, **METHODS[method].style("marker"), **options)

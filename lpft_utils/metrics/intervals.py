@@ -1,4 +1,4 @@
-"""Means with intervals over seeds, and differences paired by seed."""
+"""Means with intervals over seeds."""
 
 from __future__ import annotations
 
@@ -110,21 +110,3 @@ def format_geometric(values: Sequence[float]) -> str:
     found = interval([math.log10(max(value, SMALLEST)) for value in values])
     mean, low, high = (f"{10**x:#.3g}".rstrip(".") for x in (found.mean, found.low, found.high))
     return mean if found.n < 2 else f"{mean} ({low} … {high})"
-
-
-def paired_difference(a: Sequence[float], b: Sequence[float]) -> Interval:
-    """Interval of a − b, paired by seed: both ran on the same training subset.
-
-    Args:
-        a: One value per seed.
-        b: One value per seed, in the same order.
-
-    Returns:
-        The interval of the mean difference.
-
-    Raises:
-        ValueError: If the lengths differ.
-    """
-    if len(a) != len(b):
-        raise ValueError(f"Expected as many values on both sides, got {len(a)} and {len(b)}.")
-    return interval([float(x - y) for x, y in zip(a, b, strict=True)])

@@ -1,36 +1,46 @@
 """What the published code computes, restated plainly from its description, to be compared with what the formulas say.
 
 Nothing here is used for results. Each function is one departure of the code that came with the paper from the paper's
-own formulas, or the published way to get the same number; the appendix of the book shows the size of each effect. Two
-more live where their right versions do: `regression.published` and `calibration.brier_over_classes`.
+own formulas, or the published way to get the same number. The tables below them show the size of each effect on tiny
+models, for the appendix of the book.
 """
 
 from __future__ import annotations
 
 import re
+import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor, nn
+from transformers import GPT2Config
 
+from lpft_utils.common.table import Table
 from lpft_utils.kernel_methods.contrasts import one_hot
+from lpft_utils.kernel_methods.regression import ridge
+from lpft_utils.kernel_methods.statistics import ft_ratio
 from lpft_utils.kernel_methods.validation import check_labels, check_other_kernel, check_train_kernel
-from lpft_utils.metrics.calibration import brier
+from lpft_utils.metrics.calibration import brier, softmax
+from lpft_utils.metrics.intervals import format_interval
 from lpft_utils.metrics.validation import check_probabilities
+from lpft_utils.models.classifier import Classifier, ClassifierConfig, load_classifier
+from lpft_utils.ntk import jacobian, kernel
 from lpft_utils.ntk.factors import Inputs, model_features
 from lpft_utils.ntk.problem import count, take
 from lpft_utils.training.logistic import fit_logistic
 
 SHARE = 0.1  # of parameters and of features that the published code keeps of the word embeddings
 STRIDE = 8  # of the rows that it writes, for a loader that yields one example at a time
+MAX_ITER = 10_000  # steps at most in each of the 51 fits of "kernel regression"
 
 
 def published_groups(names: Sequence[str]) -> list[list[str]]:
-    """Groups of parameters, two a layer (attention, the rest) and one for everything else, as published.
+    """Groups of parameters, two per layer (attention, the rest) and one for everything else, as published.
 
     Args:
         names: Parameter names.
@@ -46,22 +56,16 @@ def published_groups(names: Sequence[str]) -> list[list[str]]:
     return list(groups.values())
 
 
-def published_kernel(
-    model: nn.Module,
-    inputs: Inputs,
-    exclude: Callable[[str], bool] = lambda name: False,
-    groups: Callable[[Sequence[str]], list[list[str]]] = published_groups,
-) -> Tensor:
+def published_kernel(model: nn.Module, inputs: Inputs, exclude: Callable[[str], bool] = lambda name: False) -> Tensor:
     """F by the published algorithm: the Jacobian of all H features, group by group, one example at a time, then V.
 
-    H reverse passes for every example and group, `reverse_passes` in all, where the rows of V as cotangents need C for
-    all groups together, and for a whole batch of examples at once.
+    H backward passes for every example and group. With the rows of V as cotangents C are enough for all groups together
+    and for a whole batch of examples at once.
 
     Args:
         model: The classifier.
         inputs: Padded inputs, first dimension N.
         exclude: Parameters to leave out, by name.
-        groups: Divides the names of the parameters into groups; it changes the cost, not the result.
 
     Returns:
         F, shape (N, C, N, C); the same as that of `kernel`.
@@ -72,38 +76,19 @@ def published_kernel(
     wanted = {k: p for k, p in model.named_parameters() if not k.startswith("head.") and not exclude(k)}
     N, (C, H) = count(inputs), V.shape
     F = V.new_zeros(N, C, N, C)
-    for group in groups(list(wanted)):
+    for group in published_groups(list(wanted)):
         parameters = [wanted[name] for name in group]
         rows = []
         for n in range(N):
             phi = model_features(model, take(inputs, torch.tensor([n])))[0]
             J = V.new_zeros(H, sum(p.numel() for p in parameters))
             for h in range(H):
-                found = torch.autograd.grad(phi[h], parameters, retain_graph=h + 1 < H, allow_unused=True)
-                J[h] = torch.cat(
-                    [
-                        (torch.zeros_like(p) if g is None else g).flatten()
-                        for g, p in zip(found, parameters, strict=True)
-                    ]
-                )
+                found = torch.autograd.grad(phi[h], parameters, retain_graph=h + 1 < H, materialize_grads=True)
+                J[h] = torch.cat([g.flatten() for g in found])
             rows.append(V @ J)
         J_f = torch.stack(rows)  # (N, C, parameters of the group)
         F += torch.einsum("ncp,mdp->ncmd", J_f, J_f)
     return F
-
-
-def reverse_passes(H: int, n_groups: int, N: int) -> int:
-    """Reverse passes of the published algorithm.
-
-    Args:
-        H: Number of features.
-        n_groups: Number of groups of parameters.
-        N: Number of examples.
-
-    Returns:
-        H · n_groups · N; the rows of V as cotangents need C · N at most, and C for each batch.
-    """
-    return H * n_groups * N
 
 
 def subsampled(J: Tensor, V: Tensor, seed: int, share: float = SHARE, both_sides: bool = True) -> Tensor:
@@ -119,7 +104,7 @@ def subsampled(J: Tensor, V: Tensor, seed: int, share: float = SHARE, both_sides
         V: Head, shape (C, H).
         seed: Seed of the draw.
         share: Share that is kept.
-        both_sides: Whether both factors share one draw, as published; else each has its own.
+        both_sides: Whether both factors share one draw, as published; otherwise each has its own.
 
     Returns:
         Estimate of V J Jᵀ Vᵀ, shape (N, C, N, C), each draw scaled by 1 / share for the parameters it keeps and 1 /
@@ -138,19 +123,18 @@ def subsampled(J: Tensor, V: Tensor, seed: int, share: float = SHARE, both_sides
     return torch.einsum("ncd,mkd->ncmk", x, y) * (D / len(columns))
 
 
-def rows_at_stride(K: Tensor, stride: int = STRIDE) -> Tensor:
-    """What is left of a kernel if example n is written to row n · stride and rows past the end are lost.
+def rows_at_stride(K: Tensor) -> Tensor:
+    """What is left of a kernel if example n is written to row n · `STRIDE` and rows past the end are lost.
 
     Args:
         K: Kernel, shape (N, C, M, C).
-        stride: Distance between rows.
 
     Returns:
         The same shape; rows that are never written stay zero.
     """
     out = torch.zeros_like(K)
-    written = range(0, len(K), stride)
-    out[list(written)] = K[: len(written)]
+    written = out[::STRIDE]
+    written.copy_(K[: len(written)])
     return out
 
 
@@ -205,9 +189,7 @@ class PublishedFit:
     converged: bool
 
 
-def published(
-    K_train: Tensor, labels: Tensor, K_test: Tensor, test_labels: Tensor, max_iter: int = 10_000
-) -> PublishedFit:
+def published(K_train: Tensor, labels: Tensor, K_test: Tensor, test_labels: Tensor) -> PublishedFit:
     """What the paper's code computes under the name of kernel regression.
 
     Each pair (example, class) is one case of a binary problem: is this class the example's label? Its features are its
@@ -222,7 +204,6 @@ def published(
         labels: Class indices, shape (N,).
         K_test: Kernel of test × training examples, shape (M, C, N, C).
         test_labels: Class indices, shape (M,).
-        max_iter: Steps of scikit-learn's solver at most, in each of its 51 fits.
 
     Returns:
         Both accuracies, and the level of chance.
@@ -238,7 +219,7 @@ def published(
     rows, test_rows = (k.reshape(-1, N * C).cpu().numpy() for k in (K, checked))
     answers, test_answers = (one_hot(y, C).flatten().int().cpu().numpy() for y in (labels, test_labels))
     # scoring was accuracy by default, which scikit-learn is about to change
-    model = LogisticRegressionCV(Cs=np.logspace(-4, 4, 10), cv=5, scoring="accuracy", max_iter=max_iter)  # pyright: ignore
+    model = LogisticRegressionCV(Cs=np.logspace(-4, 4, 10), cv=5, scoring="accuracy", max_iter=MAX_ITER)  # pyright: ignore
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         model.fit(rows, answers)
@@ -249,3 +230,196 @@ def published(
         C=float(np.ravel(model.C_)[0]),
         converged=not any(issubclass(w.category, ConvergenceWarning) for w in caught),
     )
+
+
+# ---- sizes of the effects, on tiny models ----
+
+
+def tiny_inputs(n: int) -> dict[str, Tensor]:
+    """Random token ids, shape (n, 8), without padding."""
+    ids = torch.randint(3, 60, (n, 8), generator=torch.Generator().manual_seed(0))
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+
+def cost_table(n: int = 2) -> Table:
+    """Departure 1: the same kernel with H backward passes for each example and group, and with C.
+
+    Args:
+        n: Examples.
+
+    Returns:
+        One row per algorithm: backward passes, how many examples share one, seconds, and the relative difference of the
+        kernels.
+    """
+    model, inputs = load_classifier("tiny", 3).double(), tiny_inputs(n)
+
+    def words(name: str) -> bool:
+        return "word_embeddings" in name
+
+    began = time.perf_counter()
+    theirs = published_kernel(model, inputs, exclude=words)
+    middle = time.perf_counter()
+    ours = kernel(model, inputs, parameters=lambda name: not words(name)).F
+    end = time.perf_counter()
+    C, H = model.head.weight.shape
+    names = [k for k, _ in model.named_parameters() if not k.startswith("head.") and not words(k)]
+    columns = {
+        "backward passes": [f"{H * len(published_groups(names)) * n}", f"{C}"],
+        "examples in each": ["1", f"{n}"],
+        "seconds": [f"{middle - began:.2f}", f"{end - middle:.2f}"],
+        "relative difference": ["", f"{((theirs - ours).norm() / ours.norm()).item():.0e}"],
+    }
+    return Table(columns, index=pd.Index(["published", "rows of V as cotangents"], name="algorithm"))
+
+
+def embedding_table(n: int = 16, draws: int = 1000) -> Table:
+    """Departure 2: the word-embedding part from one shared draw, from separate draws, and its missing rows.
+
+    Args:
+        n: Examples.
+        draws: Random draws over which means are taken.
+
+    Returns:
+        One row per variant: mean trace of the C × C blocks of an example with itself and with another one, in units of
+        the former's true value, with the 95 % interval of the draws; the error of one draw relative to the exact part
+        (Frobenius norm, mean over draws); and the share of rows that are zero.
+    """
+    inputs, model = tiny_inputs(n), _tiny_gpt2(bias=True, width=60)
+    H = model.config.hidden_size
+    V = model.head.weight.detach()
+    J = jacobian(model, inputs, V=torch.eye(H, dtype=V.dtype), parameters=["backbone.wte.weight"])
+    exact = torch.einsum("ncd,mkd->ncmk", V @ J, V @ J)
+    shared = [subsampled(J, V, s) for s in range(draws)]
+    variants = {
+        "one draw for both factors, as published": shared,
+        "a draw for each factor": [subsampled(J, V, s, both_sides=False) for s in range(draws)],
+        "one draw, rows at stride 8": [rows_at_stride(K) for K in shared],
+        "exact": [exact],
+    }
+    itself = torch.eye(n, dtype=torch.bool)
+    unit = torch.einsum("ncmc->nm", exact)[itself].mean()
+    rows = {}
+    for title, found in variants.items():
+        trace = torch.stack([torch.einsum("ncmc->nm", K) for K in found]) / unit  # (draws, n, n)
+        means = {"with itself": trace[:, itself].mean(1), "with another": trace[:, ~itself].mean(1)}
+        error = np.mean([((K - exact).norm() / exact.norm()).item() for K in found])
+        empty = (found[0].flatten(1).abs().sum(1) == 0).double().mean().item()
+        rows[title] = {key: format_interval(value.tolist(), 2) for key, value in means.items()}
+        rows[title] |= {"error": f"{error:.2f}", "zero rows": f"{100 * empty:.0f} %"}
+    return _rows("word-embedding part", rows)
+
+
+def binary_head_table() -> Table:
+    """Departure 3: the two-class head that fits and the one that is installed; 200 examples to fit, 200 to test.
+
+    Returns:
+        One row per head: ‖V‖, mean |f_1 − f_0|, and on the test half accuracy, cross-entropy and mean confidence.
+    """
+    generator = torch.Generator().manual_seed(0)
+    phi = torch.randn(400, 6, dtype=torch.float64, generator=generator)
+    noise = torch.randn(400, dtype=torch.float64, generator=generator)
+    y = (phi @ torch.tensor([1.0, -1, 1, -1, 1, -1], dtype=torch.float64) + noise > 0).long()
+    fit_on, test = slice(0, 200), slice(200, 400)
+    fit = fit_logistic(phi[fit_on], y[fit_on], 2, 1.0, binary="softmax")
+    rows = {}
+    heads = {"fitted": (fit.V, fit.b), "installed": installed_binary_head(phi[fit_on], y[fit_on], 1.0)}
+    for title, (V, b) in heads.items():
+        f = phi[test] @ V.T + b
+        p = f.softmax(1)
+        rows[title] = {
+            "‖V‖": f"{V.norm().item():.2f}",
+            "logit difference": f"{(f[:, 1] - f[:, 0]).abs().mean().item():.2f}",
+            "accuracy": f"{100 * (p.argmax(1) == y[test]).double().mean().item():.1f} %",
+            "cross-entropy": f"{torch.nn.functional.cross_entropy(f, y[test]).item():.3f}",
+            "mean confidence": f"{100 * p.amax(1).mean().item():.1f} %",
+        }
+    return _rows("head", rows)
+
+
+def regression_accuracies() -> Table:
+    """Departure 4: "kernel regression accuracy" of kernels that know nothing, a little, and more of the labels.
+
+    Returns:
+        One row per kernel: test accuracy of ridge regression and of the published measure, and their chance levels.
+    """
+    n, generator = 60, torch.Generator().manual_seed(0)  # training examples, and as many test examples
+    labels = torch.arange(2 * n) % 3
+    identity = torch.eye(3, dtype=torch.float64)
+    rows = {}
+    for title, strength in (("without signal", 0.0), ("weak signal", 0.8), ("strong signal", 2.0)):
+        signal = strength * torch.nn.functional.one_hot(labels, 3).double()
+        phi = signal + torch.randn(2 * n, 3, dtype=torch.float64, generator=generator)
+        K = torch.einsum("nm,cd->ncmd", phi @ phi.T, identity)
+        train, test = K[:n][:, :, :n], K[n:][:, :, :n]
+        ours = ridge(train, labels[:n], test).accuracy(labels[n:], "test")
+        theirs = published(train, labels[:n], test, labels[n:])
+        rows[title] = {
+            "argmax over classes": f"{100 * ours:.0f} %",
+            "its chance": "33 %",
+            "as published": f"{100 * theirs.test_accuracy:.0f} %",
+            "chance there": f"{100 * theirs.chance:.0f} %",
+        }
+    return _rows("kernel", rows)
+
+
+def gpt2_table(n: int = 8) -> Table:
+    """Departure 5: GPT-2's final layer norm left out, and +1 added to P of a head without a bias.
+
+    Args:
+        n: Examples.
+
+    Returns:
+        One row per variant: FT ratio, the share of F that is missing, and the relative change of P.
+    """
+    model, inputs = _tiny_gpt2(bias=False), tiny_inputs(n)
+    right = kernel(model, inputs)
+    left_out = kernel(model, inputs, parameters=lambda name: ".ln_f." not in name)
+    rows = {}
+    for title, F, plus in (
+        ("by the formula", right.F, 0.0),
+        ("without the final layer norm", left_out.F, 0.0),
+        ("with +1 on P", right.F, 1.0),
+        ("both, as published", left_out.F, 1.0),
+    ):
+        P = right.P + plus * torch.einsum("nm,cd->ncmd", torch.ones(n, n), torch.eye(right.n_classes)).to(right.P)
+        rows[title] = {
+            "‖F‖/‖P+F‖": f"{ft_ratio(P, F):.4f}",
+            "missing from F": f"{100 * ((right.F - F).norm() / right.F.norm()).item():.1f} %",
+            "change of P": f"{100 * ((P - right.P).norm() / right.P.norm()).item():.1f} %",
+        }
+    return _rows("kernel", rows)
+
+
+def brier_table() -> Table:
+    """Departure 6: the Brier score averaged over examples, and over examples and classes.
+
+    Returns:
+        One row per number of classes.
+    """
+    rng = np.random.default_rng(0)
+    rows = {}
+    for C in (2, 3, 5):
+        p, y = softmax(rng.normal(size=(200, C))), rng.integers(C, size=200)
+        rows[C] = {"over examples": f"{brier(p, y):.3f}", "over examples × classes": f"{brier_over_classes(p, y):.3f}"}
+    return _rows("C", rows)
+
+
+def _rows(name: str, rows: dict[Any, dict[str, str]]) -> Table:
+    """Rows by their titles, and what these are."""
+    return Table(pd.DataFrame.from_dict(rows, orient="index").rename_axis(name))
+
+
+def _tiny_gpt2(bias: bool, width: int = 20) -> Classifier:
+    """A random GPT-2 of two layers in float64, with weights large enough that every gradient matters."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        config = GPT2Config(
+            vocab_size=60, n_embd=width, n_layer=2, n_head=2, n_positions=32, bos_token_id=0, eos_token_id=0
+        )
+        model = Classifier(ClassifierConfig(config, pooling="last", head_bias=bias, num_labels=3)).double().eval()
+        with torch.no_grad():
+            for module in model.modules():
+                if not isinstance(module, nn.LayerNorm):
+                    for parameter in module.parameters(recurse=False):
+                        parameter.add_(0.1 * torch.randn_like(parameter))
+    return model

@@ -54,7 +54,7 @@ def load(tmp_path_factory):
 
 
 def jacobian(model, function, backbone_only: bool = False) -> torch.Tensor:
-    """Dense Jacobian (n, outputs, P) by one reverse pass for each output."""
+    """Dense Jacobian (n, outputs, P) by one backward pass for each output."""
     parameters = [p for n, p in model.named_parameters() if p.requires_grad and not (backbone_only and "head" in n)]
     y = function()
     rows = [
@@ -77,7 +77,7 @@ def logits(model, inputs):
 
 @pytest.fixture(scope="module")
 def bert(load):
-    """A model with its dense kernels (all parameters) and logits at the start."""
+    """A model with its dense kernels (all parameters) and logits at initialisation."""
     model = load()
     J, J_other = (jacobian(model, partial(logits, model, x)) for x in (INPUTS, OTHERS))
     with torch.no_grad():

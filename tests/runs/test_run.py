@@ -164,12 +164,14 @@ def monitored(r: Run) -> tuple[float, float]:
 
 def test_lp_ft_starts_at_lps_head_and_ft_at_the_random_one(stored):
     lp, ft, lp_ft = (stored[m] for m in ("lp", "ft", "lp_ft"))
-    start = {m: stored[m].history.set_index("step").loc[0] for m in ("ft", "lp_ft")}
-    assert start["lp_ft"]["head_norm"] == pytest.approx(lp.metrics["head_norm"], rel=1e-6)
-    assert (start["lp_ft"]["train_accuracy"], start["lp_ft"]["train_loss"]) == pytest.approx(monitored(lp), rel=1e-5)
+    initial = {m: stored[m].history.set_index("step").loc[0] for m in ("ft", "lp_ft")}
+    assert initial["lp_ft"]["head_norm"] == pytest.approx(lp.metrics["head_norm"], rel=1e-6)
+    assert (initial["lp_ft"]["train_accuracy"], initial["lp_ft"]["train_loss"]) == pytest.approx(
+        monitored(lp), rel=1e-5
+    )
     assert lp_ft.metrics["lp"] == lp.metrics["lp"]
     fresh = load_classifier("tiny", 3, seed=SPEC.seed).head.weight.detach().numpy()
-    assert start["ft"]["head_norm"] == pytest.approx(np.linalg.norm(fresh), rel=1e-6)
+    assert initial["ft"]["head_norm"] == pytest.approx(np.linalg.norm(fresh), rel=1e-6)
     for r in stored.values():
         assert r.metrics["head_norm_init"] == pytest.approx(np.linalg.norm(fresh), rel=1e-6)
     moved = np.linalg.norm(lp_ft.V - lp.V)
@@ -200,9 +202,9 @@ def test_adapter_runs_store_adapter_and_head_alone(method, stored):
 
 
 def test_lp_lora_starts_at_lps_head(stored):
-    start = stored["lp_lora"].history.set_index("step").loc[0]
-    assert start["head_norm"] == pytest.approx(stored["lp"].metrics["head_norm"], rel=1e-6)
-    assert (start["train_accuracy"], start["train_loss"]) == pytest.approx(monitored(stored["lp"]), rel=1e-5)
+    initial = stored["lp_lora"].history.set_index("step").loc[0]
+    assert initial["head_norm"] == pytest.approx(stored["lp"].metrics["head_norm"], rel=1e-6)
+    assert (initial["train_accuracy"], initial["train_loss"]) == pytest.approx(monitored(stored["lp"]), rel=1e-5)
     assert stored["lp_lora"].metrics["lp"] == stored["lp"].metrics["lp"]
 
 

@@ -1,4 +1,4 @@
-"""Restatements of the published code against the formulas."""
+"""Restatements of the published code against the formulas, and the directions of their effects."""
 
 import pytest
 import torch
@@ -6,11 +6,11 @@ from sklearn.linear_model import LogisticRegression
 from small_models import classifier, relative, tokens
 
 from lpft_utils.ntk import dense_kernel, jacobian
+from lpft_utils.studies import published_code as study
 from lpft_utils.studies.published_code import (
     installed_binary_head,
     published_groups,
     published_kernel,
-    reverse_passes,
     rows_at_stride,
     subsampled,
 )
@@ -25,13 +25,7 @@ def test_the_published_algorithm_gives_the_same_kernel(family):
     assert relative(only, dense_kernel(model, inputs, parameters=few)) < 1e-10
 
 
-def test_grouping_changes_the_cost_alone():
-    model, inputs = classifier("bert"), tokens((4, 2))
-    one_group = published_kernel(model, inputs, groups=lambda names: [list(names)])
-    assert relative(one_group, published_kernel(model, inputs)) < 1e-12
-
-
-def test_reverse_passes_are_those_that_run(monkeypatch):
+def test_there_are_h_backward_passes_for_every_example_and_group(monkeypatch):
     model, inputs = classifier("bert"), tokens((4, 2))
     calls, grad = [], torch.autograd.grad
 
@@ -42,7 +36,7 @@ def test_reverse_passes_are_those_that_run(monkeypatch):
     monkeypatch.setattr(torch.autograd, "grad", counted)
     published_kernel(model, inputs)
     names = [k for k, _ in model.named_parameters() if not k.startswith("head.")]
-    assert len(calls) == reverse_passes(16, len(published_groups(names)), 2)
+    assert len(calls) == 16 * len(published_groups(names)) * 2
 
 
 def test_roberta_base_has_25_groups():
@@ -81,7 +75,7 @@ def test_everything_kept_is_exact():
 
 def test_rows_at_stride_leave_most_rows_zero():
     K = torch.rand(20, 2, 20, 2) + 1
-    written = rows_at_stride(K, 8)
+    written = rows_at_stride(K)
     assert torch.equal(written[[0, 8, 16]], K[:3])
     assert int((written.flatten(1).abs().sum(1) == 0).sum()) == 17
 
@@ -97,3 +91,44 @@ def test_the_installed_binary_head_is_half_of_the_multinomial_one():
     torch.testing.assert_close(b[1], torch.tensor(z.intercept_[0]) / 4, rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(V[0], -V[1])
     torch.testing.assert_close(b[0], -b[1])
+
+
+def test_the_same_kernel_with_many_more_backward_passes():
+    table = study.cost_table(1)
+    assert int(table["backward passes"].iloc[0]) == 32 * 5
+    assert float(table["relative difference"].iloc[1]) < 1e-10
+
+
+def test_a_shared_draw_inflates_the_trace_and_the_stride_loses_rows():
+    table = study.embedding_table(n=16, draws=60)
+    shared, separate, stride, exact = (float(cell.split()[0]) for cell in table["with itself"])
+    assert shared > 4 and abs(separate - 1) < 1 and stride < shared and exact == 1
+    assert float(table["error"]["one draw for both factors, as published"]) > 1
+    assert table["zero rows"]["one draw, rows at stride 8"] == "88 %"
+
+
+def test_the_installed_head_is_as_accurate_and_less_confident():
+    table = study.binary_head_table()
+    assert table["accuracy"].nunique() == 1
+    assert abs(float(table["‖V‖"]["fitted"]) - 2 * float(table["‖V‖"]["installed"])) < 0.02
+    assert float(table["cross-entropy"]["installed"]) > float(table["cross-entropy"]["fitted"])
+
+
+def test_the_published_accuracy_has_another_chance_level():
+    table = study.regression_accuracies()
+    assert set(table["chance there"]) == {"67 %"}
+    ours, theirs = (table[c].str.rstrip(" %").astype(int) for c in ("argmax over classes", "as published"))
+    assert theirs["without signal"] > 1.5 * ours["without signal"]
+    assert ours["weak signal"] - ours["without signal"] > theirs["weak signal"] - theirs["without signal"]
+
+
+def test_gpt2_departures_have_a_size():
+    table = study.gpt2_table(4)
+    assert table["missing from F"]["by the formula"] == "0.0 %"
+    assert float(table["missing from F"]["without the final layer norm"].rstrip(" %")) > 0
+    assert float(table["change of P"]["with +1 on P"].rstrip(" %")) > 0
+
+
+def test_the_two_brier_scores_differ_by_the_number_of_classes():
+    for C, row in study.brier_table().iterrows():
+        assert abs(float(row["over examples"]) / C - float(row["over examples × classes"])) < 1e-3
