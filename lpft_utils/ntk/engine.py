@@ -30,6 +30,7 @@ from lpft_utils.ntk.problem import Problem, by_length, count, named_inputs, prep
 from lpft_utils.ntk.result import Kernel, begin, describe, stored
 
 PRECISIONS = ("full", "tf32", "bf16")
+SLOW = 10.0  # seconds; what takes less needs no explanation
 N_ERROR = 4  # examples on which the rounding error of reduced precision is measured
 
 
@@ -141,7 +142,7 @@ def _chosen(inputs: Inputs, index: Tensor) -> dict[str, Tensor]:
 
 def _say_if_slow(problem: Problem, seconds: float) -> None:
     """One line where the model's ways cost more than a tenth of the time."""
-    if not problem.alone or problem.seconds < seconds / 10 or seconds < 1:
+    if not problem.alone or problem.seconds < seconds / 10 or seconds < SLOW:
         return
     why = sorted(set(problem.autograd.values()))
     how = f"; {len(problem.autograd)} parameters were left to autograd ({'; '.join(why[:3])})" if why else ""

@@ -133,8 +133,10 @@ def factors(
     if w is None:
         return Batch(phi.detach(), gradients, set())
     checked = {name: p for name, p in wanted.items() if name not in autograd}
+    if not checked:
+        return Batch(phi.detach(), gradients, set(gradients))
     reached = _certify(phi, entries, outputs, w @ V, checked, TOLERANCE[tape.dtype])
-    return Batch(phi.detach(), gradients, reached | {name for name in autograd if name in gradients})
+    return Batch(phi.detach(), gradients, reached | (gradients.keys() & set(autograd)))
 
 
 def close(x: Tensor, y: Tensor, dtype: torch.dtype) -> bool:

@@ -222,7 +222,10 @@ def _addmm(
 
 
 def _matmul(_: Tensor, B: int, input: Tensor, other: Tensor) -> list[Use]:
-    return _matrix(other, input, B, transposed=True) if input.ndim > 1 else []
+    uses = _matrix(other, input, B, transposed=True) if input.ndim > 1 else []
+    if input.ndim == 2 and other.ndim == 3 and len(other) == B:  # W x, with tokens last
+        uses.append(Matrix(input, B, other.detach().mT, channels=True))
+    return uses
 
 
 def _embedding(
@@ -317,7 +320,7 @@ def _sub(out: Tensor, B: int, input: Tensor, other: Tensor, *, alpha: float = 1)
 
 def _expand(out: Tensor, B: int, input: Tensor, *_: Any) -> list[Use]:
     """One for all examples: a class token, or a query that is learned."""
-    return _shift(out, B, input) if B > 1 and input.ndim == out.ndim and input.shape[1:] == out.shape[1:] else []
+    return _shift(out, B, input) if input.ndim == out.ndim and input.shape[1:] == out.shape[1:] else []
 
 
 def _convolution(n: int) -> Rule:

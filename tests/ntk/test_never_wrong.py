@@ -106,9 +106,9 @@ def test_a_bare_vector_applied_to_some_lengths_only_is_exact(threshold):
 def test_parameters_that_the_features_never_reach_are_an_error():
     tuned = classifier("bert").float()
     tuned.config.vocab_size = 50  # peft finds the word embeddings by it
-    tuned = peft.get_peft_model(tuned, peft.PromptTuningConfig(task_type="SEQ_CLS", num_virtual_tokens=3))
+    tuned = peft.get_peft_model(tuned, peft.PromptTuningConfig(task_type="SEQ_CLS", num_virtual_tokens=3, num_layers=2, num_attention_heads=2, token_dim=H))
     with pytest.raises(KernelError, match=r"φ depends on none of the 1 parameters asked for \(prompt_encoder.*features="):
-        kernel(tuned, tokens(), head="base_model.head.modules_to_save.default")
+        kernel(tuned, tokens(), head="base_model.head")
     model = classifier("bert")
     model.unused = nn.Linear(3, 3).double()
     with pytest.raises(KernelError, match=r"depends on unused\.weight for none of the examples"):
