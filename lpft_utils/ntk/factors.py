@@ -22,7 +22,7 @@ from lpft_utils.ntk.tape import Entry, Tape
 Inputs = Mapping[str, Tensor]
 Features = Callable[[nn.Module, Inputs], Tensor]
 
-# Weights of examples and classes in the comparison with autograd: powers of two, by which backward passes scale exactly.
+# Weights of examples and classes in the comparison with autograd: powers of two, which backward passes scale exactly.
 WEIGHTS = (1.0, -2.0, 0.5, -1.0, 2.0, -0.5)
 # Rounding of a sum, relative to its terms, by the lowest precision in which a model computes.
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5, torch.float16: 3e-2, torch.bfloat16: 3e-2}
@@ -254,9 +254,7 @@ def _not_finite(name: str, entries: Sequence[Entry], outputs: Sequence[Tensor | 
     )
 
 
-def _agrees(
-    uses: Sequence[tuple[Entry, Tensor]], true: Tensor, parameter: Tensor, r: Tensor, tolerance: float
-) -> bool:
+def _agrees(uses: Sequence[tuple[Entry, Tensor]], true: Tensor, parameter: Tensor, r: Tensor, tolerance: float) -> bool:
     """Whether the uses of a parameter add up to its gradient, a matrix seen through one random vector."""
     v = None
     if true.ndim > 1:

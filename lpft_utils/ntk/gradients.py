@@ -10,6 +10,7 @@ so the pair (g, a) is all that has to be kept: T (C p + q) numbers in place of C
 
 from __future__ import annotations
 
+import copy
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -47,8 +48,11 @@ class Gradient(ABC):
 
     def to(self, dtype: torch.dtype) -> Self:
         """In another type."""
-        numbers = {k: t for k, t in vars(self).items() if isinstance(t, Tensor) and t.is_floating_point()}
-        return replace(self, **{k: t.to(dtype) for k, t in numbers.items()})
+        made = copy.copy(self)
+        for name, t in vars(self).items():
+            if isinstance(t, Tensor) and t.is_floating_point():
+                setattr(made, name, t.to(dtype))
+        return made
 
     @abstractmethod
     def as_parameter(self, shape: torch.Size) -> Tensor:

@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-
 from typing import Any
 
 import torch
@@ -169,10 +168,9 @@ class Problem:
             with torch.no_grad(), Tape({}, len(few)) as tape:
                 together = self.phi(whole)
                 one = torch.cat([self.phi(x) for x in singles])
-                short = self.trim and any(self.take(x, FIRST)[name].shape != x[name].shape for x in singles for name in x)
-                cut = torch.cat([self.phi(self.take(x, FIRST)) for x in singles]) if short else one
+                cut = self._trimmed(singles) if self.trim else one
             self.alone = self.alone or not close(one, together, tape.dtype)
-            self.trim = self.trim and close(cut, one, tape.dtype)
+            self.trim = cut is not None and self.trim and close(cut, one, tape.dtype)
             self.factors(self.take(whole, torch.arange(len(few))), check=True)
         if self.wanted and not self.reached:
             raise KernelError(
@@ -180,6 +178,13 @@ class Problem:
                 "An adapter that sits around the model, such as prompt tuning, is reached only by a `features=` that "
                 "goes through it."
             )
+
+    def _trimmed(self, singles: Iterable[Inputs]) -> Tensor | None:
+        """φ of examples without their padding, or None if the model cannot do without."""
+        try:
+            return torch.cat([self.phi(self.take(x, FIRST)) for x in singles])
+        except (RuntimeError, ValueError):  # such as a pooling over more tokens than there are
+            return None
 
     def check_reached(self) -> None:
         """Every parameter that was named has its share.

@@ -340,7 +340,9 @@ def _convolution(n: int) -> Rule:
         depthwise = groups == input.shape[1] == len(weight)
         if isinstance(padding, str) or input.ndim != n + 2 or len(input) != B or not (groups == 1 or depthwise):
             return _per_channel(out, B, bias) if out.ndim == n + 2 else []
-        lift, kernel = (input.detach(), weight.shape[2:]) if n == 2 else (input.detach()[:, :, None], (1, weight.shape[2]))
+        lift, kernel = (
+            (input.detach(), weight.shape[2:]) if n == 2 else (input.detach()[:, :, None], (1, weight.shape[2]))
+        )
         each = [_pair(x, fill) for x, fill in ((dilation, 1), (padding, 0), (stride, 1))]
         patches = functional.unfold(lift, kernel, each[0], each[1], each[2])  # (B, q, T)
         if groups == 1:

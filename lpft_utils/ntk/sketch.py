@@ -143,7 +143,7 @@ def _chosen(inputs: Inputs, index: Tensor) -> dict[str, Tensor]:
 
 
 def _projected(batch: Batch, projections: dict[str, list[Tensor]], C: int) -> Tensor:
-    """z (B, C, D) of a batch; a parameter on which φ does not depend there has zeros."""
+    """Z (B, C, D) of a batch; a parameter on which φ does not depend there has zeros."""
     new = batch.gradients.keys() - projections.keys()
     if new:
         raise KernelError(

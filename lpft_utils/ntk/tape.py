@@ -46,7 +46,8 @@ class Tape(TorchFunctionMode):
         self.dtype = torch.float64
         self.wanted = wanted
         self._shared: dict[int, Use] = {}
-        self._sources = {id(p): (p, name) for name, p in wanted.items()}  # held, so that no identity is used twice
+        # held, so that no identity is used twice
+        self._sources: dict[int, tuple[Tensor, str]] = {id(p): (p, name) for name, p in wanted.items()}
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Iterable[type], args: tuple[Any, ...] = (), kwargs: Any = None
@@ -69,7 +70,7 @@ class Tape(TorchFunctionMode):
         left = {met[id(x)] for x in tensors if id(x) in met}
         # What is made of one parameter alone is a source too, wherever that meets the data.
         if len(left) == 1 and not any(x.requires_grad and id(x) not in met for x in tensors) and len(met) == 1:
-            self._sources |= {id(x): (x, *left) for x in made}
+            self._sources |= {id(x): (x, name) for x in made for name in left}
             if operation == "embedding":
                 self._shared |= {id(x): rows for x in made for rows in RULES["embedding"](x, 1, *args, **given)}
         elif made:

@@ -24,7 +24,14 @@ def truth(model, rows, columns=None, names=None, features=None):
             f = compute(model, {k: t[n : n + 1] for k, t in inputs.items()})[0] @ model.head.weight.T
             for one in f:
                 g = torch.autograd.grad(one, wanted, retain_graph=True, allow_unused=True)
-                J.append(torch.cat([torch.zeros_like(p).flatten() if x is None else x.flatten() for p, x in zip(wanted, g, strict=True)]))
+                J.append(
+                    torch.cat(
+                        [
+                            torch.zeros_like(p).flatten() if x is None else x.flatten()
+                            for p, x in zip(wanted, g, strict=True)
+                        ]
+                    )
+                )
         return torch.stack(J)
 
     left, C = jacobian(rows), len(model.head.weight)
@@ -106,8 +113,15 @@ def test_a_bare_vector_applied_to_some_lengths_only_is_exact(threshold):
 def test_parameters_that_the_features_never_reach_are_an_error():
     tuned = classifier("bert").float()
     tuned.config.vocab_size = 50  # peft finds the word embeddings by it
-    tuned = peft.get_peft_model(tuned, peft.PromptTuningConfig(task_type="SEQ_CLS", num_virtual_tokens=3, num_layers=2, num_attention_heads=2, token_dim=H))
-    with pytest.raises(KernelError, match=r"φ depends on none of the 1 parameters asked for \(prompt_encoder.*features="):
+    tuned = peft.get_peft_model(
+        tuned,
+        peft.PromptTuningConfig(
+            task_type="SEQ_CLS", num_virtual_tokens=3, num_layers=2, num_attention_heads=2, token_dim=H
+        ),
+    )
+    with pytest.raises(
+        KernelError, match=r"φ depends on none of the 1 parameters asked for \(prompt_encoder.*features="
+    ):
         kernel(tuned, tokens(), head="base_model.head")
     model = classifier("bert")
     model.unused = nn.Linear(3, 3).double()
@@ -121,7 +135,9 @@ def test_parameters_that_the_features_never_reach_are_an_error():
 @pytest.mark.parametrize("block_size", [1, 2, 5])
 def test_a_model_that_looks_at_padding_keeps_the_width_it_was_given(block_size):
     torch.manual_seed(0)
-    config = FNetConfig(vocab_size=50, hidden_size=H, num_hidden_layers=2, intermediate_size=24, max_position_embeddings=32)
+    config = FNetConfig(
+        vocab_size=50, hidden_size=H, num_hidden_layers=2, intermediate_size=24, max_position_embeddings=32
+    )
     model, inputs = Classifier(ClassifierConfig(config, num_labels=3, pooling="mean")).double().eval(), tokens()
 
     def compute(m, batch):
@@ -159,15 +175,17 @@ def test_features_that_are_not_finite_name_the_layer_where_it_begins():
     model = Words()
     with torch.no_grad():
         model.inner.weight[0, 0] = torch.nan
-    with pytest.raises(KernelError, match=r"φ has entries that are not finite; the first come out of 'inner' \(Linear\)"):
+    with pytest.raises(
+        KernelError, match=r"φ has entries that are not finite; the first come out of 'inner' \(Linear\)"
+    ):
         kernel(model, tokens())
 
 
 def test_masked_windows_of_modern_bert_name_the_layer():
     torch.manual_seed(0)
     config = ModernBertConfig(
-        vocab_size=50, hidden_size=H, num_hidden_layers=3, num_attention_heads=2, intermediate_size=24, local_attention=4,
-        pad_token_id=0, cls_token_id=1, sep_token_id=2, bos_token_id=1, eos_token_id=2, attn_implementation="eager",
+        vocab_size=50, hidden_size=H, num_hidden_layers=3, num_attention_heads=2, intermediate_size=24,
+        local_attention=4, pad_token_id=0, cls_token_id=1, sep_token_id=2, bos_token_id=1, eos_token_id=2, attn_implementation="eager",
     )  # fmt: skip
     model, inputs = Classifier(ClassifierConfig(config, num_labels=3)).double().eval(), tokens((14, 3, 6))
     with pytest.raises(KernelError, match=r"not finite; the first come out of 'backbone\.layers\.1\.attn"):
@@ -192,7 +210,9 @@ def test_an_adapter_on_the_head_is_refused(head):
 
 
 def test_a_head_kept_beside_an_adapter_is_suggested_by_name():
-    model = peft.get_peft_model(classifier("bert"), peft.LoraConfig(r=2, target_modules=["query"], modules_to_save=["head"]))
+    model = peft.get_peft_model(
+        classifier("bert"), peft.LoraConfig(r=2, target_modules=["query"], modules_to_save=["head"])
+    )
     with pytest.raises(KernelError, match=r"such as 'base_model\.model\.head\.modules_to_save\.default'"):
         kernel(model.double(), tokens(), head="base_model.model.head")
 

@@ -35,12 +35,14 @@ def channels(x):
 FAST = {
     "linear": (lambda m, x: functional.linear(x, m.w, m.b), {"w": (5, Q), "b": (5,)}),
     "linear, flattened": (lambda m, x: functional.linear(x.flatten(0, 1), m.w).view(len(x), -1), {"w": (5, Q)}),
-    "linear, tokens first": (lambda m, x: functional.linear(x.transpose(0, 1), m.w, m.b).transpose(0, 1), {"w": (5, Q), "b": (5,)}),
+    "linear, tokens first": (
+        lambda m, x: functional.linear(x.transpose(0, 1), m.w, m.b).transpose(0, 1), {"w": (5, Q), "b": (5,)}
+    ),
     "addmm": (lambda m, x: torch.addmm(m.b, x.flatten(0, 1), m.w).view(len(x), -1), {"w": (Q, 5), "b": (5,)}),
     "matmul": (lambda m, x: x @ m.w, {"w": (Q, 5)}),
     "matmul from the left": (lambda m, x: m.w @ channels(x), {"w": (5, Q)}),
     "layer norm": (lambda m, x: functional.layer_norm(x, (Q,), m.w, m.b), {"w": (Q,), "b": (Q,)}),
-    "layer norm of two dimensions": (lambda m, x: functional.layer_norm(x, (T, Q), m.w, m.b), {"w": (T, Q), "b": (T, Q)}),
+    "layer norm, two dimensions": (lambda m, x: functional.layer_norm(x, (T, Q), m.w, m.b), {"w": (T, Q), "b": (T, Q)}),
     "rms norm": (lambda m, x: functional.rms_norm(x, (Q,), m.w, 1e-4), {"w": (Q,)}),
     "rms norm of two dimensions": (lambda m, x: functional.rms_norm(x, (T, Q), m.w), {"w": (T, Q)}),
     "a norm by hand": (lambda m, x: (1.0 + m.w) * x * x.square().mean(-1, keepdim=True).rsqrt(), {"w": (Q,)}),
@@ -54,10 +56,13 @@ FAST = {
     "exponential of a parameter": (lambda m, x: -torch.exp(m.w[None, :, None]) * channels(x), {"w": (Q,)}),
     "a square": (lambda m, x: x * (m.w * m.w) * m.w, {"w": (Q,)}),
     "class token": (lambda m, x: torch.cat((m.w.expand(len(x), -1, -1), x), 1), {"w": (1, 1, Q)}),
-    "convolution": (lambda m, x: functional.conv1d(channels(x), m.w, m.b, stride=2, padding=1), {"w": (5, Q, 3), "b": (5,)}),
+    "convolution": (
+        lambda m, x: functional.conv1d(channels(x), m.w, m.b, stride=2, padding=1), {"w": (5, Q, 3), "b": (5,)}
+    ),
     "convolution by channel": (lambda m, x: functional.conv1d(channels(x), m.w, padding=2, groups=Q), {"w": (Q, 1, 3)}),
     "convolution of images": (
-        lambda m, x: functional.conv2d(x[:, None], m.w, m.b, stride=(2, 1), padding=(1, 0)), {"w": (5, 1, 2, 3), "b": (5,)}
+        lambda m, x: functional.conv2d(x[:, None], m.w, m.b, stride=(2, 1), padding=(1, 0)),
+        {"w": (5, 1, 2, 3), "b": (5,)},
     ),
 }  # fmt: skip
 SLOW = {
@@ -103,7 +108,9 @@ def test_multihead_attention_of_torch_is_exact():
     model, x = Attention(), torch.randn(B, T, Q).double()
     computed = kernel(model, x)
     assert relative(computed.F, dense_kernel(model, x)) < 1e-10
-    assert set(computed.spec["autograd"]) == {f"body.{n}" for n in ("in_proj_weight", "in_proj_bias", "out_proj.weight", "out_proj.bias")}
+    assert set(computed.spec["autograd"]) == {
+        f"body.{n}" for n in ("in_proj_weight", "in_proj_bias", "out_proj.weight", "out_proj.bias")
+    }
 
 
 def test_a_layer_in_half_precision_is_held_to_half_precision():
