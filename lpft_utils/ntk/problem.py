@@ -28,7 +28,7 @@ from lpft_utils.ntk.gradients import alike
 from lpft_utils.ntk.tape import Tape
 
 TOKENS = {"input_ids", "attention_mask", "token_type_ids", "position_ids"}  # inputs (N, T) that may be cut at padding
-N_CHECK = 4  # examples on which a model is examined before anything is computed
+N_CHECK = 3  # examples on which a model is examined before anything is computed
 TOKENS_CHECK = 1024  # that these have together at most
 FIRST = torch.tensor([0])
 UNSUPPORTED = ("autograd", "error")

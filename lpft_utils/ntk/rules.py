@@ -51,7 +51,7 @@ class Use(ABC):
                 the right, so that no matrix is formed.
 
         Returns:
-            The sum, and the Frobenius norm of its terms.
+            The sum, and the Frobenius norm of its terms before the multiplication.
         """
 
 
@@ -90,10 +90,10 @@ class Matrix(_Tokens):
         """By token."""
         assert v is not None
         left, right = self.part(g).to(self.a.dtype) * r[:, None, None], self.a
+        size = (left.norm(dim=2) * right.norm(dim=2)).norm().item()
         if self.transposed:
             left, right = right, left
-        terms = left * (right @ v.to(right.dtype))[:, :, None]
-        return terms.sum((0, 1)), terms.norm().item()
+        return (left * (right @ v.to(right.dtype))[:, :, None]).sum((0, 1)), size
 
 
 @dataclass
@@ -118,9 +118,9 @@ class Lookup(_Tokens):
     def weighted(self, g: Tensor, r: Tensor, v: Tensor | None) -> tuple[Tensor, float]:
         """By id."""
         assert v is not None
-        terms = (self.part(g) * r[:, None, None]) @ v.to(g.dtype)
-        total = terms.new_zeros(len(self.source)).index_add_(0, self.a.flatten(), terms.flatten())
-        return total, terms.norm().item()
+        terms = self.part(g) * r[:, None, None]
+        total = terms.new_zeros(len(self.source))
+        return total.index_add_(0, self.a.flatten(), (terms @ v.to(g.dtype)).flatten()), terms.norm().item()
 
 
 @dataclass

@@ -185,7 +185,8 @@ def test_masked_windows_of_modern_bert_name_the_layer():
     torch.manual_seed(0)
     config = ModernBertConfig(
         vocab_size=50, hidden_size=H, num_hidden_layers=3, num_attention_heads=2, intermediate_size=24,
-        local_attention=4, pad_token_id=0, cls_token_id=1, sep_token_id=2, bos_token_id=1, eos_token_id=2, attn_implementation="eager",
+        local_attention=4, pad_token_id=0, cls_token_id=1, sep_token_id=2, bos_token_id=1, eos_token_id=2,
+        attn_implementation="eager",
     )  # fmt: skip
     model, inputs = Classifier(ClassifierConfig(config, num_labels=3)).double().eval(), tokens((14, 3, 6))
     with pytest.raises(KernelError, match=r"not finite; the first come out of 'backbone\.layers\.1\.attn"):
