@@ -233,9 +233,10 @@ def test_published_variant_scores_above_one_half_where_nothing_can_be_learned():
     assert ridge(K, y, K_test).accuracy(y_test) == pytest.approx(0.25, abs=0.1)
 
 
-def test_published_variant_says_when_scikit_learn_stopped_early():
+def test_published_variant_says_when_scikit_learn_stopped_early(monkeypatch):
+    monkeypatch.setattr("lpft_utils.studies.published_code.MAX_ITER", 2)
     K, y, K_test, y_test = problem(N=20, C=3, M=10)
-    assert not published(K, y, K_test, y_test, max_iter=2).converged
+    assert not published(K, y, K_test, y_test).converged
 
 
 # ---- what is refused ----
