@@ -72,22 +72,8 @@ def factorial_table(cells: pd.DataFrame) -> Table:
     Returns:
         One row per combination.
     """
-    shown = {
-        "‖V‖": "{:.2f}",
-        "η": "{:g}",
-        "residual": "{:.3f}",
-        "before": "{:.3f}",
-        "after": "{:.3f}",
-        "moved": "{:.3f}",
-    }
-    named = {
-        "residual": "residual at the start",
-        "before": "loss before",
-        "after": "loss after",
-        "moved": "mean ‖φ − φ_0‖",
-    }
-    table = cells.assign(**{name: cells[name].map(form.format) for name, form in shown.items()})
-    return Table(table.rename(columns=named).set_index("direction"))
+    names = {"residual": "residual at the start", "before": "loss before", "after": "loss after"}
+    return Table(cells.rename(columns={**names, "moved": "mean ‖φ − φ_0‖"}).set_index("direction").round(4))
 
 
 def effects_table(cells: Mapping[str, pd.DataFrame]) -> Table:
