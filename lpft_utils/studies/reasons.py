@@ -73,7 +73,8 @@ def factorial_table(cells: pd.DataFrame) -> Table:
         One row per combination.
     """
     names = {"residual": "residual at the start", "before": "loss before", "after": "loss after"}
-    return Table(cells.rename(columns={**names, "moved": "mean ‖φ − φ_0‖"}).set_index("direction").round(4))
+    table = cells.round({"‖V‖": 2} | dict.fromkeys([*names, "moved"], 3))
+    return Table(table.rename(columns={**names, "moved": "mean ‖φ − φ_0‖"}).set_index("direction"))
 
 
 def effects_table(cells: Mapping[str, pd.DataFrame]) -> Table:
