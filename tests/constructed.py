@@ -1,8 +1,9 @@
-"""Runs made up by hand, with the parts of a stored run that claims and figures read."""
+"""Runs and predictions made up by hand: runs have the parts that claims and figures read."""
 
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 
@@ -27,3 +28,10 @@ class MadeUpRun:
 
     def accuracy(self, split: str = "test") -> float:
         return self.metrics["accuracy"][split]
+
+
+def drawn(seed: int, N: int, C: int, scale: float = 2.0) -> tuple[np.ndarray, np.ndarray]:
+    """Logits and labels that follow softmax(logits): calibrated at T = 1."""
+    rng = np.random.default_rng(seed)
+    f = scale * rng.normal(size=(N, C))
+    return f, (f + rng.gumbel(size=(N, C))).argmax(1)

@@ -65,7 +65,13 @@ def run_until(death: str, fields: dict[str, Any], store: str) -> None:
     elif death == "manifest":
         store_module._sync = _die
     elif death == "rename":
-        store_module.os = type("OS", (), {"rename": _die, "fsync": os.fsync})
+        write = pipeline.write
+
+        def write_and_wait(*args: Any) -> None:
+            write(*args)
+            Path.replace = _die  # whose next use takes the finished folder to its place
+
+        pipeline.write = write_and_wait
     runs.run(RunSpec.from_dict(fields), store=Path(store))
 
 

@@ -8,11 +8,17 @@ import pandas as pd
 
 
 class Table(pd.DataFrame):
-    """A data frame that a page shows in full: no text is cut, and a named index is its first column."""
+    """A data frame that a page shows in full: no text is cut, and a named index is its first column.
+
+    `attrs["note"]`, if there is one, is shown below it.
+    """
 
     @property
     def _constructor(self) -> type[Table]:
         return Table
+
+    def __repr__(self) -> str:
+        return "\n".join(filter(None, (super().__repr__(), self.attrs.get("note"))))
 
     def _repr_html_(self) -> str:
         with pd.option_context("display.max_colwidth", None):
@@ -20,4 +26,5 @@ class Table(pd.DataFrame):
             html = shown.to_html(index=False, justify="left", border=0)
         # A narrow column would break "1, 2, 3", "4 → 5" and "6 … 7" after every number; "0.7 ± 0.1" may, after ±.
         html = re.sub(r"(?<=\d)(,| →| …) (?=-?\d)", lambda m: m[1].replace(" ", "&nbsp;") + "&nbsp;", html)
-        return re.sub(r"(?<=\d) ± (?=\d)", "&nbsp;± ", html)
+        note = f"\n<p>{self.attrs['note']}</p>" if self.attrs.get("note") else ""
+        return re.sub(r"(?<=\d) ± (?=\d)", "&nbsp;± ", html) + note

@@ -29,42 +29,39 @@ def is_integer(value: Any) -> TypeGuard[int]:
     return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 
-def check_integer(
-    name: str, value: Any, low: int = 1, high: int | None = None, *, error: Error = ParameterError
-) -> None:
-    """Raise `error` unless `value` is an integer (no bool) from `low` to `high`."""
-    if not is_integer(value) or value < low or (high is not None and value > high):
+def check_integer(name: str, value: Any, low: int = 1, *, error: Error = ParameterError) -> None:
+    """Raise `error` unless `value` is an integer (no bool) of at least `low`."""
+    if not is_integer(value) or value < low:
         expected = "a positive integer" if low == 1 else f"an integer of at least {low}"
-        if high is not None:
-            expected = f"an integer in {low} … {high}"
         raise error(f"{name} must be {expected}, got {value!r}")
 
 
-def check_real(values: Any, name: str, ndim: int, *, error: Error = ParameterError) -> Array:
+def check_real(values: Any, name: str, ndim: int) -> Array:
     """Real, finite numbers in float64.
 
     Args:
         values: An array that is not empty.
         name: What the error calls it.
         ndim: Number of its dimensions.
-        error: What to raise.
 
     Returns:
         The array.
 
     Raises:
-        LpftError: As `error`, for anything but real numbers, another number of dimensions, none at all, or a value that
+        ParameterError: For anything but real numbers, another number of dimensions, none at all, or a value that
             is not finite.
     """
-    array = _as_numpy(values, name, error)
+    array = _as_numpy(values, name, ParameterError)
     if array.dtype.kind not in "biuf":  # NumPy would read digits in strings, and drop imaginary parts
-        raise error(f"expected {name} as real numbers, got {array.dtype}; convert them first")
+        raise ParameterError(f"expected {name} as real numbers, got {array.dtype}; convert them first")
     if array.ndim != ndim or array.size == 0:
-        raise error(f"expected {name} of {ndim} dimension{'s' * (ndim > 1)}, not empty, got shape {array.shape}")
+        raise ParameterError(
+            f"expected {name} of {ndim} dimension{'s' * (ndim > 1)}, not empty, got shape {array.shape}"
+        )
     array = array.astype(np.float64, copy=False)
     bad = ~np.isfinite(array).reshape(len(array), -1).all(axis=1)
     if bad.any():
-        raise error(
+        raise ParameterError(
             f"{name} are NaN or infinite in {bad.sum()} of {len(array)} examples (first: row {bad.argmax()}); look for "
             "a diverged training or overflow in half precision"
         )

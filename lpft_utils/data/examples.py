@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from lpft_utils.common.errors import TaskError
+from lpft_utils.common.validation import check_integer
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,11 +95,7 @@ class Task:
             TaskError: If the task has no such split.
         """
         if name not in self.splits:
-            hint = (
-                " It is a test set only; attach it to another task with ood=[...]."
-                if "train" not in self.splits
-                else ""
-            )
+            hint = "" if "train" in self.splits else " It is a test set only; attach it to another task with ood=[...]."
             raise TaskError(f"Task {self.name!r} has the splits {list(self.splits)}, not {name!r}.{hint}")
         return self.splits[name]
 
@@ -119,8 +116,8 @@ def subsample(task: Task, n_train: int | None = None, n_eval: int | None = None,
         TaskError: If a size is below 1.
     """
     for argument, size in (("n_train", n_train), ("n_eval", n_eval)):
-        if size is not None and size < 1:
-            raise TaskError(f"{argument} must be at least 1 or None for all, got {size}.")
+        if size is not None:
+            check_integer(argument, size, error=TaskError)
     splits = {}
     for name, split in task.splits.items():
         size = n_train if name == "train" else n_eval

@@ -11,13 +11,13 @@ other nouns, other judging words and other phrasings (`synthetic_words`): the me
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import TypeVar
 
 import numpy as np
 
 from lpft_utils.common.errors import TaskError
+from lpft_utils.common.validation import check_integer
 from lpft_utils.data.examples import Split, Task
 from lpft_utils.data.synthetic_words import ELECTRONICS, HOTELS, RESTAURANTS, Aspect, Domain
 
@@ -26,30 +26,9 @@ LABEL_NAMES = ("negative", "positive", "neutral")  # the order of the BOSS suite
 NEGATIVE, POSITIVE, NEUTRAL = range(3)
 
 
-@dataclass(frozen=True)
-class Mix:
-    """How often each construction occurs; weights, normalised within each group.
-
-    Attributes:
-        plain: A clause that says what it means.
-        negated: A negated clause.
-        compared: A comparison.
-        expected: A fear or hope that did not come true.
-        single: A text of one clause.
-        contrast: A text of two opposed clauses, of which one decides.
-        aside: A text with an irrelevant clause.
-    """
-
-    plain: float = 0.68
-    negated: float = 0.17
-    compared: float = 0.09
-    expected: float = 0.06
-    single: float = 0.35
-    contrast: float = 0.3
-    aside: float = 0.35
-
-
-DEFAULT_MIX = Mix()
+# How often each construction occurs, within a text of one or two clauses and within a clause.
+FORMS = {"single": 0.35, "contrast": 0.3, "aside": 0.35}
+CLAUSES = {"plain": 0.68, "negated": 0.17, "compared": 0.09, "expected": 0.06}
 
 
 @lru_cache(maxsize=4)  # a chapter asks for the same texts once for every run that it reads
@@ -60,7 +39,6 @@ def generate(
     n_validation: int = 600,
     n_test: int = 1000,
     n_ood: int = 1000,
-    mix: Mix = DEFAULT_MIX,
 ) -> Task:
     """Generate the built-in task.
 
@@ -75,7 +53,6 @@ def generate(
         n_validation: Validation examples.
         n_test: Test examples.
         n_ood: Examples of each out-of-distribution test set.
-        mix: How often each construction occurs.
 
     Returns:
         Task `builtin` with the splits train, validation, test, ood_electronics and ood_hotels.
@@ -85,8 +62,7 @@ def generate(
     """
     sizes = {"n_train": n_train, "n_validation": n_validation, "n_test": n_test, "n_ood": n_ood}
     for name, size in sizes.items():
-        if not isinstance(size, int) or size < len(LABEL_NAMES):
-            raise TaskError(f"{name} must be an integer of at least {len(LABEL_NAMES)} (one per class), got {size!r}.")
+        check_integer(name, size, low=len(LABEL_NAMES), error=TaskError)  # one per class
     if not 0 <= label_noise <= 1:
         raise TaskError(f"label_noise is a share of the training labels, from 0 to 1, got {label_noise}.")
     seen: set[str] = set()
@@ -98,7 +74,7 @@ def generate(
         ("validation", RESTAURANTS, n_validation),
         ("train", RESTAURANTS, n_train),
     )
-    drawn = {name: _draw_split(domain, size, mix, random.Random(f"{seed}/{name}"), seen) for name, domain, size in plan}
+    drawn = {name: _draw_split(domain, size, random.Random(f"{seed}/{name}"), seen) for name, domain, size in plan}
     if label_noise:
         texts, labels = drawn["train"].texts, drawn["train"].labels
         drawn["train"] = Split(texts, _flip(labels, label_noise, random.Random(f"{seed}/noise")))
@@ -122,13 +98,13 @@ def _weighted(rng: random.Random, weights: dict[str, float]) -> str:
     return max(weights, key=lambda name: weights[name])  # rounding at the upper end
 
 
-def _draw_split(domain: Domain, size: int, mix: Mix, rng: random.Random, seen: set[str]) -> Split:
+def _draw_split(domain: Domain, size: int, rng: random.Random, seen: set[str]) -> Split:
     """Draw `size` texts that are not in `seen` yet, with labels in turn, in random order."""
     examples = []
     for i in range(size):
         label = i % len(LABEL_NAMES)
         for _ in range(1000):
-            text = draw_text(domain, label, mix, rng)
+            text = draw_text(domain, label, rng)
             if text.casefold() not in seen:
                 break
         else:
@@ -141,23 +117,22 @@ def _draw_split(domain: Domain, size: int, mix: Mix, rng: random.Random, seen: s
     return Split(tuple((text,) for _, text, _ in examples), np.array([label for *_, label in examples]))
 
 
-def draw_text(domain: Domain, label: int, mix: Mix, rng: random.Random) -> str:
+def draw_text(domain: Domain, label: int, rng: random.Random) -> str:
     """Draw one review.
 
     Args:
         domain: Words and templates.
         label: 0 negative, 1 positive, 2 neutral.
-        mix: How often each construction occurs.
         rng: Source of randomness; advanced.
 
     Returns:
         A text of one or two clauses whose deciding clause has the sentiment `label`.
     """
-    form = _weighted(rng, {"single": mix.single, "contrast": mix.contrast, "aside": mix.aside})
-    deciding = _draw_clause(domain, label, mix, rng, avoid="")
+    form = _weighted(rng, FORMS)
+    deciding = _draw_clause(domain, label, rng, avoid="")
     if form == "contrast":
         others = (POSITIVE, NEGATIVE) if label == NEUTRAL else (POSITIVE + NEGATIVE - label,)
-        loser = _draw_clause(domain, _pick(rng, others), mix, rng, avoid=deciding)
+        loser = _draw_clause(domain, _pick(rng, others), rng, avoid=deciding)
         text = _pick(rng, domain.contrast).format(x=loser, y=deciding)
     elif form == "aside":
         irrelevant = _fill(rng, domain, _pick(rng, domain.aspects), _pick(rng, domain.irrelevant), deciding)
@@ -167,12 +142,9 @@ def draw_text(domain: Domain, label: int, mix: Mix, rng: random.Random) -> str:
     return ". ".join(part[0].upper() + part[1:] for part in text.split(". ")) + "."
 
 
-def _draw_clause(domain: Domain, label: int, mix: Mix, rng: random.Random, avoid: str) -> str:
+def _draw_clause(domain: Domain, label: int, rng: random.Random, avoid: str) -> str:
     """Draw a clause of the given sentiment about a noun that does not occur in the clause `avoid`."""
-    kind = _weighted(
-        rng, {"plain": mix.plain, "negated": mix.negated, "compared": mix.compared, "expected": mix.expected}
-    )
-    template = _pick(rng, _templates(domain, label, kind))
+    template = _pick(rng, _templates(domain, label, _weighted(rng, CLAUSES)))
     return _fill(rng, domain, _pick(rng, domain.aspects), template, avoid, label)
 
 

@@ -8,7 +8,6 @@ published. DynaSent, SemEval and SST-5 are test sets. A folder that brings its o
 is used as it is. `Task.source` says what was done.
 """
 
-import difflib
 import math
 import os
 import warnings
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from lpft_utils.common.errors import TaskError, TaskWarning
+from lpft_utils.common.names import nearest
 from lpft_utils.data import synthetic
 from lpft_utils.data.catalog import PAPER_TASKS, TASKS, TaskInfo, template_columns
 from lpft_utils.data.conversion import to_split, unlabelled
@@ -109,13 +109,8 @@ def _load(name: str, data_folder: Path | None) -> Task:
 
 def _unknown_message(name: str, data_folder: Path | None) -> str:
     own = [path.parent.name for path in sorted(data_folder.glob("*/dataset.json"))] if data_folder else []
-    known = sorted({*TASKS, *own})
-    near = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.5)
-    hint = f" Nearest: {', '.join(near)}." if near else ""
-    return (
-        f"Unknown task {name!r}.{hint} Known: {', '.join(known)}. Own data: a folder with dataset.json under LPFT_DATA "
-        "or a path to one."
-    )
+    hint = nearest(name, sorted({*TASKS, *own}))
+    return f"Unknown task {name!r}: {hint}. Own data: a folder with dataset.json under LPFT_DATA or a path to one."
 
 
 def _from_folder(name: str, info: TaskInfo | None, folder: Path) -> Task:

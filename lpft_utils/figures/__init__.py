@@ -1,1 +1,1 @@
-"""One module a kind of figure, one style."""
+"""One module for each kind of figure, one style."""

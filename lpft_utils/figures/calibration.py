@@ -1,4 +1,4 @@
-"""Figures of the calibration chapter; like `plots`, each function gives a finished `Figure`."""
+"""Figures of the calibration chapter; each function gives a finished `Figure`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lpft_utils.figures.style import STYLE, WIDTH
+from lpft_utils.figures.style import STYLE, legend_below, page_figure
 from lpft_utils.metrics.calibration import Reliability
 from lpft_utils.training.methods import METHODS
 
@@ -29,43 +29,35 @@ def reliability_diagrams(diagrams: Mapping[str, tuple[Reliability, Reliability]]
     Returns:
         The figure.
     """
-    n_rows = (len(diagrams) + 2) // 2  # one place is kept for the legend
     most = max(int(diagram.counts.max()) for pair in diagrams.values() for diagram in pair)
-    figure = Figure(figsize=(WIDTH, 3.0 * n_rows))
-    places = figure.subplots(n_rows, 2, squeeze=False).ravel()
-    for axes, (method, pair) in zip(places, diagrams.items(), strict=False):
+    figure, (*places, last) = page_figure(len(diagrams) + 1, 3.0, 2)  # the last one for the legend
+    for axes, (method, pair) in zip(places, diagrams.items(), strict=True):
         axes.plot([0, 1], [0, 1], color="0.35", linewidth=1, linestyle="--", label="calibrated")
         _bins(axes, pair[0], most, label="before", **METHODS[method].style("marker"))
         _bins(axes, pair[1], most, label="after", color="black", marker=METHODS[method].marker, hollow=True)
         axes.set(title=METHODS[method].label, xlim=(0, 1.03), ylim=(-0.03, 1.03), aspect="equal")
         axes.set(xlabel="mean confidence in the bin", ylabel="accuracy in the bin")
-    for axes in places[len(diagrams) :]:
-        axes.set_axis_off()
-    legend = places[0].get_legend_handles_labels()
-    places[len(diagrams)].legend(*legend, loc="center", title="temperature scaling")
+    last.set_axis_off()
+    last.legend(*places[0].get_legend_handles_labels(), loc="center", title="temperature scaling")
     return figure
 
 
 @mpl.rc_context(STYLE)
-def head_scaling(
-    scales: Sequence[float], curves: Mapping[str, Mapping[str, Sequence[float]]], fitted: float, method: str = "lp"
-) -> Figure:
-    """What the length of the head does: cross-entropy, and confidence beside accuracy, against the factor on V and b.
+def head_scaling(scales: Sequence[float], curves: Mapping[str, Mapping[str, Sequence[float]]], fitted: float) -> Figure:
+    """What the length of LP's head does: cross-entropy, and confidence beside accuracy, against the factor on V and b.
 
     Args:
         scales: The factors s.
-        curves: Result of `calibration_study.scaling_curves` with "train" and "test".
+        curves: Result of `studies.calibration.scaling_curves` with "train" and "test".
         fitted: 1 / T, with T fitted on validation.
-        method: Method of the run.
 
     Returns:
         The figure.
     """
-    figure = Figure(figsize=(WIDTH, 3.4))
-    left, right = figure.subplots(1, 2)
+    figure, (left, right) = page_figure(2, 3.4)
+    own = METHODS["lp"].color
     for split, line in (("train", ":"), ("test", "-")):
-        left.loglog(scales, curves[split]["NLL"], line, color=METHODS[method].color, label=split)
-    own = METHODS[method].color
+        left.loglog(scales, curves[split]["NLL"], line, color=own, label=split)
     for key, line, color in (("confidence", "-", own), ("accuracy", "--", "black"), ("ECE", ":", "0.3")):
         right.semilogx(scales, curves["test"][key], line, color=color, label=key)
     left.set(xlabel="factor s on V and b", ylabel="cross-entropy")
@@ -89,8 +81,7 @@ def temperature_against_norm(groups: Mapping[str, tuple[str, Sequence[float], Se
     Returns:
         The figure.
     """
-    figure = Figure(figsize=(WIDTH, 3.8))
-    axes = figure.subplots()
+    figure, (axes,) = page_figure(1, 3.8)
     everything = [
         (norm, T) for _, norms, temperatures in groups.values() for norm, T in zip(norms, temperatures, strict=True)
     ]
@@ -105,27 +96,25 @@ def temperature_against_norm(groups: Mapping[str, tuple[str, Sequence[float], Se
         middle = np.exp(np.log(temperatures).mean() - np.log(norms).mean())
         axes.plot(ends, middle * ends, color=_FADED, linewidth=1, linestyle="--", label="T ∝ ‖V‖")
     axes.axhline(1, color=_FADED, linewidth=1)
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=9)
+    legend_below(figure, axes, 3, fontsize=9)
     return figure
 
 
 @mpl.rc_context(STYLE)
 def before_and_after(
-    errors: Mapping[str, Mapping[str, tuple[Sequence[float], Sequence[float], float]]], label: str = "ECE"
+    errors: Mapping[str, Mapping[str, tuple[Sequence[float], Sequence[float], float]]],
 ) -> Figure:
-    """A calibration error by split and method, joined from before to after temperature scaling; one line per seed.
+    """The ECE by split and method, joined from before to after temperature scaling; one line per seed.
 
     Args:
-        errors: Result of `calibration_study.errors_by_split`.
-        label: Axis label.
+        errors: Result of `studies.calibration.errors_by_split`.
 
     Returns:
         The figure.
     """
     top = max(x for by_method in errors.values() for pair in by_method.values() for x in (*pair[0], *pair[1], pair[2]))
-    figure = Figure(figsize=(WIDTH, 2.6 * len(errors)))
-    panels = figure.subplots(len(errors), 1, squeeze=False, sharex=True, sharey=True)[:, 0]
-    for axes, (title, by_method) in zip(panels, errors.items(), strict=True):
+    figure, rows = page_figure(len(errors), 2.6, 1, sharex=True, sharey=True)
+    for axes, (title, by_method) in zip(rows, errors.items(), strict=True):
         for i, (method, (before, after, chance)) in enumerate(by_method.items()):
             for pair in zip(before, after, strict=True):
                 axes.plot([i - 0.18, i + 0.18], pair, color=METHODS[method].color, linewidth=1, alpha=0.6)
@@ -133,10 +122,10 @@ def before_and_after(
             axes.plot(np.full(len(before), i - 0.18), before, **style)
             axes.plot(np.full(len(after), i + 0.18), after, markerfacecolor="white", **style)
             axes.plot([i - 0.36, i + 0.36], [chance, chance], color="0.35", linewidth=1, linestyle="--")
-        axes.set(title=title, ylabel=label, ylim=(0, 1.08 * top))
+        axes.set(title=title, ylabel="ECE", ylim=(0, 1.08 * top))
         axes.set_xticks(range(len(by_method)), [METHODS[method].label for method in by_method])
         axes.grid(visible=False, axis="x")
-    panels[-1].set(xlabel="filled: before, hollow: after temperature scaling; dashed: chance")
+    rows[-1].set(xlabel="filled: before, hollow: after temperature scaling; dashed: chance")
     return figure
 
 

@@ -21,8 +21,8 @@ from lpft_utils.metrics.intervals import Interval, interval
 from lpft_utils.metrics.validation import check_labels, check_scores
 from lpft_utils.training.methods import METHODS
 
-TEMPERATURES = 10 ** (np.arange(-10, 21) / 10)
-_START = 10  # the position of T = 1
+TEMPERATURES = 10 ** (np.arange(-2, 9) / 5)  # few, since every set of a page has numbers for each
+_START = 2  # the position of T = 1
 _ROOM = 1.4  # of the tallest share, so that the counts stand above it
 _TOKEN = '<b data-move="?"></b>'
 

@@ -1,4 +1,4 @@
-"""Figures of the kernel chapters; like `plots`, each function gives a finished `Figure`."""
+"""Figures of the kernel chapters; each function gives a finished `Figure`."""
 
 from __future__ import annotations
 
@@ -7,13 +7,11 @@ from collections.abc import Mapping, Sequence
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from lpft_utils.figures.style import CLASS_COLORS, STYLE, WIDTH
-from lpft_utils.metrics.intervals import interval
+from lpft_utils.figures.style import CLASS_COLORS, STYLE, WIDTH, legend_below, mean_and_seeds, page_figure
 from lpft_utils.studies.linearised import Comparison
 from lpft_utils.training.methods import METHODS
 
@@ -49,7 +47,7 @@ def kernel_image(K: Tensor, labels: Tensor, label_names: Sequence[str]) -> Figur
 
 @mpl.rc_context(STYLE)
 def linearisation(comparisons: Mapping[str, Comparison]) -> Figure:
-    """Real and linearised training from the same start: loss and feature change over time, one column per comparison.
+    """Real and linearised training from one initialisation: loss and feature change over time, a column per comparison.
 
     Args:
         comparisons: By title.
@@ -57,22 +55,21 @@ def linearisation(comparisons: Mapping[str, Comparison]) -> Figure:
     Returns:
         The figure.
     """
-    figure = Figure(figsize=(WIDTH, 4.6))
-    panels = figure.subplots(2, len(comparisons), squeeze=False)
-    for (upper, lower), (title, c) in zip(panels.T, comparisons.items(), strict=True):
+    n = len(comparisons)
+    figure, axes = page_figure(2 * n, 2.3, n)
+    for upper, lower, (title, c) in zip(axes[:n], axes[n:], comparisons.items(), strict=True):
         color = METHODS[c.method].color
-        for which, line in (("real", "-"), ("linear", "--")):
-            label = "real training" if which == "real" else "linearised"
+        for which, line, label in (("real", "-", "real training"), ("linear", "--", "linearised")):
             upper.plot(c.times, c.loss[which], line, color=color, label=label)
             lower.plot(c.times, c.moved(which), line, color=color, label=label)
         upper.set(title=title, ylim=(0, None))
         lower.set(xlabel="time t = η · step", ylim=(0, None))
-        for axes in (upper, lower):  # times differ by orders of magnitude between starts
-            axes.xaxis.set_major_locator(MaxNLocator(4))
-            axes.ticklabel_format(axis="x", scilimits=(-2, 3))
-    panels[0][0].set(ylabel="cross-entropy, training")
-    panels[1][0].set(ylabel="‖φ_t − φ_0‖, test")
-    panels[0][0].legend()
+        for ax in (upper, lower):  # times differ by orders of magnitude between initialisations
+            ax.xaxis.set_major_locator(MaxNLocator(4))
+            ax.ticklabel_format(axis="x", scilimits=(-2, 3))
+    axes[0].set(ylabel="cross-entropy, training")
+    axes[n].set(ylabel="‖φ_t − φ_0‖, test")
+    axes[0].legend()
     return figure
 
 
@@ -86,8 +83,7 @@ def linearisation_error(comparisons: Mapping[str, Comparison]) -> Figure:
     Returns:
         The figure.
     """
-    figure = Figure(figsize=(WIDTH, 3.2))
-    axes = figure.subplots()
+    figure, (axes,) = page_figure(1, 3.2)
     for i, (name, c) in enumerate(comparisons.items()):
         line = ("-", "--", ":", "-.")[i % 4]
         axes.loglog(c.moved("real")[1:], c.error(), line, label=name, **METHODS[c.method].style("marker"))
@@ -106,9 +102,8 @@ def predicted_and_measured(comparisons: Mapping[str, Sequence[Comparison]]) -> F
     Returns:
         The figure.
     """
-    figure = Figure(figsize=(WIDTH, 3.4))
-    panels = figure.subplots(1, len(comparisons), squeeze=False)[0]
-    for axes, (method, group) in zip(panels, comparisons.items(), strict=True):
+    figure, columns = page_figure(len(comparisons), 3.4)
+    for axes, (method, group) in zip(columns, comparisons.items(), strict=True):
         points = [tuple(c.change[k][-1].norm(dim=1).double().numpy() for k in ("linear", "real")) for c in group]
         for i, (linear, real) in enumerate(points):
             label = "a test example" if i == 0 else None
@@ -117,8 +112,8 @@ def predicted_and_measured(comparisons: Mapping[str, Sequence[Comparison]]) -> F
         top = 1.05 * max(float(x.max()) for pair in points for x in pair) or 1.0
         axes.plot([0, top], [0, top], color="0.35", linewidth=1, linestyle="--", label="equal")
         axes.set(title=METHODS[method].label, xlabel="predicted ‖φ_t − φ_0‖", xlim=(0, top), ylim=(0, top))
-    panels[0].set(ylabel="measured ‖φ_t − φ_0‖")
-    panels[0].legend()
+    columns[0].set(ylabel="measured ‖φ_t − φ_0‖")
+    columns[0].legend()
     return figure
 
 
@@ -132,15 +127,14 @@ def spectra(values: Mapping[str, Mapping[str, Tensor]]) -> Figure:
     Returns:
         The figure.
     """
-    figure = Figure(figsize=(WIDTH, 3.2))
-    panels = figure.subplots(1, len(values), sharey=True, squeeze=False)[0]
-    for axes, (part, lines) in zip(panels, values.items(), strict=True):
+    figure, columns = page_figure(len(values), 3.2, sharey=True)
+    for axes, (part, lines) in zip(columns, values.items(), strict=True):
         for method, s in lines.items():
             style = METHODS[method].style("linestyle", "label")
             axes.semilogy(np.arange(1, len(s) + 1), s.clamp_min(1e-8), **style)
         axes.set(title=part, xlabel="index")
-    panels[0].set(ylabel="singular value / largest", ylim=(1e-6, 1.5))
-    by_name = {n: h for axes in panels for h, n in zip(*axes.get_legend_handles_labels(), strict=True)}
+    columns[0].set(ylabel="singular value / largest", ylim=(1e-6, 1.5))
+    by_name = {n: h for axes in columns for h, n in zip(*axes.get_legend_handles_labels(), strict=True)}
     figure.legend(list(by_name.values()), list(by_name), loc="outside lower center", ncols=4)
     return figure
 
@@ -179,19 +173,17 @@ def layer_shares(by_method: Mapping[str, pd.DataFrame]) -> Figure:
     """
     hatches = ("", "//", "..", "xx", "--")
     layers = list(next(iter(by_method.values())).index)
-    figure = Figure(figsize=(WIDTH, 1.4 + 0.3 * len(layers)))
-    panels = figure.subplots(1, len(by_method), sharex=True, sharey=True, squeeze=False)[0]
+    figure, columns = page_figure(len(by_method), 1.4 + 0.3 * len(layers), sharex=True, sharey=True)
     kinds = sorted({kind for table in by_method.values() for kind in table})
-    for axes, (method, table) in zip(panels, by_method.items(), strict=True):
+    for axes, (method, table) in zip(columns, by_method.items(), strict=True):
         left = np.zeros(len(layers))
         for i, kind in enumerate(kinds):
             width = table.reindex(index=layers, columns=kinds).fillna(0)[kind].to_numpy()
             axes.barh(layers, width, left=left, color=CLASS_COLORS[i % 5], hatch=hatches[i % 5], label=kind)
             left += width
         axes.set(title=METHODS[method].label, xlabel="share of the trace of F")
-    panels[0].invert_yaxis()
-    handles, names = panels[0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower center", ncols=4)
+    columns[0].invert_yaxis()
+    legend_below(figure, columns[0], 4)
     return figure
 
 
@@ -200,21 +192,14 @@ def norm_sweep(norms: Sequence[float], values: Mapping[str, Sequence[Sequence[fl
     """Quantities against ‖V0‖: seeds as dots, means with 95 % intervals, one panel per quantity.
 
     Args:
-        norms: ‖V0‖ at the start of fine-tuning, ascending.
+        norms: ‖V0‖, the norm of the initial head, ascending.
         values: One value per seed for each norm, by axis label.
 
     Returns:
         The figure.
     """
-    n_rows = (len(values) + 1) // 2
-    figure = Figure(figsize=(WIDTH, 2.9 * n_rows))
-    for i, (label, rows) in enumerate(values.items()):
-        axes: Axes = figure.add_subplot(n_rows, 2, i + 1)
-        found = [interval(row) for row in rows]
-        for norm, row in zip(norms, rows, strict=True):
-            axes.plot([norm] * len(row), row, ".", color=METHODS["lp_ft"].color, alpha=0.45, markersize=4)
-        width = None if any(np.isnan(f.half_width) for f in found) else [f.half_width for f in found]
-        means = [f.mean for f in found]
-        axes.errorbar(list(norms), means, yerr=width, capsize=3, **METHODS["lp_ft"].style("marker"))
-        axes.set(xscale="log", xlabel="‖V0‖ at the start of FT", ylabel=label)
+    figure, places = page_figure(len(values), 2.9, 2)
+    for axes, (label, rows) in zip(places, values.items(), strict=True):
+        mean_and_seeds(axes, norms, rows, "lp_ft")
+        axes.set(xscale="log", xlabel="‖V0‖ at initialisation", ylabel=label)
     return figure

@@ -1,4 +1,4 @@
-"""Figures of the LoRA chapter; like `plots`, each function gives a finished `Figure`."""
+"""Figures of the LoRA chapter; each function gives a finished `Figure`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
-from lpft_utils.figures.style import STYLE, WIDTH
+from lpft_utils.figures.style import STYLE, legend_below, page_figure
 from lpft_utils.studies.lora import Concentration
 from lpft_utils.training.methods import METHODS
 
@@ -18,16 +18,15 @@ def concentration(sweeps: Mapping[str, Concentration]) -> Figure:
     """LoRA's kernel against FT's of the same weights over ranks: relative error with its prediction, and alignment.
 
     Args:
-        sweeps: By the start, "ft" or "lp_ft".
+        sweeps: By initialisation, "ft" or "lp_ft".
 
     Returns:
         The figure.
     """
-    figure = Figure(figsize=(WIDTH, 3.9))
-    left, right = figure.subplots(1, 2)
+    figure, (left, right) = page_figure(2, 3.9)
     for i, (method, sweep) in enumerate(sweeps.items()):
         style = METHODS[method].style("marker")
-        shift = 1.06 ** (2 * i - len(sweeps) + 1)  # so that dots of two starts do not hide each other
+        shift = 1.06 ** (2 * i - len(sweeps) + 1)  # so that dots of two initialisations do not hide each other
         ranks = np.array(list(sweep.rms()))
         for axes, column in ((left, "error"), (right, "centred")):
             for r, values in sweep.by_rank(column).items():
@@ -43,6 +42,5 @@ def concentration(sweeps: Mapping[str, Concentration]) -> Figure:
     for axes in (left, right):
         axes.set_xticks(ranks, [str(r) for r in ranks])
         axes.set_xticks([], minor=True)
-    handles, names = left.get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower center", ncols=2)
+    legend_below(figure, left, 2)
     return figure

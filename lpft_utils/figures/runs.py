@@ -1,24 +1,21 @@
-"""Every figure of the book: one function a figure, each takes results and returns a matplotlib figure.
+"""Figures of runs: one function for each, which takes results and returns a finished `Figure`.
 
 One colour, marker and line style for each method everywhere (seaborn's colour-blind palette).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import matplotlib as mpl
-import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lpft_utils.common.errors import RunError
 from lpft_utils.common.names import split_label
 from lpft_utils.common.validation import Array
-from lpft_utils.figures.style import CLASS_COLORS, CLASS_MARKERS, STYLE, WIDTH
-from lpft_utils.metrics.intervals import interval
+from lpft_utils.figures.style import CLASS_COLORS, CLASS_MARKERS, STYLE, legend_below, mean_and_seeds, page_figure
 from lpft_utils.runs.store import Run, converged
 from lpft_utils.training.methods import METHODS
 
@@ -34,8 +31,7 @@ def logistic_path(about: Mapping[str, Any], norm_init: float) -> Figure:
     Returns:
         The figure.
     """
-    figure = Figure(figsize=(WIDTH, 3.2))
-    left, right = figure.subplots(1, 2)
+    figure, (left, right) = page_figure(2, 3.2)
     left.semilogx(about["Cs"], about["cv_accuracy"], color=METHODS["lp"].color, marker="s")
     left.set(xlabel="C (weak penalty to the right)", ylabel="accuracy on held-out folds")
     right.loglog(about["Cs"], about["norms"], color=METHODS["lp"].color, marker="s", label="LP optimum")
@@ -58,14 +54,13 @@ def descent(histories: Sequence[pd.DataFrame], norm_init: float) -> Figure:
     Returns:
         The figure.
     """
-    figure = Figure(figsize=(WIDTH, 3.2))
-    left, right = figure.subplots(1, 2, sharex=True)
+    figure, (left, right) = page_figure(2, 3.2, sharex=True)
     for i, history in enumerate(histories):
         rows = history[history["step"] > 0]
-        one = i == 0
-        left.semilogx(rows["step"], rows["train_accuracy"], color=METHODS["lp"].color, label="train" if one else None)
-        left.semilogx(rows["step"], rows["test_accuracy"], color="0.35", linestyle="--", label="test" if one else None)
-        right.semilogx(rows["step"], rows["head_norm"], color=METHODS["lp"].color, label="LP" if one else None)
+        train, test, lp = ("train", "test", "LP") if i == 0 else (None, None, None)  # one entry of the legend each
+        left.semilogx(rows["step"], rows["train_accuracy"], color=METHODS["lp"].color, label=train)
+        left.semilogx(rows["step"], rows["test_accuracy"], color="0.35", linestyle="--", label=test)
+        right.semilogx(rows["step"], rows["head_norm"], color=METHODS["lp"].color, label=lp)
     right.axhline(norm_init, color=METHODS["ft"].color, label="random head of FT")
     left.set(xlabel="gradient step", ylabel="accuracy")
     right.set(xlabel="gradient step", ylabel="‖V‖")
@@ -86,8 +81,7 @@ def toy_flow(t: Array, distance: Mapping[str, Array], error: Mapping[str, Array]
     Returns:
         The figure.
     """
-    figure = Figure(figsize=(WIDTH, 3.2))
-    left, right = figure.subplots(1, 2)
+    figure, (left, right) = page_figure(2, 3.2)
     for method in distance:
         style = METHODS[method].style("linestyle", "label")
         left.semilogx(t[1:], distance[method][1:], **style)
@@ -112,51 +106,23 @@ def training(runs: Mapping[str, Sequence[Run]], columns: Mapping[str, str]) -> F
     Raises:
         RunError: If a run recorded no such column, as LP does and training with `n_monitor=0`.
     """
-    n_rows = (len(columns) + 1) // 2
-    figure = Figure(figsize=(WIDTH, 3.0 * n_rows))
-    panels = [figure.add_subplot(n_rows, 2, i + 1) for i in range(len(columns))]
-    for axes, (column, label) in zip(panels, columns.items(), strict=True):
+    figure, places = page_figure(len(columns), 3.0, 2)
+    for axes, (column, label) in zip(places, columns.items(), strict=True):
         for method, group in runs.items():
             if blind := [run.folder.name for run in group if column not in run.history]:
                 raise RunError(
                     f"{blind[0]} recorded no {column!r}: training is monitored where n_monitor is above 0; "
                     "LP has no monitors."
                 )
-            table = pd.concat([run.history.set_index("step")[column].dropna() for run in group], axis=1)
+            kept = [run.history.set_index("step")[column].dropna() for run in converged(group)]
+            table = pd.concat(kept or [pd.Series(dtype=float)], axis=1)
             axes.plot(table, color=METHODS[method].color, linewidth=0.7, alpha=0.5)
-            axes.plot(table.dropna().mean(axis=1), linewidth=2, **METHODS[method].style("linestyle", "label"))
+            style = METHODS[method].style("linestyle")
+            axes.plot(table.dropna().mean(axis=1), linewidth=2, label=_legend(method, group), **style)
         if column == "head_norm" and len(runs) > 1:
             axes.set_yscale("log")  # FT and LP-FT differ by an order of magnitude
         axes.set(xlabel="optimiser step", ylabel=label)
-    panels[0].legend()
-    return figure
-
-
-@mpl.rc_context(STYLE)
-def by_split(
-    runs: Mapping[str, Sequence[Run]], values: Mapping[str, Mapping[str, Sequence[float]]], label: str
-) -> Figure:
-    """A quantity by split and method: a point for the mean, a bar for the 95 % interval, dots for the seeds.
-
-    Args:
-        runs: Runs by method; gives the order of the methods.
-        values: One value per seed by method and split.
-        label: Axis label.
-
-    Returns:
-        The figure.
-    """
-    methods = list(runs)
-    splits = list(values[methods[0]])
-    figure = Figure(figsize=(WIDTH, 3.6))
-    axes = figure.subplots()
-    for i, method in enumerate(methods):
-        for j, split in enumerate(splits):
-            _mean_and_seeds(axes, j + 0.22 * (i - (len(methods) - 1) / 2), values[method][split], method, j == 0)
-    axes.set_xticks(range(len(splits)), [split_label(split) for split in splits])
-    axes.set(ylabel=label)
-    axes.margins(x=0.08)
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.16), ncols=len(methods))
+    places[0].legend()
     return figure
 
 
@@ -171,8 +137,7 @@ def accuracies(runs: Mapping[str, Sequence[Run]]) -> Figure:
     """
     first = next(iter(runs.values()))[0]
     splits = [name for name in first.metrics["accuracy"] if name == "test" or name.startswith("ood_")]
-    values = {m: {s: [run.accuracy(s) for run in converged(group)] for s in splits} for m, group in runs.items()}
-    return by_split(runs, values, "accuracy")
+    return _by_split(runs, splits, lambda run, split: run.accuracy(split), "accuracy")
 
 
 def feature_change(runs: Mapping[str, Sequence[Run]], key: str, label: str) -> Figure:
@@ -188,27 +153,41 @@ def feature_change(runs: Mapping[str, Sequence[Run]], key: str, label: str) -> F
     """
     first = next(iter(runs.values()))[0]
     splits = [name for name in first.metrics["change"] if name != "validation"]
-    kept = {method: converged(group) for method, group in runs.items()}
-    values = {m: {s: [run.metrics["change"][s][key] for run in group] for s in splits} for m, group in kept.items()}
-    return by_split(runs, values, label)
+    return _by_split(runs, splits, lambda run, split: run.metrics["change"][split][key], label)
 
 
 @mpl.rc_context(STYLE)
-def feature_map(panels: Mapping[str, Mapping[str, Array]], label_names: Sequence[str]) -> Figure:
+def _by_split(
+    runs: Mapping[str, Sequence[Run]], splits: Sequence[str], value: Callable[[Run, str], float], label: str
+) -> Figure:
+    """A value by split and method, over the runs that did not diverge."""
+    figure, (axes,) = page_figure(1, 3.6)
+    for i, (method, group) in enumerate(runs.items()):
+        x = [j + 0.22 * (i - (len(runs) - 1) / 2) for j in range(len(splits))]
+        rows = [[value(run, split) for run in converged(group)] for split in splits]
+        mean_and_seeds(axes, x, rows, method, linestyle="", label=_legend(method, group))
+    axes.set_xticks(range(len(splits)), [split_label(split) for split in splits])
+    axes.set(ylabel=label)
+    axes.margins(x=0.08)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.16), ncols=len(runs))
+    return figure
+
+
+@mpl.rc_context(STYLE)
+def feature_map(planes: Mapping[str, Mapping[str, Array]], label_names: Sequence[str]) -> Figure:
     """t-SNE of features and head rows, before and after: one panel per method, at most three beside each other.
 
     Args:
-        panels: Results of `embedding.joint_embedding` by title.
+        planes: Results of `embedding.joint_embedding` by title.
         label_names: Class names.
 
     Returns:
         The figure.
     """
-    n_rows = (len(panels) + 2) // 3
-    n_columns = -(-len(panels) // n_rows)
-    figure = Figure(figsize=(WIDTH, 4.6 if n_rows == 1 else 1.2 + 2.6 * n_rows))
-    axes = [figure.add_subplot(n_rows, n_columns, i + 1) for i in range(len(panels))]
-    for ax, (title, plane) in zip(axes, panels.items(), strict=True):
+    n_rows = (len(planes) + 2) // 3
+    n_columns = -(-len(planes) // n_rows)
+    figure, axes = page_figure(len(planes), 4.6 if n_rows == 1 else 1.2 / n_rows + 2.6, n_columns)
+    for ax, (title, plane) in zip(axes, planes.items(), strict=True):
         ax.scatter(*plane["before"].T, s=5, color="0.75", label="φ before")
         for c, name in enumerate(label_names):
             style = {"color": CLASS_COLORS[c % 5], "marker": CLASS_MARKERS[c % 5]}
@@ -218,15 +197,11 @@ def feature_map(panels: Mapping[str, Mapping[str, Array]], label_names: Sequence
             ax.scatter(*plane[key].T, s=size, marker="*", facecolor=face, edgecolor="black", zorder=3, label=label)
         ax.set(title=title, xticks=[], yticks=[])
         ax.grid(visible=False)
-    handles, names = axes[0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower center", ncols=3, fontsize=9)
+    legend_below(figure, axes[0], 3, fontsize=9)
     return figure
 
 
-def _mean_and_seeds(axes: Axes, x: float, values: Sequence[float], method: str, with_label: bool) -> None:
-    summary = interval(values)
-    axes.plot(np.full(len(values), x), values, ".", color=METHODS[method].color, alpha=0.45, markersize=4)
-    width = None if np.isnan(summary.half_width) else summary.half_width
-    label = METHODS[method].label if with_label else None
-    style = METHODS[method].style("marker")
-    axes.errorbar(x, summary.mean, yerr=width, linestyle="", capsize=3, label=label, **style)
+def _legend(method: str, group: Sequence[Run]) -> str:
+    """The method, and how many of its runs diverged: they are not drawn."""
+    diverged = len(group) - len(converged(group))
+    return METHODS[method].label + (f" ({diverged} diverged)" if diverged else "")

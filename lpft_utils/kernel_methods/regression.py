@@ -1,4 +1,4 @@
-r"""Kernel regression with a kernel of vector-valued outputs, three ways. All are computed in float64.
+r"""Kernel regression with a kernel of vector-valued outputs, two ways. Both are computed in float64.
 
 **Definition.** A kernel K with blocks K(x, x') ∈ R^{C×C} makes functions f(x) = Σ_n K(x, x_n) α_n with α_n ∈ R^C. As
 matrices, with rows and columns in the order (example, class): f = K α and ‖f‖² = αᵀ K α in the kernel's Hilbert space.
@@ -20,9 +20,7 @@ serves every λ.
 λ is chosen by stratified cross-validation over examples, by the smallest mean held-out cross-entropy. For
 K = (Φ Φᵀ) ⊗ I_C it is L2-regularised multinomial logistic regression on Φ with scikit-learn's C = 1/(Nλ).
 
-**Published** (`published`) is what the paper's code calls kernel regression, kept for comparison.
-
-Neither of the first two has an intercept beyond the kernel: P of a head with a bias has its "+1" inside.
+Neither has an intercept beyond the kernel: P of a head with a bias has its "+1" inside.
 """
 
 from __future__ import annotations
@@ -36,6 +34,7 @@ import torch
 from torch import Tensor
 
 from lpft_utils.common.errors import KernelError
+from lpft_utils.common.folds import fold_ids
 from lpft_utils.kernel_methods.contrasts import one_hot
 from lpft_utils.kernel_methods.newton import fit_penalties
 from lpft_utils.kernel_methods.validation import check_labels, check_other_kernel, check_train_kernel
@@ -151,7 +150,9 @@ def logistic(
     K, labels, K_test = _check(K_train, labels, K_test)
     N, C = K.shape[:2]
     lam = _check_penalties(penalties, LOGISTIC_GRID, K)
-    fold = _fold_ids(labels, folds)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # a class rarer than the folds: the penalty keeps the fit finite
+        fold = torch.as_tensor(fold_ids(labels.cpu().numpy(), folds, error=KernelError), device=K.device)
     s, U = _eigenbasis(K)
     K = ((U * s) @ U.T).view(N, C, N, C)  # without the negative eigenvalues
     held_out = torch.zeros(len(lam), N, C, dtype=K.dtype, device=K.device)
@@ -198,18 +199,3 @@ def _eigenbasis(K: Tensor) -> tuple[Tensor, Tensor]:
 def _apply(K: Tensor, alpha: Tensor) -> Tensor:
     """K α, shape (M, C)."""
     return torch.einsum("mcnd,nd->mc", K, alpha)
-
-
-def _fold_ids(labels: Tensor, folds: int) -> Tensor:
-    """The fold that holds each example out, shape (N,)."""
-    from sklearn.model_selection import StratifiedKFold
-
-    largest = int(torch.bincount(labels).max())
-    if not 2 <= folds <= largest:
-        raise KernelError(f"folds: expected between 2 and the size of the largest class ({largest}), got {folds}.")
-    y, ids = labels.cpu().numpy(), np.empty(len(labels), dtype=np.int64)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # a class rarer than the folds: the penalty keeps the fit finite
-        for k, (_, outside) in enumerate(StratifiedKFold(folds).split(y, y)):
-            ids[outside] = k
-    return torch.as_tensor(ids, device=labels.device)

@@ -16,8 +16,7 @@ class Trajectory:
     Attributes:
         times: t = η · step, shape (S,).
         loss: Mean cross-entropy on the training examples, in nats, shape (S,).
-        accuracy: Accuracy on them, shape (S,).
-        f: Their logits, shape (S, N, C).
+        f: Logits of the training examples, shape (S, N, C).
         f_other: Logits of the other examples, shape (S, M, C); only of `train`.
         Q: Time-integrated residuals, shape (S, N, C); None for real training.
         phi_change: φ_t − φ_0 of the other examples, shape (S, M, H); only of `train`.
@@ -25,7 +24,6 @@ class Trajectory:
 
     times: Tensor
     loss: Tensor
-    accuracy: Tensor
     f: Tensor
     f_other: Tensor | None = None
     Q: Tensor | None = None
@@ -54,7 +52,7 @@ def recorded_steps(learning_rate: float, steps: int, every: int) -> list[int]:
 
 
 def measure(times: Tensor, f: Tensor, labels: Tensor, **more: Tensor | None) -> Trajectory:
-    """A trajectory with the loss and accuracy of its logits.
+    """A trajectory with the loss of its logits.
 
     Args:
         times: Shape (S,).
@@ -67,5 +65,4 @@ def measure(times: Tensor, f: Tensor, labels: Tensor, **more: Tensor | None) -> 
     """
     own = labels[None, :, None].expand(len(f), -1, 1)
     loss = -f.log_softmax(2).gather(2, own).mean((1, 2))
-    accuracy = (f.argmax(2) == labels).double().mean(1)
-    return Trajectory(times, loss, accuracy, f, **more)
+    return Trajectory(times, loss, f, **more)

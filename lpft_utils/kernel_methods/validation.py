@@ -69,13 +69,12 @@ def check_train_kernel(K: Tensor, name: str = "K_train") -> Tensor:
     return (K + transposed) / 2
 
 
-def check_other_kernel(K: Tensor, K_train: Tensor, name: str = "K_test") -> Tensor:
+def check_other_kernel(K: Tensor, K_train: Tensor) -> Tensor:
     """A kernel between other examples (first) and the training examples (second), in float64.
 
     Args:
         K: Kernel, shape (M, C, N, C).
         K_train: The checked training kernel, shape (N, C, N, C).
-        name: What the error calls it.
 
     Returns:
         The kernel, float64, on the device of `K_train`.
@@ -83,10 +82,10 @@ def check_other_kernel(K: Tensor, K_train: Tensor, name: str = "K_test") -> Tens
     Raises:
         KernelError: If its shape is not (M, C, N, C) with the N and C of `K_train`, or a value is not finite.
     """
-    K = check_kernel(K, name)
+    K = check_kernel(K, "K_test")
     if K.shape[2:] != K_train.shape[2:]:
         N, C = K_train.shape[2:]
-        raise KernelError(f"{name}: expected shape (M, {C}, {N}, {C}), test × train, got {tuple(K.shape)}.")
+        raise KernelError(f"K_test: expected shape (M, {C}, {N}, {C}), test × train, got {tuple(K.shape)}.")
     return K.to(K_train.device)
 
 

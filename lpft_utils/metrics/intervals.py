@@ -1,4 +1,4 @@
-"""Means with intervals over seeds, and differences paired by seed."""
+"""Means with intervals over seeds."""
 
 from __future__ import annotations
 
@@ -9,25 +9,23 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-LEVEL = 0.95
+LEVEL = 0.95  # of every interval
 SMALLEST = 1e-6  # what a value of zero counts as on a logarithmic scale
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean over seeds with its two-sided Student interval.
+    """A mean over seeds with its two-sided 95 % Student interval.
 
     Attributes:
         mean: Mean.
         half_width: Half the width of the interval; NaN for fewer than two values.
         n: Number of values.
-        level: Coverage, 0.95 by default.
     """
 
     mean: float
     half_width: float
     n: int
-    level: float = LEVEL
 
     @property
     def low(self) -> float:
@@ -56,14 +54,13 @@ class Interval:
         return self.format()
 
 
-def interval(values: Sequence[float], level: float = LEVEL) -> Interval:
-    """Mean and Student interval: mean ± t · s / √n with n − 1 degrees of freedom.
+def interval(values: Sequence[float]) -> Interval:
+    """Mean and 95 % Student interval: mean ± t · s / √n with n − 1 degrees of freedom.
 
     With three seeds t is 4.3, so the interval is wide: it says what three runs can say.
 
     Args:
         values: One value per seed.
-        level: Coverage.
 
     Returns:
         The interval.
@@ -75,9 +72,9 @@ def interval(values: Sequence[float], level: float = LEVEL) -> Interval:
     if x.size == 0:
         raise ValueError("Expected at least one value, got none.")
     if x.size == 1:
-        return Interval(float(x[0]), float("nan"), 1, level)
-    t = stats.t.ppf(0.5 + level / 2, x.size - 1)
-    return Interval(float(x.mean()), float(t * x.std(ddof=1) / np.sqrt(x.size)), int(x.size), level)
+        return Interval(float(x[0]), float("nan"), 1)
+    t = stats.t.ppf(0.5 + LEVEL / 2, x.size - 1)
+    return Interval(float(x.mean()), float(t * x.std(ddof=1) / np.sqrt(x.size)), int(x.size))
 
 
 def format_interval(values: Sequence[float], digits: int = 2, scale: float = 1.0) -> str:
@@ -94,14 +91,13 @@ def format_interval(values: Sequence[float], digits: int = 2, scale: float = 1.0
     return interval(values).format(digits, scale)
 
 
-def format_geometric(values: Sequence[float], digits: int = 3) -> str:
-    """Geometric mean as text, with the interval that belongs to it: 10 to the interval of log10.
+def format_geometric(values: Sequence[float]) -> str:
+    """Geometric mean to three digits as text, with the interval that belongs to it: 10 to the interval of log10.
 
     For what spans orders of magnitude and is positive. Zero, such as ‖V‖ under a strong penalty, counts as `SMALLEST`.
 
     Args:
         values: One value per seed.
-        digits: Significant digits.
 
     Returns:
         For example "43.9 (21.2 … 90.8)", or the mean alone when there is one value.
@@ -112,24 +108,5 @@ def format_geometric(values: Sequence[float], digits: int = 3) -> str:
     if not all(value >= 0 for value in values):
         raise ValueError(f"Expected values of at least 0 for a geometric mean, got {list(values)}.")
     found = interval([math.log10(max(value, SMALLEST)) for value in values])
-    mean, low, high = (f"{10**x:#.{digits}g}".rstrip(".") for x in (found.mean, found.low, found.high))
+    mean, low, high = (f"{10**x:#.3g}".rstrip(".") for x in (found.mean, found.low, found.high))
     return mean if found.n < 2 else f"{mean} ({low} … {high})"
-
-
-def paired_difference(a: Sequence[float], b: Sequence[float], level: float = LEVEL) -> Interval:
-    """Interval of a − b, paired by seed: both ran on the same training subset.
-
-    Args:
-        a: One value per seed.
-        b: One value per seed, in the same order.
-        level: Coverage.
-
-    Returns:
-        The interval of the mean difference.
-
-    Raises:
-        ValueError: If the lengths differ.
-    """
-    if len(a) != len(b):
-        raise ValueError(f"Expected as many values on both sides, got {len(a)} and {len(b)}.")
-    return interval([float(x - y) for x, y in zip(a, b, strict=True)], level)

@@ -23,7 +23,6 @@ from lpft_utils.metrics.calibration import cross_entropy, softmax
 from lpft_utils.metrics.validation import check_classes, check_labels, check_scores
 
 BOUNDS = (1e-3, 1e3)  # of T: beyond them nothing that a table shows would change
-MAX_ITER = 1000  # of the search for vector scaling
 Limit = Literal["", "separable", "flat", "bound"]
 
 
@@ -33,14 +32,12 @@ class Temperature:
 
     Attributes:
         T: Temperature. Above 1: the model was over-confident.
-        nll: NLL at T on the data that T was fitted on.
         limit: "" for an optimum inside `BOUNDS`, otherwise why there is none: "separable" (every example is classified
             right, so T is the lower bound), "bound" (the optimum lies beyond the bound that T is), "flat" (all classes
             have equal logits, so the scale has no effect and T = 1).
     """
 
     T: float
-    nll: float
     limit: Limit = ""
 
     def apply(self, logits: Any) -> Array:
@@ -58,14 +55,10 @@ class HeadScale:
     Attributes:
         s: Factor on V, so that the head's norm becomes s ‖V‖.
         bias: b, shape (C,).
-        nll: NLL at s on the data that s was fitted on.
-        limit: As for `Temperature`, of 1 / s.
     """
 
     s: float
     bias: Array
-    nll: float
-    limit: Limit = ""
 
     def apply(self, logits: Any) -> Array:
         """Probabilities softmax(s (f − b) + b), shape (N, C), for logits f = V φ + b of shape (N, C)."""
@@ -79,18 +72,10 @@ class VectorScaling:
     Attributes:
         w: Scales, shape (C,).
         a: Shifts with mean 0, shape (C,).
-        nll: NLL on the data that w and a were fitted on, never larger than that of temperature scaling.
-        converged: Whether `limit` is "" and the largest entry of the gradient (for logits of mean 0 and standard
-            deviation 1 in each class) is below 1e-6.
-        limit: "" or why no w and a are best, and those here are only where the search ended: "separable" (every
-            example is classified right, as with one class alone), "absent" (a class has no example).
     """
 
     w: Array
     a: Array
-    nll: float
-    converged: bool
-    limit: Literal["", "separable", "absent"] = ""
 
     def apply(self, logits: Any) -> Array:
         """Probabilities softmax(w ∘ f + a), shape (N, C), for logits f of shape (N, C)."""
@@ -133,8 +118,8 @@ def fit_temperature(logits: Any, labels: Any) -> Temperature:
         ParameterError: For bad logits or labels.
     """
     f = check_scores(logits)
-    scale, nll, limit = _best_scale(f, np.zeros(f.shape[1]), check_labels(labels, f))
-    return Temperature(1 / scale, nll, limit)
+    scale, limit = _best_scale(f, np.zeros(f.shape[1]), check_labels(labels, f))
+    return Temperature(1 / scale, limit)
 
 
 def fit_head_scale(logits: Any, labels: Any, bias: Any) -> HeadScale:
@@ -155,14 +140,15 @@ def fit_head_scale(logits: Any, labels: Any, bias: Any) -> HeadScale:
     """
     b = check_real(bias, "the bias", ndim=1)
     f = check_classes(logits, len(b))
-    scale, nll, limit = _best_scale(f - b, b, check_labels(labels, f))
-    return HeadScale(scale, b, nll, limit)
+    scale, _ = _best_scale(f - b, b, check_labels(labels, f))
+    return HeadScale(scale, b)
 
 
 def fit_vector_scaling(logits: Any, labels: Any) -> VectorScaling:
     """The w and a of least NLL in softmax(w ∘ f + a), from SciPy's L-BFGS started at the best temperature.
 
-    The problem is convex. On separable data and where a class is absent it has no optimum, and `limit` says so.
+    The problem is convex. On separable data and where a class is absent it has no optimum: w and a are then where the
+    search ended, with an NLL no larger than that of temperature scaling.
 
     Args:
         logits: Validation logits, shape (N, C).
@@ -191,17 +177,12 @@ def fit_vector_scaling(logits: Any, labels: Any) -> VectorScaling:
         return cross_entropy(z, y), np.concatenate([(r * u).sum(axis=0), r.sum(axis=0)])
 
     scale = 1 / fit_temperature(f, y).T
-    options = {"maxiter": MAX_ITER, "ftol": 1e-15, "gtol": 1e-8}
+    options = {"maxiter": 1000, "ftol": 1e-15, "gtol": 1e-8}
     x_0 = np.concatenate([scale * spread, scale * centre])
     found = optimize.minimize(loss, x_0, jac=True, method="L-BFGS-B", options=options)
-    x = np.asarray(found.x)
-    nll, gradient = loss(x)
-    limit = "absent" if np.bincount(y, minlength=C).min() == 0 else ""
-    if _separates(u * x[:C] + x[C:], y):  # twice w and a have a lower NLL, and so on
-        limit = "separable"
-    w = x[:C] / spread
-    a = x[C:] - w * centre
-    return VectorScaling(w, a - a.mean(), nll, not limit and bool(np.abs(gradient).max() < 1e-6), limit)
+    w = found.x[:C] / spread
+    a = found.x[C:] - w * centre
+    return VectorScaling(w, a - a.mean())
 
 
 def fit_isotonic(logits: Any, labels: Any) -> Isotonic:
@@ -220,14 +201,8 @@ def fit_isotonic(logits: Any, labels: Any) -> Isotonic:
     return Isotonic(tuple(make().fit(p[:, c], y == c) for c in range(p.shape[1])))
 
 
-def _separates(z: Array, y: Labels) -> bool:
-    """Whether the score of every example's own class is larger than all others."""
-    own = np.eye(z.shape[1], dtype=bool)[y]
-    return bool((z[own] > np.where(own, -np.inf, z).max(axis=1)).all())
-
-
-def _best_scale(u: Array, offset: Array, y: Labels) -> tuple[float, float, Limit]:
-    """Least NLL of softmax(s u + offset) over s: s, the NLL at s, and why s is at a bound."""
+def _best_scale(u: Array, offset: Array, y: Labels) -> tuple[float, Limit]:
+    """The s of least NLL of softmax(s u + offset), and why s is at a bound."""
     u = u - u.max(axis=1, keepdims=True)  # which no softmax sees; differences keep their digits
     right = u[np.arange(len(u)), y]
 
@@ -247,5 +222,4 @@ def _best_scale(u: Array, offset: Array, y: Labels) -> tuple[float, float, Limit
         log_s = high
     else:
         log_s, limit = optimize.root_scalar(slope, bracket=(low, high), xtol=1e-12).root, ""
-    s = float(np.exp(log_s))
-    return s, cross_entropy(s * u + offset, y), limit
+    return float(np.exp(log_s)), limit

@@ -90,20 +90,19 @@ def ece_under_calibration(probabilities: Any, n_draws: int = 1000, seed: int = 0
     return np.array([_ece(confidence, rng.random(len(confidence)) < confidence) for _ in range(n_draws)])
 
 
-def debiased_ece(probabilities: Any, labels: Any, n_draws: int = 1000, seed: int = 0) -> DebiasedECE:
+def debiased_ece(probabilities: Any, labels: Any, n_draws: int = 1000) -> DebiasedECE:
     """The ECE, and the part of it that chance explains.
 
     Args:
         probabilities: Shape (N, C).
         labels: Shape (N,).
         n_draws: Draws of `ece_under_calibration`.
-        seed: Seed.
 
     Returns:
         The measured ECE beside its distribution under perfect calibration.
     """
     measured = _ece(*top_label(probabilities, labels))
-    draws = ece_under_calibration(probabilities, n_draws, seed)
+    draws = ece_under_calibration(probabilities, n_draws)
     return DebiasedECE(measured, float(draws.mean()), float(np.quantile(draws, 0.95)))
 
 

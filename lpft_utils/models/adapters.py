@@ -8,27 +8,20 @@ is the adapter and the head, and nothing else.
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from peft import IA3Config, LoraConfig, PeftConfig, inject_adapter_in_model
-from peft.tuners.lora import LoraLayer
 from peft.utils import (
-    SAFETENSORS_WEIGHTS_NAME,
     TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING,
     TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING,
 )
-from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from lpft_utils.common.errors import ModelError
-from lpft_utils.common.files import whole
-from lpft_utils.common.validation import is_number
 from lpft_utils.models.classifier import Classifier
 
 ADAPTER = "default"  # peft's name of the only adapter
@@ -87,18 +80,10 @@ def add_lora(
         `model`.
 
     Raises:
-        ModelError: If the model has an adapter already, a target names no layer or one that is not linear, or an
-            argument is out of range; the model is then as it was.
+        ModelError: If the model has an adapter already, or a target names no layer or one that is not linear; the model
+            is then as it was.
     """
     _refuse_second(model, "add_lora")
-    for name, value, fits, expected in (
-        ("r", r, isinstance(r, int) and not isinstance(r, bool) and r >= 1, "a positive integer"),
-        ("alpha", alpha, is_number(alpha), "a finite number"),
-        ("dropout", dropout, is_number(dropout) and 0 <= dropout < 1, "a share in [0, 1)"),
-        ("init", init, init is True or init == "gaussian", "True or 'gaussian'"),
-    ):
-        if not fits:
-            raise ModelError(f"add_lora: expected {name} to be {expected}, got {value!r}.")
     names = default_targets(model.backbone.config.model_type) if targets is None else targets
     names = [names] if isinstance(names, str) else list(names)
     config = LoraConfig(
@@ -135,65 +120,9 @@ def add_ia3(model: Classifier) -> Classifier:
     return _inject(model, IA3Config())
 
 
-def adapter_state(model: Classifier) -> dict[str, Tensor]:
-    """Weights of adapter and head, by their names in `model.state_dict()`.
-
-    Args:
-        model: A classifier, with or without an adapter.
-
-    Returns:
-        The weights (the model's own tensors, not copies).
-    """
-    return {k: v for k, v in model.state_dict().items() if k.startswith("head.") or ".lora_" in k}
-
-
-def save_adapter(model: Classifier, folder: Path) -> None:
-    """Write adapter and head as peft does, in safetensors: `PeftModel.from_pretrained(classifier, folder)` reads them.
-
-    Args:
-        model: A classifier with an adapter.
-        folder: What it becomes, with peft's `adapter_config.json` and `adapter_model.safetensors`. What was there is
-            replaced when all is written.
-
-    Raises:
-        ModelError: If the model has no adapter of `add_lora`, or weights that are not finite.
-    """
-    _lora_layers(model, "save_adapter")
-    config: Any = copy.copy(model.backbone.peft_config[ADAPTER])
-    config.modules_to_save = ["head"]  # PeftModel, which wraps the whole classifier, then looks for the head
-    state = adapter_state(model)
-    for name, value in state.items():
-        if not value.isfinite().all():
-            raise ModelError(f"save_adapter: expected finite weights, got others in {name!r}. Train the adapter again.")
-    with whole(folder) as partial:
-        config.save_pretrained(partial)
-        stored = {f"base_model.model.{k.replace(f'.{ADAPTER}.', '.')}": v.contiguous() for k, v in state.items()}
-        save_file(stored, partial / SAFETENSORS_WEIGHTS_NAME, metadata={"format": "pt"})
-
-
-def merge_lora(model: Classifier) -> Classifier:
-    """Add (α / r) B A to every adapted weight and remove the adapter, in place: the same f, to rounding.
-
-    Args:
-        model: A classifier with an adapter.
-
-    Returns:
-        `model`, a plain classifier again, with all parameters requiring gradients.
-
-    Raises:
-        ModelError: If the model has no adapter, or another than `add_lora` makes.
-    """
-    for name, layer in _lora_layers(model, "merge_lora").items():
-        layer.merge()
-        parent, _, child = name.rpartition(".")
-        setattr(model.get_submodule(parent), child, layer.get_base_layer())
-    del model.backbone.peft_config
-    return model.requires_grad_(True)  # pyright: ignore[reportReturnType]
-
-
 def _refuse_second(model: Classifier, caller: str) -> None:
     if hasattr(model.backbone, "peft_config"):
-        raise ModelError(f"{caller}: the model has an adapter already. Load it anew, or call merge_lora first.")
+        raise ModelError(f"{caller}: the model has an adapter already. Load it anew.")
 
 
 def _inject(model: Classifier, config: PeftConfig, seed: int = 0) -> Classifier:
@@ -204,14 +133,6 @@ def _inject(model: Classifier, config: PeftConfig, seed: int = 0) -> Classifier:
         inject_adapter_in_model(config, model.backbone, ADAPTER)  # freezes all else in the backbone
     model.backbone.train(model.backbone.training)  # the adapter's own dropout too
     return model
-
-
-def _lora_layers(model: Classifier, caller: str) -> dict[str, LoraLayer]:
-    """The adapted layers by name, of a model that has LoRA and nothing else."""
-    kinds = {name: type(config).__name__ for name, config in getattr(model.backbone, "peft_config", {}).items()}
-    if kinds != {ADAPTER: "LoraConfig"}:
-        raise ModelError(f"{caller}: the model has no adapter of add_lora, or others too (it has {kinds or 'none'}).")
-    return {name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)}
 
 
 def _check_targets(model: Classifier, targets: list[str]) -> bool:

@@ -64,22 +64,17 @@ def _check_tokens(split: Split, rows: list[list[int]], tokenizer: PreTrainedToke
 class Collator:
     """Pads the examples of one batch to the longest of them (to a multiple of 8 on a GPU, for its tensor cores)."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, pad_to: int | None = None) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         """Remember the tokenizer.
 
         Args:
             tokenizer: Tokenizer of the backbone.
-            pad_to: Pad every batch to this length instead, as the published code does; only benchmarks want it.
         """
-        if pad_to is None:
-            multiple = 8 if torch.cuda.is_available() else None
-            self._pad = DataCollatorWithPadding(tokenizer, padding="longest", pad_to_multiple_of=multiple)
-        else:
-            self._pad = DataCollatorWithPadding(tokenizer, padding="max_length", max_length=pad_to)
+        self.pad = DataCollatorWithPadding(tokenizer, pad_to_multiple_of=8 if torch.cuda.is_available() else None)
 
     def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Tensor]:
         """Pad and stack: `input_ids`, `attention_mask`, … of shape (B, T) and `labels` of shape (B,)."""
-        return dict(self._pad([{k: v for k, v in e.items() if k != "length"} for e in examples]))
+        return dict(self.pad([{k: v for k, v in e.items() if k != "length"} for e in examples]))
 
 
 def stack(

@@ -18,8 +18,9 @@ import yaml
 from papermill.exceptions import PapermillExecutionError
 
 from lpft_utils.common.errors import LpftError, ParameterError
+from lpft_utils.common.names import nearest
 from lpft_utils.publishing import site
-from lpft_utils.publishing.parameters import check_names, nearest
+from lpft_utils.publishing.parameters import check_names
 
 Say = Callable[[str], None]
 
@@ -87,24 +88,11 @@ def chapters(root: Path, only: Sequence[str] = ()) -> list[Path]:
     return [page for page in books if page in wanted]
 
 
-def declared_parameters(notebook: Path) -> list[str]:
-    """Names in the cell tagged `parameters` of a notebook.
-
-    Args:
-        notebook: Path of the notebook.
-
-    Returns:
-        Names in order; empty when no cell has the tag.
-    """
-    return list(papermill.inspect_notebook(str(notebook)))
-
-
 def execute(
     root: Path,
     parameters: Mapping[str, Any] | None = None,
     *,
     only: Sequence[str] = (),
-    build: Path | None = None,
     jobs: int = 1,
     say: Say = print,
 ) -> list[Path]:
@@ -118,7 +106,6 @@ def execute(
         root: Folder that holds `_toc.yml`.
         parameters: Values to inject, plain literals.
         only: Names of chapters to run; empty runs all.
-        build: Build folder; `_build` under `root` when None.
         jobs: Chapters that run at the same time; the cores are shared out among them.
         say: Gets one line when a chapter starts and one when it is done.
 
@@ -131,9 +118,9 @@ def execute(
     """
     given = dict(parameters or {})
     selected = chapters(root, only)
-    known = {chapter.stem: declared_parameters(chapter) for chapter in selected}
+    known = {chapter.stem: list(papermill.inspect_notebook(str(chapter))) for chapter in selected}
     check_names(known, given)
-    build = build or root / "_build"
+    build = root / "_build"
     tasks = {}
     for number, chapter in enumerate(selected, start=1):
         values = {name: value for name, value in given.items() if name in known[chapter.stem]}

@@ -1,6 +1,5 @@
 """Parameters of the chapters from the command line: plain YAML literals, their names checked before anything runs."""
 
-import difflib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import yaml
 
 from lpft_utils.common.errors import ParameterError
+from lpft_utils.common.names import nearest
 
 PROFILE_NAMES = ("smoke", "laptop", "gpu")
 
@@ -60,22 +60,6 @@ def parse_pairs(pairs: Iterable[tuple[str, str]]) -> dict[str, Any]:
     return values
 
 
-def nearest(name: str, names: Iterable[str]) -> str:
-    """A hint for an unknown name.
-
-    Args:
-        name: The name that came.
-        names: The names that exist.
-
-    Returns:
-        `did you mean 'x'? Known: a, b, x` or only the known names.
-    """
-    known = sorted(names)
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    hint = f"did you mean {close[0]!r}? " if close else ""
-    return f"{hint}Known: {', '.join(known) or 'none'}"
-
-
 def check_names(known: Mapping[str, Sequence[str]], given: Mapping[str, Any]) -> None:
     """Check parameters against what the chapters declare.
 
@@ -89,7 +73,7 @@ def check_names(known: Mapping[str, Sequence[str]], given: Mapping[str, Any]) ->
     everywhere = {name for names in known.values() for name in names}
     for name in given:
         if name not in everywhere:
-            raise ParameterError(f"no chapter has a parameter {name!r}: {nearest(name, everywhere)}")
+            raise ParameterError(f"no chapter has a parameter {name!r}: {nearest(name, sorted(everywhere))}")
     profile = given.get("profile")
     if profile is not None and profile not in PROFILE_NAMES:
         raise ParameterError(f"unknown profile {profile!r}: {nearest(str(profile), PROFILE_NAMES)}")

@@ -9,7 +9,6 @@ good one. Layout of the build folder:
 """
 
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -24,12 +23,11 @@ from lpft_utils.publishing import site
 from lpft_utils.publishing.chapters import PublishError, Say, chapters, execute, pages
 
 
-def build_site(root: Path, build: Path | None = None, *, say: Say = print) -> Path:
+def build_site(root: Path, *, say: Say = print) -> Path:
     """Build the pages from the executed chapters and put them in place of the old site.
 
     Args:
         root: Folder that holds `_toc.yml` and `_config.yml`.
-        build: Build folder; `_build` under `root` when None.
         say: Gets one line when the work starts and one when it is done.
 
     Returns:
@@ -38,8 +36,8 @@ def build_site(root: Path, build: Path | None = None, *, say: Say = print) -> Pa
     Raises:
         PublishError: A chapter has no executed copy yet, or Sphinx reported a warning or an error; the old site stays.
     """
-    build = build or root / "_build"
-    if missing := _not_executed(root, build):
+    build = root / "_build"
+    if missing := _not_executed(root):
         raise PublishError(f"the site needs every chapter; not executed yet: {missing}. Run `lpft book` for all")
     say("site: building")
     start = time.perf_counter()
@@ -66,9 +64,9 @@ def build_site(root: Path, build: Path | None = None, *, say: Say = print) -> Pa
     return first
 
 
-def _not_executed(root: Path, build: Path, besides: Sequence[Path] = ()) -> str:
+def _not_executed(root: Path, besides: Sequence[Path] = ()) -> str:
     """Names of the chapters without an executed copy."""
-    copies = {chapter: build / "executed" / chapter.relative_to(root) for chapter in chapters(root)}
+    copies = {chapter: root / "_build" / "executed" / chapter.relative_to(root) for chapter in chapters(root)}
     return ", ".join(chapter.stem for chapter, copy in copies.items() if chapter not in besides and not copy.is_file())
 
 
@@ -77,7 +75,6 @@ def publish(
     parameters: Mapping[str, Any] | None = None,
     *,
     only: Sequence[str] = (),
-    build: Path | None = None,
     jobs: int = 1,
     make_site: bool = True,
     say: Say = print,
@@ -88,7 +85,6 @@ def publish(
         root: Folder that holds `_toc.yml`.
         parameters: Values to inject, plain literals.
         only: Names of chapters to run; the other pages come from an earlier build. Empty runs all.
-        build: Build folder; `_build` under `root` when None.
         jobs: Chapters that run at the same time.
         make_site: False stops after the chapters.
         say: Gets the progress lines.
@@ -100,16 +96,11 @@ def publish(
         ParameterError: A parameter or chapter is unknown, or the site would lack chapters; raised before anything runs.
         PublishError: A cell failed, or the site was not built.
     """
-    build = build or root / "_build"
     if make_site:
-        if lacking := _not_executed(root, build, besides=chapters(root, only)):
+        if lacking := _not_executed(root, besides=chapters(root, only)):
             raise ParameterError(
                 f"the site needs every chapter, and {lacking} has not run yet: run `lpft book` once without --chapter, "
                 "or add --no-site"
             )
-        if shutil.disk_usage(root).free < 200 * 2**20:
-            raise PublishError(
-                f"less than 200 MB free on the disk of {root}: a site needs about 50 MB; make room first"
-            )
-    execute(root, parameters, only=only, build=build, jobs=jobs, say=say)
-    return build_site(root, build, say=say) if make_site else None
+    execute(root, parameters, only=only, jobs=jobs, say=say)
+    return build_site(root, say=say) if make_site else None

@@ -5,7 +5,9 @@ ECE and MCE are the paper's: 15 equal-width bins (lo, hi] of the top label's con
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,12 +15,11 @@ import pandas as pd
 from lpft_utils.common.names import split_label
 from lpft_utils.common.table import Table
 from lpft_utils.metrics import calibration, recalibration
-from lpft_utils.metrics.intervals import format_interval
 from lpft_utils.metrics.sampling import debiased_ece, ece_interval
-from lpft_utils.results.frame import evaluated_splits, results
+from lpft_utils.results.frame import evaluated_splits, per_run, results
 from lpft_utils.results.tables import column, each, mean, table
 from lpft_utils.runs.store import Run, converged
-from lpft_utils.studies.calibration import diagrams, evaluation_splits, fit_calibrators, temperature_scaled
+from lpft_utils.studies.calibration import CALIBRATORS, diagrams, evaluation_splits, fit_calibrators, temperature_scaled
 from lpft_utils.training.methods import METHODS
 
 
@@ -46,50 +47,52 @@ def chance_table(runs: Mapping[str, Sequence[Run]], split: str = "test", n_draws
         n_draws: Draws of the bootstrap and of the calibrated model.
 
     Returns:
-        Two rows per method, without and with temperature scaling (TS): the first seed's ECE with its bootstrap
-        interval; over all seeds that did not diverge the ECE of chance and what is left; and in how many of them the
+        Two rows per method, without and with temperature scaling (TS): the ECE of the first seed that did not diverge,
+        with its bootstrap interval; over all seeds the ECE of chance and what is left; and in how many of them the
         ECE is above the 95th percentile of chance.
     """
-    rows = []
-    for method, group in runs.items():
-        found = [temperature_scaled(stored, split) for stored in converged(group)]
-        for when, name in (("before", METHODS[method].label), ("after", f"{METHODS[method].label}, TS")):
-            p = [getattr(s, when) for s in found]
-            errors = [debiased_ece(q, s.labels, n_draws) for q, s in zip(p, found, strict=True)]
-            low, high = ece_interval(p[0], found[0].labels, n_draws)
-            above = sum(e.ece > e.chance_high for e in errors)
-            rows.append(
-                {
-                    "method": name,
-                    "ECE, first seed [bootstrap]": f"{errors[0].ece:.3f} [{low:.3f}, {high:.3f}]",
-                    "ECE of chance": format_interval([e.chance for e in errors], 3),
-                    "ECE − chance": format_interval([e.corrected for e in errors], 3),
-                    "seeds above chance": f"{above} of {len(errors)}",
-                }
-            )
-    return Table(pd.DataFrame(rows).set_index("method"))
+    first = [kept[0] for group in runs.values() if (kept := converged(group))]
+
+    def rows(run: Run) -> Iterator[tuple[str, str, str, float]]:
+        scaled, label = temperature_scaled(run, split), METHODS[run.spec.method].label
+        for name, p in ((label, scaled.before), (f"{label}, TS", scaled.after)):
+            error = debiased_ece(p, scaled.labels, n_draws)
+            yield name, split, "chance", error.chance
+            yield name, split, "left", error.corrected
+            yield name, split, "above", error.ece > error.chance_high
+            if run in first:
+                for value in (error.ece, *ece_interval(p, scaled.labels, n_draws)):
+                    yield name, split, "first", value
+
+    labels = {method: METHODS[method].label for method in runs}
+    frames = [per_run(group, (labels[m], f"{labels[m]}, TS"), rows) for m, group in runs.items()]
+    columns = {
+        "ECE, first seed [bootstrap]": column("first", lambda v: "{:.3f} [{:.3f}, {:.3f}]".format(*v), split=split),
+        "ECE of chance": column("chance", mean(3), split=split),
+        "ECE − chance": column("left", mean(3), split=split),
+        "seeds above chance": column("above", lambda v: f"{sum(v):.0f} of {len(v)}", split=split),
+    }
+    return table(pd.concat(frames), {"row": "method"}, columns)
 
 
-def count_table(runs: Mapping[str, Run], split: str = "test") -> Table:
+def count_table(runs: Mapping[str, Sequence[Run]], split: str = "test") -> Table:
     """Examples in each bin of the confidence, before → after temperature scaling; bins that are always empty left out.
 
     Args:
-        runs: One run by method.
+        runs: Runs by method, one per seed; the first that did not diverge is shown.
         split: Name of the split.
 
     Returns:
-        One row per bin, one column per method.
+        One row per bin, one column per method; "diverged" where every run did.
     """
-    found = {METHODS[method].label: diagrams([stored], split) for method, stored in runs.items()}
-    edges = next(iter(found.values()))[0].edges
-    rows = {
-        f"({low:.3f}, {high:.3f}]": {
-            name: f"{before.counts[b]} → {after.counts[b]}" for name, (before, after) in found.items()
-        }
-        for b, (low, high) in enumerate(zip(edges[:-1], edges[1:], strict=True))
-        if any(diagram.counts[b] for pair in found.values() for diagram in pair)
-    }
-    return Table(pd.DataFrame.from_dict(rows, orient="index").rename_axis("confidence"))
+    found = diagrams({method: converged(group)[:1] for method, group in runs.items()}, split)
+    edges = np.arange(calibration.BINS + 1) / calibration.BINS
+    intervals = [f"({low:.3f}, {high:.3f}]" for low, high in itertools.pairwise(edges)]
+    cells: dict[str, Any] = {METHODS[method].label: "diverged" for method in runs}
+    for method, (before, after) in found.items():
+        cells[METHODS[method].label] = [f"{b} → {a}" for b, a in zip(before.counts, after.counts, strict=True)]
+    some = np.any([diagram.counts > 0 for pair in found.values() for diagram in pair], axis=0)
+    return Table(pd.DataFrame(cells, pd.Index(intervals, name="confidence"))[some])
 
 
 def comparison_table(groups: Mapping[str, Sequence[Run]], name: str, split: str = "test") -> Table:
@@ -121,19 +124,18 @@ def recalibration_table(runs: Sequence[Run], metric: str = "ECE") -> Table:
     Returns:
         One row per recalibration, one column per split; an infinite NLL (a class was given probability 0) is "∞".
     """
-    rows = []
-    for stored in converged(runs):
-        fitted = fit_calibrators(stored)
-        for split in evaluation_splits(stored):
-            f, y = stored.predictions[split]
-            here = fitted | {"temperature fitted on the column": recalibration.fit_temperature(f, y).apply}
-            rows += [
-                (name, split, metric, calibration.calibration_metrics(apply(f), y)[metric])
-                for name, apply in here.items()
-            ]
-    frame = pd.DataFrame(rows, columns=["recalibration", "split", "metric", "value"])
+    cheat = "temperature fitted on the column"
+
+    def rows(run: Run) -> Iterator[tuple[str, str, str, float]]:
+        fitted = fit_calibrators(run)
+        for split in evaluation_splits(run):
+            f, y = run.predictions[split]
+            for name, apply in (fitted | {cheat: recalibration.fit_temperature(f, y).apply}).items():
+                yield name, split, metric, calibration.calibration_metrics(apply(f), y)[metric]
+
+    frame = per_run(runs, (*CALIBRATORS, cheat), rows)
     columns = {split_label(s): column(metric, mean(3), split=s) for s in evaluated_splits(frame)}
-    return table(frame, {"recalibration": metric}, columns)
+    return table(frame, {"row": metric}, columns)
 
 
 def moment_table(runs: Sequence[Run]) -> Table:
@@ -149,19 +151,18 @@ def moment_table(runs: Sequence[Run]) -> Table:
         One row per split: accuracy, both sides for the logits over T with mean 0 over classes (so that heads can be
         compared), T as fitted and as needed here.
     """
-    rows = []
-    for stored in converged(runs):
-        for split in ("validation", *evaluation_splits(stored)):
-            s = temperature_scaled(stored, split)
+
+    def rows(run: Run) -> Iterator[tuple[str, str, str, float]]:
+        for split in ("validation", *evaluation_splits(run)):
+            s = temperature_scaled(run, split)
             f = (s.logits - s.logits.mean(axis=1, keepdims=True)) / s.fit.T  # a shift has no meaning
-            found = {
-                "accuracy": s.metrics[0]["accuracy"],
-                "E_p[f] / T": float((s.after * f).sum(axis=1).mean()),
-                "f_y / T": float(f[np.arange(len(f)), s.labels].mean()),
-                "T, validation": s.fit.T,
-                "T needed here": recalibration.fit_temperature(s.logits, s.labels).T,
-            }
-            rows += [(split, *item) for item in found.items()]
-    frame = pd.DataFrame(rows, columns=["split", "metric", "value"])
-    forms = {m: each() if m.startswith("T") else mean(3) for m in frame["metric"].unique()}
-    return table(frame, "split", {metric: column(metric, form) for metric, form in forms.items()})
+            yield "", split, "accuracy", s.metrics[0]["accuracy"]
+            yield "", split, "E_p[f] / T", float((s.after * f).sum(axis=1).mean())
+            yield "", split, "f_y / T", float(f[np.arange(len(f)), s.labels].mean())
+            yield "", split, "T, validation", s.fit.T
+            yield "", split, "T needed here", recalibration.fit_temperature(s.logits, s.labels).T
+
+    frame: Any = per_run(runs, [""], rows)
+    columns = {m: column(m, mean(3)) for m in ("accuracy", "E_p[f] / T", "f_y / T")}
+    columns |= {m: column(m, each()) for m in ("T, validation", "T needed here")}
+    return table(frame[frame["split"] != "train"], "split", columns)  # which a diverged run has as well

@@ -8,6 +8,7 @@ outcome. A seed of which a run diverged is left out, and counted.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from lpft_utils.common.errors import ParameterError
 from lpft_utils.common.names import split_label
 from lpft_utils.common.table import Table
 from lpft_utils.metrics.intervals import SMALLEST, Interval, interval
-from lpft_utils.results.frame import evaluated_splits, results, select
+from lpft_utils.results.frame import evaluated_splits, results, select, validation_note
 from lpft_utils.runs.store import Run
 from lpft_utils.training.methods import METHODS
 
@@ -70,6 +71,7 @@ class Verdict:
         difference: Interval of the quantity that the statement says is positive.
         digits: Decimals to show.
         diverged: Seeds left out because a run diverged.
+        note: What the split is, where its name does not say it.
     """
 
     claim: int
@@ -77,6 +79,7 @@ class Verdict:
     difference: Interval
     digits: int = 3
     diverged: int = 0
+    note: str = ""
 
     @property
     def outcome(self) -> str:
@@ -115,11 +118,10 @@ def evaluate(
             continue
         here = frame if claim.number == 3 or "group" not in frame else select(frame, group=note)
         splits = {"": [""], "test": [split], "all": evaluated_splits(frame)}[claim.on]
-        for place in ((s, pair) for s in range(len(splits)) for pair in range(len(claim.pairs))):
-            where = (*claim.pairs[place[1]], splits[place[0]])
-            values = claim.statistic(here, *where).dropna()
-            if len(values) or _all_diverged(here, *claim.pairs[place[1]]):
-                found.append(((claim.number, *place), claim, _verdict(claim, here, values, where, note)))
+        for (s, on), (p, pair) in itertools.product(enumerate(splits), enumerate(claim.pairs)):
+            values = claim.statistic(here, *pair, on).dropna()
+            if len(values) or _all_diverged(here, *pair):
+                found.append(((claim.number, s, p), claim, _verdict(claim, here, values, (*pair, on), note)))
     if missing := [name for name in wanted if not any(_is(claim, name) for _, claim, _ in found)]:
         raise ParameterError(
             f"claim {missing[0]}: expected results with its metrics, of the same seeds for each of its methods, got "
@@ -147,7 +149,9 @@ def ledger(verdicts: Sequence[Verdict]) -> Table:
         }
         for v in verdicts
     ]
-    return Table(pd.DataFrame(rows).set_index("claim"))
+    shown = Table(pd.DataFrame(rows).set_index("claim"))
+    shown.attrs["note"] = " ".join({v.note: None for v in verdicts if v.note})
+    return shown
 
 
 def _is(claim: Claim, name: str) -> bool:
@@ -170,7 +174,8 @@ def _verdict(claim: Claim, frame: pd.DataFrame, values: pd.Series, where: tuple[
     lost = select(frame, metric="diverged", value=1.0)
     n_lost = lost.loc[lost["method"].isin((a, b)), "seed"].nunique()
     difference = interval(values.tolist()) if len(values) else Interval(math.nan, math.nan, 0)
-    return Verdict(claim.number, claim.statement.format(**names), difference, claim.digits, n_lost)
+    about = validation_note(frame) if split == "test" else ""
+    return Verdict(claim.number, claim.statement.format(**names), difference, claim.digits, n_lost, about)
 
 
 def _values(frame: pd.DataFrame, metric: str, method: str, split: str = "", **more: str) -> Any:
@@ -264,18 +269,21 @@ _TESTED = (
         _falls, _LP_FT, digits=2,
     ),
     Claim("3.ends", "Diff(F) is larger at ‖V0‖ = {low} than at {high}", "Figures 3, 10, 11", _ends, _LP_FT, digits=2),
-    Claim("4.ratio", "‖F‖/‖P+F‖ is larger at the start of {b} than of {a}", "Tables 2, 9", _larger("‖F‖/‖P+F‖"), on=""),
     Claim(
-        "5.train", "P+F fits the training labels better than P at the start of {b}{note} (points)", "Tables 2, 9",
-        _p_and_f("ridge", "train", 100), _LP_FT, "", 1,
+        "4.ratio", "‖F‖/‖P+F‖ is larger at the initialisation of {b} than of {a}", "Tables 2, 9",
+        _larger("‖F‖/‖P+F‖"), on="",
     ),
     Claim(
-        "5.loo", "P+F has the smaller leave-one-out error at the start of {b}{note} (log10 of the ratio)",
+        "5.train", "P+F fits the training labels better than P at the initialisation of {b}{note} (points)",
+        "Tables 2, 9", _p_and_f("ridge", "train", 100), _LP_FT, "", 1,
+    ),
+    Claim(
+        "5.loo", "P+F has the smaller leave-one-out error at the initialisation of {b}{note} (log10 of the ratio)",
         "Tables 2, 9", _p_and_f("log10 of the leave-one-out error", "train", -1), _LP_FT, "",
     ),
     Claim(
-        "5.test", "P+F is more accurate than P on test texts at the start of {b}{note} (points)", "Tables 2, 9",
-        _p_and_f("ridge", "test", 100), _LP_FT, "", 1,
+        "5.test", "P+F is more accurate than P on test texts at the initialisation of {b}{note} (points)",
+        "Tables 2, 9", _p_and_f("ridge", "test", 100), _LP_FT, "", 1,
     ),
     *(
         claim

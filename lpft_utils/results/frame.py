@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import pandas as pd
@@ -13,12 +13,13 @@ from lpft_utils.studies.calibration import evaluation_splits, temperature_scaled
 COLUMNS = ["task", "backbone", "method", "seed", "split", "metric", "value"]
 PER_RUN = ("head_norm", "head_norm_init", "train_seconds", "peak_memory", "trainable_parameters")
 CALIBRATION = ("confidence", "ECE", "MCE", "NLL")
+VALIDATION = "test is the validation set"
 
 
 def results(runs: Iterable[Run] | Mapping[Any, Iterable[Run]]) -> pd.DataFrame:
     """All metrics of runs, one value per row.
 
-    A diverged run has one row, "diverged" = 1: whatever mean is taken leaves it out, and it can be counted.
+    Of a diverged run there are its `marks` alone: whatever mean is taken leaves it out, and it can be counted.
 
     Args:
         runs: Runs, or groups of runs by name.
@@ -27,8 +28,8 @@ def results(runs: Iterable[Run] | Mapping[Any, Iterable[Run]]) -> pd.DataFrame:
         Columns `COLUMNS`, for groups after a column "group". Metrics with a split: "accuracy", "loss" and feature
         change ("CS", "Diff", "FDR", "NormF", and "FDR_0", "NormF_0" of the pre-trained features), and on evaluation
         splits "confidence", "ECE", "MCE", "NLL", after temperature scaling with ", TS". With split "": `PER_RUN` as far
-        as measured (seconds, bytes), "T", "diverged", and "head_norm_tenth", ‖V‖ after a tenth of the steps of a
-        gradient descent.
+        as measured (seconds, bytes), "T", and "head_norm_tenth", ‖V‖ after a tenth of the steps of a gradient descent.
+        And the `marks`.
     """
     if isinstance(runs, Mapping):
         frames = [results(group).assign(group=name) for name, group in runs.items()]
@@ -55,6 +56,58 @@ def select(frame: pd.DataFrame, **where: Any) -> Any:
     return chosen
 
 
+def marks(run: Run) -> Iterator[tuple[str, str, float]]:
+    """What every frame says about a run before its values: `table` reads it.
+
+    Args:
+        run: The run.
+
+    Yields:
+        Split, metric and value: "diverged" (0 or 1) for the run, split ""; if it is 1, the same for each of its splits;
+        and `VALIDATION` = 1 where the test set is the published validation set.
+    """
+    yield "", "diverged", run.diverged
+    if run.diverged:
+        yield from ((split, "diverged", 1) for split in run.metrics["accuracy"])
+    if run.metrics.get("task", {}).get("test_is_validation"):
+        yield "test", VALIDATION, 1
+
+
+def per_run(
+    runs: Iterable[Run], names: Iterable[str], compute: Callable[[Run], Iterable[tuple[str, str, str, float]]]
+) -> pd.DataFrame:
+    """A frame of what is computed from each run that did not diverge.
+
+    Args:
+        runs: Runs of one method.
+        names: Names of the rows that a run has a part in, whether it diverged or not.
+        compute: From a run to row, split, metric and value.
+
+    Returns:
+        Columns "row", "split", "metric", "value".
+    """
+    found = []
+    for run in runs:
+        found += [(name, *mark) for name in names for mark in marks(run)]
+        found += [] if run.diverged else compute(run)
+    return pd.DataFrame(found, columns=["row", "split", "metric", "value"])
+
+
+def validation_note(frame: pd.DataFrame) -> str:
+    """What a table of values on "test" has to say where that is the published validation set.
+
+    Args:
+        frame: The frame of results that it is made from.
+
+    Returns:
+        The note, which names the tasks if there are others in the frame; "" if there is nothing to say.
+    """
+    about = select(frame, metric=VALIDATION)
+    some = "task" in frame and 0 < about["task"].nunique() < frame["task"].nunique()
+    tasks = f" of {', '.join(about['task'].unique())}" if some else ""
+    return f"“test”{tasks}: the published validation set, since the test labels are not public." if len(about) else ""
+
+
 def evaluated_splits(frame: pd.DataFrame) -> list[str]:
     """The test set and the out-of-distribution sets in a frame, in its order."""
     return [name for name in frame["split"].unique() if name == "test" or name.startswith("ood_")]
@@ -62,7 +115,7 @@ def evaluated_splits(frame: pd.DataFrame) -> list[str]:
 
 def _rows(run: Run) -> Iterator[tuple[str, str, float]]:
     """Split, metric and value."""
-    yield "", "diverged", run.diverged
+    yield from marks(run)
     if run.diverged:
         return
     for metric in ("accuracy", "loss"):

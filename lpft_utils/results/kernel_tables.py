@@ -1,19 +1,29 @@
-"""The frame of results of kernels, and the tables of the kernel chapters."""
+"""The frames of results of kernels, and the tables of the kernel chapters."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from lpft_utils.common.table import Table
 from lpft_utils.kernel_methods.statistics import alignment, effective_rank, frobenius, ft_ratio
-from lpft_utils.results.tables import column, table
-from lpft_utils.studies.initialisation import Initialisation, as_published
+from lpft_utils.results.frame import per_run
+from lpft_utils.results.tables import column, each, mean, table
+from lpft_utils.runs.cache import cache_path
+from lpft_utils.runs.execute import load_model
+from lpft_utils.runs.profiles import Profile
+from lpft_utils.runs.store import Run
+from lpft_utils.studies import initialisation as kernels
+from lpft_utils.studies.initialisation import Initialisation
 
 PARTS = {"P": "P", "K": "P+F"}
+ROWS = {"method": "initialisation"}
 
 
 def kernel_results(
@@ -34,8 +44,8 @@ def kernel_results(
     rows = [
         (group, method, seed, *row)
         for seed, found in enumerate(by_seed)
-        for method, start in found.items()
-        for row in (*_statistics(start, found.get("ft")), *_fits(start, kinds))
+        for method, at in found.items()
+        for row in (*_statistics(at, found.get("ft")), *_fits(at, kinds))
     ]
     return pd.DataFrame(rows, columns=["group", "method", "seed", "split", "metric", "value"])
 
@@ -47,40 +57,121 @@ def statistics_table(by_seed: Sequence[Mapping[str, Initialisation]]) -> Table:
         by_seed: Results of `initialisations`, one per seed, with "ft".
 
     Returns:
-        Indexed by start: norms of P and F, the FT ratio, effective ranks, and the alignment of F with FT's.
+        Indexed by initialisation: norms of P and F, the FT ratio, effective ranks, and the alignment of F with FT's.
     """
     frame = kernel_results(by_seed, ())
-    metrics = frame["metric"].unique()
-    return table(frame, {"method": "start"}, {m: column(m, lambda v: f"{np.mean(v):.3g}") for m in metrics})
+    return table(frame, ROWS, {m: column(m, lambda v: f"{np.mean(v):.3g}") for m in frame["metric"].unique()})
 
 
-def regression_table(by_seed: Sequence[Mapping[str, Initialisation]]) -> Table:
+def regression_table(by_seed: Sequence[Mapping[str, Initialisation]], *, store: Path | None = None) -> Table:
     """Accuracy of kernel regression, in percent, means over seeds.
 
     Args:
         by_seed: Results of `initialisations`, one per seed.
+        store: The run store; default: `paths.run_store()`.
 
     Returns:
-        Indexed by start: train and test accuracy with P and with P + F for ridge and logistic regression, and the
-        published code's measure with P + F, first seed only.
+        Indexed by initialisation: train and test accuracy with P and with P + F for ridge and logistic regression, and
+        the published code's measure with P + F, first seed only.
     """
     kinds = ("ridge", "logistic")
     frame = kernel_results(by_seed, kinds)
     names = [f"{kind}, {part}" for kind in kinds for part in PARTS.values()]
-    train, test = (
-        table(
-            frame, {"method": "start"}, {n: column(n, lambda v: f"{100 * np.mean(v):.1f}", split=split) for n in names}
-        )
-        for split in ("train", "test")
-    )
-    shown = train + " / " + test
-    published = [as_published(start) for start in by_seed[0].values()]  # slow, and a look at it is enough
-    shown["as published"] = [f"{100 * p.train_accuracy:.1f} / {100 * p.test_accuracy:.1f}" for p in published]
+
+    def accuracies(split: str) -> Table:
+        return table(frame, ROWS, {n: column(n, lambda v: f"{100 * np.mean(v):.1f}", split=split) for n in names})
+
+    shown = accuracies("train") + " / " + accuracies("test")
+    published = [
+        kernels.as_published(at, store=store) for at in by_seed[0].values()
+    ]  # slow, and a look at it is enough
+    shown["as published"] = [
+        f"{100 * p.train_accuracy:.1f} / {100 * p.test_accuracy:.1f}" + ("" if p.converged else " (not converged)")
+        for p in published
+    ]
     return shown
 
 
-def _statistics(start: Initialisation, ft: Initialisation | None) -> Iterator[tuple[str, str, float]]:
-    P, F = start.train.P, start.train.F
+def alignment_results(close: Mapping[str, Sequence[pd.DataFrame]]) -> pd.DataFrame:
+    """Alignments as a frame of results.
+
+    Args:
+        close: Results of `alignment_to_ft`, one per seed, by method ("ft", "lp_ft").
+
+    Returns:
+        Columns "kernel", "metric", "value", "method", "seed" (the place in the sequence), "split" (always "").
+    """
+    by_kernel = {(method, seed): found for method, by_seed in close.items() for seed, found in enumerate(by_seed)}
+    frame: Any = pd.concat(by_kernel).rename_axis(["method", "seed", "kernel"])
+    return frame.melt(ignore_index=False, var_name="metric").reset_index().assign(split="")
+
+
+def alignment_table(by_seed: Sequence[pd.DataFrame]) -> Table:
+    """Alignments as a table.
+
+    Args:
+        by_seed: Results of `alignment_to_ft`, one per seed.
+
+    Returns:
+        Indexed by kernel: trained parameters of the backbone, and alignments "mean ± half width".
+    """
+    titles = {
+        "with F of FT": "all",
+        "the same, centred": "all, centred",
+        "with F of the adapted weights": "adapted",
+        "the same, centred ": "adapted, centred",  # column names must differ
+    }
+    count = column("parameters", lambda values: f"{values[0]:,.0f}" if values[0] else "")
+    columns = {"parameters": count} | {title: column(metric, mean(3)) for title, metric in titles.items()}
+    return table(alignment_results({"ft": by_seed}), "kernel", columns)
+
+
+def trained_table(
+    setting: Profile, runs: Mapping[str, Sequence[Run]], *, n: int = 24, store: Path | None = None
+) -> Table:
+    """LoRA's kernel after training beside the one at initialisation, first seed.
+
+    Args:
+        setting: The profile.
+        runs: Runs of LoRA and LP-LoRA by method.
+        n: Training examples of the kernel.
+        store: The run store; default: `paths.run_store()`.
+
+    Returns:
+        One row per method: ‖F‖ at initialisation and after training, the share of A in the trace at both, and their
+        centred alignment.
+    """
+
+    def rows(run: Run) -> Iterator[tuple[str, str, str, float]]:
+        method, seed = run.spec.method, run.spec.seed
+        few, _ = kernels.examples(setting, seed, n)
+        folder = cache_path(f"{setting.task}-{method}-trained-s{seed}-{run.folder.name[-10:]}-{n}", store)
+        models = {
+            "initial": partial(kernels.initial_model, setting, method, seed, store=store),
+            "trained": partial(load_model, run),
+        }
+        F = {}
+        for when, model in models.items():
+            found = kernels.stored_kernel(
+                folder / when, model, few.inputs, groups=lambda k: "A" if "lora_A" in k else "B"
+            )
+            F[when] = found.F
+            yield method, "", f"‖F‖, {when}", frobenius(found.F)
+            yield method, "", f"share of A, {when}", kernels.trace_shares(found).get("A", 0.0)
+        yield method, "", "alignment, centred", alignment(F["initial"], F["trained"], centered=True)
+
+    forms = {"‖F‖, initial": ".3g", "‖F‖, trained": ".3g", "share of A, initial": ".1%", "share of A, trained": ".1%"}
+    forms |= {"alignment, centred": ".3f"}
+    frame = pd.concat([per_run(group[:1], [method], rows) for method, group in runs.items()])
+    return table(
+        frame.rename(columns={"row": "method"}),
+        "method",
+        {metric: column(metric, each(form)) for metric, form in forms.items()},
+    )
+
+
+def _statistics(at: Initialisation, ft: Initialisation | None) -> Iterator[tuple[str, str, float]]:
+    P, F = at.train.P, at.train.F
     yield "", "‖P‖", frobenius(P)
     yield "", "‖F‖", frobenius(F)
     yield "", "‖F‖/‖P+F‖", ft_ratio(P, F)
@@ -90,11 +181,11 @@ def _statistics(start: Initialisation, ft: Initialisation | None) -> Iterator[tu
         yield "", "alignment with F of FT", alignment(F, ft.train.F)
 
 
-def _fits(start: Initialisation, kinds: Sequence[str]) -> Iterator[tuple[str, str, float]]:
+def _fits(at: Initialisation, kinds: Sequence[str]) -> Iterator[tuple[str, str, float]]:
     for kind in kinds:
         for part, name in PARTS.items():
-            fit = start.regression(part, kind)
-            yield "train", f"{kind}, {name}", fit.accuracy(start.labels, "train")
-            yield "test", f"{kind}, {name}", fit.accuracy(start.test_labels, "test")
+            fit = at.regression(part, kind)
+            yield "train", f"{kind}, {name}", fit.accuracy(at.labels, "train")
+            yield "test", f"{kind}, {name}", fit.accuracy(at.test_labels, "test")
             if kind == "ridge":
                 yield "train", f"log10 of the leave-one-out error, {name}", math.log10(float(fit.errors.min()))

@@ -17,7 +17,7 @@ from lpft_utils.common.errors import RunError
 from lpft_utils.common.table import Table
 from lpft_utils.metrics.intervals import Interval
 from lpft_utils.results.claims import Verdict, evaluate
-from lpft_utils.results.frame import COLUMNS, evaluated_splits, results, select
+from lpft_utils.results.frame import COLUMNS, evaluated_splits, results, select, validation_note
 from lpft_utils.results.tables import column, table
 from lpft_utils.runs.store import Run
 from lpft_utils.training.methods import METHODS
@@ -112,7 +112,7 @@ def write_reference(path: Path, found: Sequence[Reference]) -> None:
     path.write_text(json.dumps([entry for one in found for entry in one.about], indent=1) + "\n", encoding="utf-8")
 
 
-def load_reference(path: Path) -> Reference:
+def load_reference(path: Path | str) -> Reference:
     """Read committed reference results.
 
     Args:
@@ -125,7 +125,7 @@ def load_reference(path: Path) -> Reference:
         RunError: If a file is missing or damaged.
     """
     try:
-        return _read(path)
+        return _read(Path(path))
     except (OSError, ValueError, TypeError, AttributeError) as error:
         restore = "expected committed reference results; `git checkout` brings them back."
         raise RunError(f"{path}: {error}: {restore}") from error
@@ -140,11 +140,9 @@ def reference_table(found: Reference) -> Table:
     Returns:
         One row per task and split, one column per method for accuracy, and Diff of FT and LP-FT on the test rows.
     """
-    accuracies = select(found.frame, metric="accuracy")
-    frame = pd.concat([accuracies, select(found.frame, metric="Diff"), select(found.frame, metric="diverged")])
-    columns = {METHODS[m].label: column("accuracy", method=m) for m in accuracies["method"].unique()}
+    columns = {METHODS[m].label: column("accuracy", method=m) for m in found.frame["method"].unique()}
     columns |= {f"Diff, {METHODS[m].label}": column("Diff", method=m, split="test") for m in ("ft", "lp_ft")}
-    return table(frame, {"task": "task", "split": "set"}, columns)
+    return table(found.frame, {"task": "task", "split": "set"}, columns)
 
 
 def methods_table(found: Reference, *metrics: str) -> Table:
@@ -192,7 +190,9 @@ def claims_table(found: Reference, only: Sequence[int] = ()) -> Table:
             if not only or v.claim in only:
                 outcomes.setdefault((v.claim, v.statement), {})[task] = v.outcome
     rows = [{"claim": claim, "statement": text, **by_task} for (claim, text), by_task in outcomes.items()]
-    return Table(pd.DataFrame(rows).fillna("").sort_values("claim", kind="stable", ignore_index=True))
+    shown = Table(pd.DataFrame(rows).fillna("").sort_values("claim", kind="stable", ignore_index=True))
+    shown.attrs["note"] = validation_note(found.frame)
+    return shown
 
 
 def provenance(found: Reference) -> str:

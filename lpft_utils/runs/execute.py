@@ -31,18 +31,7 @@ from lpft_utils.training.spec import RunSpec
 
 
 def prepare(spec: RunSpec, task: Task, checkpoints: Path, cache: Path | None, progress: bool = False) -> Setup:
-    """Load the model, tokenise the texts and compute the pre-trained features.
-
-    Args:
-        spec: What to run.
-        task: Its data.
-        checkpoints: The checkpoint folder.
-        cache: Folder of the feature cache, or None.
-        progress: Whether to show progress bars.
-
-    Returns:
-        What a method needs.
-    """
+    """What a method needs: the model, the tokenised texts, the pre-trained features. Arguments as those of `train`."""
     tokenizer = load_tokenizer(spec.backbone)
     model = load_classifier(spec.backbone, task.n_classes, pooling=spec.pooling, seed=spec.seed)
     model.to("cuda" if torch.cuda.is_available() else "cpu")  # pyright: ignore[reportArgumentType]
@@ -175,11 +164,8 @@ def write(folder: Path, task: Task, record: Record, evaluation: Evaluation) -> N
     arrays = {f"{k}/logits": z.numpy() for k, z in logits.items()}
     arrays |= {f"{k}/labels": y.numpy() for k, y in setup.labels.items()}
     np.savez(folder / "predictions.npz", **arrays)  # pyright: ignore[reportArgumentType]
-    kept: dict[str, Tensor] = {}
-    for k in phi:
-        kept[f"{k}/phi_0"] = setup.phi_0[k][:MAX_FEATURES].clone()
-        kept[f"{k}/phi"] = phi[k][:MAX_FEATURES].clone()
-    save_file(kept, folder / "features.safetensors")
+    features = {f"{k}/{name}": x[k] for k in phi for name, x in (("phi_0", setup.phi_0), ("phi", phi))}
+    save_file({k: x[:MAX_FEATURES].clone() for k, x in features.items()}, folder / "features.safetensors")
     state = setup.model.state_dict()
     fixed = {name for name, p in setup.model.named_parameters() if not p.requires_grad}
     trained = {k: v.detach().cpu().contiguous() for k, v in state.items() if k not in fixed}  # and every buffer

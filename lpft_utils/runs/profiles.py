@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lpft_utils.common.errors import ParameterError
-from lpft_utils.runs.paper_settings import PAPER, paper_settings
+from lpft_utils.runs.paper_settings import paper_settings
 from lpft_utils.training.spec import RunSpec
 
 
@@ -55,16 +55,10 @@ class Profile:
         Returns:
             The spec, with the first seed.
         """
-        fields: dict[str, Any] = {
-            "task": self.task,
-            "backbone": self.backbone,
-            "seed": self.seeds[0],
-            "ood": self.ood,
-            **self.settings,
-        }
+        fields = {"task": self.task, "backbone": self.backbone, "seed": self.seeds[0], "ood": self.ood, **self.settings}
         if method in self.learning_rates:
             fields["learning_rate"] = self.learning_rates[method]
-        if self.name == "gpu" and (self.task, method) in PAPER:
+        if self.name == "gpu":
             fields |= paper_settings(self.task, method)
         return RunSpec(method=method, **{**fields, **changes})
 
@@ -128,18 +122,17 @@ def get_profile(
     if name not in PROFILES:
         raise ParameterError(f"profile: expected one of {', '.join(PROFILES)}, got {name!r}.")
     profile = PROFILES[name]
-    changes: dict[str, Any] = {}
     if task is not None:
-        changes |= {"task": task, "ood": None}
+        profile = replace(profile, task=task, ood=None)
     if backbone is not None:
-        changes["backbone"] = backbone
+        profile = replace(profile, backbone=backbone)
     if seeds is not None:
         chosen = (seeds,) if isinstance(seeds, int) else tuple(seeds)
         if not chosen or not all(isinstance(seed, int) for seed in chosen):
             raise ParameterError(f"seeds: expected one or more integers, such as [0, 1, 2], got {seeds!r}.")
-        changes["seeds"] = chosen
+        profile = replace(profile, seeds=chosen)
     if ood is not None:
-        changes["ood"] = (ood,) if isinstance(ood, str) else tuple(ood)
+        profile = replace(profile, ood=(ood,) if isinstance(ood, str) else tuple(ood))
     if n_train is not None:
-        changes["settings"] = {**profile.settings, "n_train": n_train}
-    return replace(profile, **changes)
+        profile = replace(profile, settings={**profile.settings, "n_train": n_train})
+    return profile

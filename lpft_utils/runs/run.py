@@ -100,8 +100,8 @@ def _run(spec: RunSpec, store: Path | None, progress: bool, *, wait: bool) -> Ru
         return None
     with held:
         if not (store / key).exists():
-            for leftover in store.glob(f".writing-{key}-*"):
-                shutil.rmtree(leftover, ignore_errors=True)
+            for leftover in store.glob(f".partial-*/{key}"):  # of a process that was killed
+                shutil.rmtree(leftover.parent, ignore_errors=True)
             from lpft_utils.runs import execute  # not above: a reader of stored runs need not wait for transformers
 
             record = execute.train(spec, task, scratch / key, store / ".features", progress)

@@ -1,4 +1,4 @@
-"""The run store: one plain folder a run, written whole or not at all, checked when it is read.
+"""The run store: one plain folder per run, written whole or not at all, checked when it is read.
 
     <store>/<task>-<method>-s<seed>-<hash>/
         spec.json            the RunSpec
@@ -17,8 +17,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
-import uuid
 from collections.abc import Callable, Iterable
 from functools import cached_property
 from pathlib import Path
@@ -30,6 +28,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from lpft_utils.common.errors import RunError
+from lpft_utils.common.files import whole
 from lpft_utils.training.spec import RunSpec
 
 MANIFEST = "manifest.json"
@@ -62,7 +61,7 @@ class Run:
 
     @cached_property
     def history(self) -> pd.DataFrame:
-        """What was recorded while training, one row a recorded step."""
+        """What was recorded while training, one row per recorded step."""
         return pd.read_parquet(self.folder / "history.parquet")
 
     @cached_property
@@ -129,26 +128,23 @@ def write_run(store: Path, key: str, fill: Callable[[Path], None]) -> Path:
         The run's folder. If it exists already, that one is kept.
 
     Raises:
+        RunError: If something else is in its place.
         OSError: If the folder cannot be written, for example because the disk is full.
     """
-    store.mkdir(parents=True, exist_ok=True)
-    temporary = store / f".writing-{key}-{uuid.uuid4().hex[:8]}"
-    temporary.mkdir()
-    try:
-        fill(temporary)
-        files = sorted(path for path in temporary.iterdir() if path.is_file())
+    final = store / key
+    if (final / MANIFEST).exists():
+        return final
+    if final.exists():
+        raise RunError(f"{final} is in the way: expected a run or nothing there. Move it elsewhere.")
+    with whole(final) as partial:
+        partial.mkdir()
+        fill(partial)
+        files = sorted(path for path in partial.iterdir() if path.is_file())
         manifest = {path.name: {"bytes": path.stat().st_size, "sha256": _sha256(path)} for path in files}
-        (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1))
-        for path in (*files, temporary / MANIFEST):
+        (partial / MANIFEST).write_text(json.dumps(manifest, indent=1))
+        for path in (*files, partial / MANIFEST):
             _sync(path)
-        try:
-            os.rename(temporary, store / key)
-        except OSError:
-            if not (store / key / MANIFEST).exists():
-                raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    return store / key
+    return final
 
 
 def check(folder: Path) -> None:

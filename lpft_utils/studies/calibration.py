@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,8 +23,10 @@ from lpft_utils.metrics.calibration import Reliability, calibration_metrics, cro
 from lpft_utils.metrics.recalibration import Temperature
 from lpft_utils.metrics.sampling import ece_under_calibration
 from lpft_utils.runs.run import run
-from lpft_utils.runs.store import Run
+from lpft_utils.runs.store import Run, converged
 from lpft_utils.training.spec import RunSpec
+
+SMOOTHING = 0.1  # of labels, while training
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,12 +70,9 @@ def temperature_scaled(stored: Run, split: str = "test") -> Scaled:
         The predictions before and after.
 
     Raises:
-        ParameterError: If the run has no such split, or no validation split.
+        ParameterError: If the run diverged, or has no such split or no validation split.
     """
-    missing = [name for name in ("validation", split) if name not in stored.predictions]
-    if missing:
-        raise ParameterError(f"expected predictions on {missing[0]!r}, the run has {', '.join(stored.predictions)}")
-    return Scaled(*stored.predictions[split], recalibration.fit_temperature(*stored.predictions["validation"]))
+    return Scaled(*_predicted(stored, split), recalibration.fit_temperature(*_predicted(stored, "validation")))
 
 
 def evaluation_splits(stored: Run) -> list[str]:
@@ -80,22 +80,25 @@ def evaluation_splits(stored: Run) -> list[str]:
     return [name for name in stored.predictions if name == "test" or name.startswith("ood_")]
 
 
-def diagrams(runs: Sequence[Run], split: str = "test") -> tuple[Reliability, Reliability]:
+def diagrams(runs: Mapping[str, Sequence[Run]], split: str = "test") -> dict[str, tuple[Reliability, Reliability]]:
     """Reliability before and after temperature scaling, the examples of all seeds pooled.
 
     Every seed has its own model and its own T. The same N texts come once per seed, so the counts add up to N × seeds.
 
     Args:
-        runs: Runs of one method, one per seed.
+        runs: Runs by method, one per seed; those that diverged are left out.
         split: Name of the split.
 
     Returns:
-        The diagrams before and after.
+        The diagrams before and after, by method; methods of which every run diverged are left out.
     """
-    found = [temperature_scaled(stored, split) for stored in runs]
-    labels = np.concatenate([s.labels for s in found])
-    before, after = (np.concatenate([getattr(s, when) for s in found]) for when in ("before", "after"))
-    return calibration.reliability(before, labels), calibration.reliability(after, labels)
+    pooled = {}
+    for method, group in _converged(runs).items():
+        found = [temperature_scaled(stored, split) for stored in group]
+        labels = np.concatenate([s.labels for s in found])
+        before, after = (np.concatenate([getattr(s, when) for s in found]) for when in ("before", "after"))
+        pooled[method] = calibration.reliability(before, labels), calibration.reliability(after, labels)
+    return pooled
 
 
 def errors_by_split(
@@ -104,21 +107,31 @@ def errors_by_split(
     """ECE before and after temperature scaling, beside the ECE of chance, on every test set.
 
     Args:
-        runs: Runs by method, one per seed.
+        runs: Runs by method, one per seed; those that diverged are left out.
         n_draws: Draws of the calibrated model.
 
     Returns:
         By split label and method: one value per seed before, one after, and the mean over seeds of what a calibrated
-        model with the confidences after scaling would score.
+        model with the confidences after scaling would score; methods of which every run diverged are left out.
     """
     errors: dict[str, dict[str, tuple[list[float], list[float], float]]] = {}
-    for split in evaluation_splits(next(iter(runs.values()))[0]):
-        for method, group in runs.items():
+    for method, group in _converged(runs).items():
+        for split in evaluation_splits(group[0]):
             found = [temperature_scaled(stored, split) for stored in group]
             before, after = ([s.metrics[i]["ECE"] for s in found] for i in (0, 1))
             chance = float(np.mean([ece_under_calibration(s.after, n_draws) for s in found]))
             errors.setdefault(split_label(split), {})[method] = (before, after, chance)
     return errors
+
+
+# From logits and labels of the validation split, and b, to a function from logits (N, C) to probabilities (N, C).
+CALIBRATORS: dict[str, Callable[[Array, Labels, Any], Callable[[Any], Array]]] = {
+    "none": lambda f, y, b: calibration.softmax,
+    "temperature": lambda f, y, b: recalibration.fit_temperature(f, y).apply,
+    "scale of V alone": lambda f, y, b: recalibration.fit_head_scale(f, y, b).apply,
+    "vector scaling": lambda f, y, b: recalibration.fit_vector_scaling(f, y).apply,
+    "isotonic": lambda f, y, b: recalibration.fit_isotonic(f, y).apply,
+}
 
 
 def fit_calibrators(stored: Run) -> dict[str, Callable[[Any], Array]]:
@@ -130,15 +143,9 @@ def fit_calibrators(stored: Run) -> dict[str, Callable[[Any], Array]]:
     Returns:
         By name, a function from logits (N, C) to probabilities (N, C).
     """
-    f, y = stored.predictions["validation"]
+    f, y = _predicted(stored, "validation")
     b = stored.weights.get("head.bias", np.zeros(f.shape[1]))
-    return {
-        "none": calibration.softmax,
-        "temperature": recalibration.fit_temperature(f, y).apply,
-        "scale of V alone": recalibration.fit_head_scale(f, y, b).apply,
-        "vector scaling": recalibration.fit_vector_scaling(f, y).apply,
-        "isotonic": recalibration.fit_isotonic(f, y).apply,
-    }
+    return {name: fit(f, y, b) for name, fit in CALIBRATORS.items()}
 
 
 def scaling_curves(
@@ -156,7 +163,7 @@ def scaling_curves(
     """
     curves: dict[str, dict[str, list[float]]] = {}
     for split in splits:
-        f, y = stored.predictions[split]
+        f, y = _predicted(stored, split)
         found = [calibration_metrics(calibration.softmax(s * f), y) for s in scales]
         curves[split] = {key: [m[key] for m in found] for key in found[0]}
         curves[split]["NLL"] = [cross_entropy(s * f.astype(np.float64), y) for s in scales]
@@ -164,7 +171,7 @@ def scaling_curves(
 
 
 def norms_and_temperatures(runs: Sequence[Run]) -> tuple[list[float], list[float]]:
-    """‖V‖ and the fitted T of every run that has both: not where V = 0, or where no T is best.
+    """‖V‖ and the fitted T of every run that has both: not where it diverged, V = 0, or no T is best.
 
     Args:
         runs: Runs.
@@ -172,7 +179,7 @@ def norms_and_temperatures(runs: Sequence[Run]) -> tuple[list[float], list[float
     Returns:
         The norms and the temperatures.
     """
-    pairs = [(stored.metrics["head_norm"], temperature_scaled(stored, "validation").fit) for stored in runs]
+    pairs = [(run.metrics["head_norm"], temperature_scaled(run, "validation").fit) for run in converged(runs)]
     kept = [(norm, fit.T) for norm, fit in pairs if norm > 1e-6 and not fit.limit]
     return [norm for norm, _ in kept], [T for _, T in kept]
 
@@ -202,23 +209,37 @@ def decay_for(spec: RunSpec, n_train: int, factor: float = 0.1) -> float:
     return float(f"{-math.log(factor) / (spec.learning_rate * (steps + 1) / 2):.2g}")
 
 
-def alternatives(sweep: Mapping[float, Sequence[Run]], smoothing: float = 0.1) -> dict[str, Run]:
+def alternatives(sweep: Mapping[float, Sequence[Run]], *, store: Path | None = None) -> dict[str, list[Run]]:
     """What can be done while training: LP-FT from the longest head of the sweep, changed in one way each.
 
-    One seed, since each way is a training of its own. The sweep itself is a third way: a shorter head at the start.
+    One seed, since each way is a training of its own. The sweep itself is a third way: a shorter initial head.
 
     Args:
         sweep: Runs by head norm, one per seed (`sweeps.head_norm_sweep`).
-        smoothing: The label smoothing.
+        store: The run store; default: `paths.run_store()`.
 
     Returns:
         The run as it is, with label smoothing, and with a weight decay that would take V to a tenth of its length, by
-        name.
+        name; each a list of one.
     """
     longest = sweep[max(sweep)][0]
     decay = decay_for(longest.spec, longest.metrics["task"]["sizes"]["train"])
-    return {
-        "as it is": longest,
-        f"label smoothing {smoothing:g}": run(longest.spec.replace(label_smoothing=smoothing)),
-        f"weight decay {decay:g} on V": run(longest.spec.replace(head_weight_decay=decay)),
+    changes = {
+        f"label smoothing {SMOOTHING:g}": {"label_smoothing": SMOOTHING},
+        f"weight decay {decay:g} on V": {"head_weight_decay": decay},
     }
+    changed = {name: [run(longest.spec.replace(**change), store=store)] for name, change in changes.items()}
+    return {"as it is": [longest]} | changed
+
+
+def _predicted(stored: Run, split: str) -> tuple[Array, Labels]:
+    """Logits and labels of a split of a run that did not diverge."""
+    if stored.diverged:
+        raise ParameterError(f"expected a run that did not diverge, got {stored!r}; leave it out (`store.converged`)")
+    if split not in stored.predictions:
+        raise ParameterError(f"expected predictions on {split!r}, the run has {', '.join(stored.predictions)}")
+    return stored.predictions[split]
+
+
+def _converged(runs: Mapping[str, Sequence[Run]]) -> dict[str, list[Run]]:
+    return {method: kept for method, group in runs.items() if (kept := converged(group))}

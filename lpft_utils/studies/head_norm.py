@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
+from lpft_utils.common.errors import RunError
 from lpft_utils.common.names import split_label
 from lpft_utils.common.table import Table
 from lpft_utils.kernel_methods.function_space import gradient_flow
@@ -16,7 +17,8 @@ from lpft_utils.kernel_methods.weight_space import predict_features
 from lpft_utils.ntk import kernel
 from lpft_utils.runs.cache import cached
 from lpft_utils.runs.profiles import Profile
-from lpft_utils.runs.store import Run
+from lpft_utils.runs.store import Run, converged
+from lpft_utils.studies.calibration import evaluation_splits
 from lpft_utils.studies.initialisation import cache_key, examples, initial_model
 
 TARGET = 0.3  # training loss at which the heads are compared, as a share of log C
@@ -32,15 +34,15 @@ def prediction_table(setting: Profile, seed: int, n: int = 16, *, store: Path | 
         store: The run store, in which the result is kept; default: `paths.run_store()`.
 
     Returns:
-        Indexed by ‖V0‖: the loss at the start, the time at which the target is met, and the mean ‖φ_t − φ_0‖ of the
-        other examples at that time.
+        Indexed by ‖V0‖: the loss at initialisation, the time at which the target is met, and the mean ‖φ_t − φ_0‖ of
+        the other examples at that time.
     """
     key = cache_key(setting, "lp_ft", seed, "predicted", list(setting.norms), n, TARGET)
     found = cached(f"{setting.task}-lp_ft-norms-s{seed}-{key}", lambda: _predict(setting, seed, n, store), store)
     rows = [
         {
             "‖V0‖": f"{row['norm']:g}",
-            "loss at the start": f"{row['loss']:.3f}",
+            "loss at initialisation": f"{row['loss']:.3f}",
             "time": f"{row['time']:.2g}" if row["met"] else f"> {row['time']:.2g}",
             "predicted ‖φ_t − φ_0‖": f"{row['moved']:.3f}" if row["met"] else "target not met",
         }
@@ -83,15 +85,22 @@ def sweep_values(sweep: Mapping[float, Sequence[Run]]) -> dict[str, list[list[fl
         sweep: Runs by norm, one per seed.
 
     Returns:
-        By axis label: Diff(F) and CS(F) on the test set, and the accuracy on every test set.
+        By axis label: Diff(F) and CS(F) on the test set, and the accuracy on every test set. Runs that diverged are
+        left out; the labels count them.
+
+    Raises:
+        RunError: If every run at a norm diverged.
     """
-    first = next(iter(sweep.values()))[0]
+    kept = {norm: converged(group) for norm, group in sweep.items()}
+    if lost := [norm for norm, group in kept.items() if not group]:
+        raise RunError(f"‖V0‖ = {lost[0]:g}: every run diverged. Leave this norm out, or take a smaller learning rate.")
+    n_lost = sum(map(len, sweep.values())) - sum(map(len, kept.values()))
+    counted = f" ({n_lost} diverged)" if n_lost else ""
     found = {
-        f"{key}(F), test": [[run.metrics["change"]["test"][key] for run in group] for group in sweep.values()]
+        f"{key}(F), test{counted}": [[run.metrics["change"]["test"][key] for run in group] for group in kept.values()]
         for key in ("Diff", "CS")
     }
-    for split in first.metrics["accuracy"]:
-        if split == "test" or split.startswith("ood_"):
-            name = f"accuracy, {split_label(split)}"
-            found[name] = [[run.accuracy(split) for run in group] for group in sweep.values()]
+    for split in evaluation_splits(next(iter(kept.values()))[0]):
+        name = f"accuracy, {split_label(split)}{counted}"
+        found[name] = [[run.accuracy(split) for run in group] for group in kept.values()]
     return found

@@ -6,17 +6,19 @@ parameters of φ are those of a fresh adapter. Kernels are computed once and kep
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lpft_utils.common.errors import RunError
 from lpft_utils.common.tensors import weights_fingerprint
@@ -115,13 +117,17 @@ def examples(setting: Profile, seed: int, n: int | None = None) -> tuple[Example
     return drawn[0], drawn[1]
 
 
-def initial_model(setting: Profile, method: str, seed: int, *, store: Path | None = None) -> Classifier:
+def initial_model(
+    setting: Profile, method: str, seed: int, *, own: Examples | None = None, store: Path | None = None
+) -> Classifier:
     """The classifier at the initialisation of fine-tuning.
 
     Args:
         setting: The profile.
         method: A method that tunes φ, such as "ft" or "lp_lora".
         seed: The run's seed.
+        own: Fit LP's head on these examples, with the penalty that LP chose: they are too few for a cross-validation.
+            By default it is that of the LP run, which has seen all training examples.
         store: The run store; default: `paths.run_store()`.
 
     Returns:
@@ -141,8 +147,32 @@ def initial_model(setting: Profile, method: str, seed: int, *, store: Path | Non
         )
     if METHODS[method].head == "lp":
         model.set_head(probed.V, probed.weights["head.bias"])
+    if METHODS[method].head == "lp" and own is not None:
+        with torch.no_grad():
+            phi = model.features(**own.inputs)
+        head = fit_head(phi, own.labels, len(probed.V), float(probed.metrics["lp"]["C"]))
+        model.set_head(head.V.to(phi), head.b.to(phi))
     METHODS[method].trains(model, spec)
     return model
+
+
+def stored_kernel(folder: Path, model: Callable[[], nn.Module], *inputs: Any, **options: Any) -> Kernel:
+    """`ntk.kernel`, computed once: the model is made only where the kernel is not in the folder yet.
+
+    Args:
+        folder: The kernel's own folder, a result of `cache_path`.
+        model: Makes the model.
+        *inputs: Examples of the rows, and of the columns if they are others.
+        **options: Further arguments of `ntk.kernel`.
+
+    Returns:
+        The kernel.
+    """
+    path = folder / "kernel.safetensors"
+    with lock(folder):
+        if not path.exists():
+            kernel(model(), *inputs, folder=folder, **options)
+    return load_kernel(path)
 
 
 def initialisations(
@@ -160,7 +190,6 @@ def initialisations(
         seed: The run's seed.
         methods: Their methods.
         own_head: Fit LP's head on the kernel's own training examples, so that F knows no labels that P does not know.
-            By default it is that of the LP run, which has seen all training examples.
         store: The run store; default: `paths.run_store()`.
 
     Returns:
@@ -170,27 +199,12 @@ def initialisations(
     found = {}
     for method in methods:
         name = f"{setting.task}-{method}-s{seed}-{cache_key(setting, method, seed, own_head)}"
-        folder = cache_path(name, store)
-        paths = [folder / part / "kernel.safetensors" for part in ("train", "test")]
-        with lock(folder):
-            if not all(path.exists() for path in paths):
-                model = initial_model(setting, method, seed, store=store)
-                if own_head and METHODS[method].head == "lp":
-                    probed = run(setting.spec("lp", seed=seed), store=store)
-                    _fit_own_head(model, train, float(probed.metrics["lp"]["C"]))
-                kernel(model, train.inputs, groups=part_of_model, folder=paths[0].parent)
-                kernel(model, test.inputs, train.inputs, folder=paths[1].parent)
-        square, block = (load_kernel(path) for path in paths)
+        own = train if own_head else None
+        model = functools.cache(functools.partial(initial_model, setting, method, seed, own=own, store=store))
+        square = stored_kernel(cache_path(name, store) / "train", model, train.inputs, groups=part_of_model)
+        block = stored_kernel(cache_path(name, store) / "test", model, test.inputs, train.inputs)
         found[method] = Initialisation(method, square, block, train.labels, test.labels)
     return found
-
-
-def _fit_own_head(model: Classifier, train: Examples, C: float) -> None:
-    """LP on the kernel's own examples, with the penalty that LP chose: they are too few for a cross-validation."""
-    with torch.no_grad():
-        phi = model.features(**train.inputs)
-    head = fit_head(phi, train.labels, len(model.head.weight), C)
-    model.set_head(head.V.to(phi), head.b.to(phi))
 
 
 def cache_key(setting: Profile, method: str, seed: int, *more: object) -> str:
@@ -211,36 +225,40 @@ def cache_key(setting: Profile, method: str, seed: int, *more: object) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:10]
 
 
-def as_published(start: Initialisation, store: Path | None = None) -> PublishedFit:
+def as_published(at: Initialisation, *, store: Path | None = None) -> PublishedFit:
     """The published code's regression with P + F, computed or read from the run store.
 
     Args:
-        start: An initialisation.
+        at: An initialisation.
         store: The run store; default: `paths.run_store()`.
 
     Returns:
-        Its accuracies, which are not those of a regression that chooses one class; see `ntk.regression.published`.
+        Its accuracies, which are not those of a regression that chooses one class; see `published`.
     """
-    given = (start.train.K.double(), start.labels, start.test.K.double(), start.test_labels)
+    given = (at.train.K.double(), at.labels, at.test.K.double(), at.test_labels)
     digest = hashlib.sha256(version("scikit-learn").encode())
     for tensor in given:
         digest.update(tensor.cpu().numpy().tobytes())
     return PublishedFit(**cached(f"published-{digest.hexdigest()[:16]}", lambda: asdict(published(*given)), store))
 
 
-def shares(start: Initialisation) -> pd.DataFrame:
+def trace_shares(K: Kernel) -> dict[str, float]:
+    """The share of each group of parameters in the trace of F; zeros if F is zero."""
+    traces = {name: torch.einsum("ncnc->", part.double()).item() for name, part in K.groups.items()}
+    return {name: trace / (sum(traces.values()) or 1.0) for name, trace in traces.items()}
+
+
+def shares(at: Initialisation) -> pd.DataFrame:
     """The share of each layer and kind of parameter in the trace of F.
 
     Args:
-        start: An initialisation with its kernel by `part_of_model`.
+        at: An initialisation with its kernel by `part_of_model`.
 
     Returns:
         Rows: layers; columns: kinds; values sum to 1.
     """
-    traces = {name: torch.einsum("ncnc->", part.double()).item() for name, part in start.train.groups.items()}
-    total = sum(traces.values()) or 1.0
     rows: dict[str, dict[str, float]] = {}
-    for name, value in traces.items():
+    for name, share in trace_shares(at.train).items():
         layer, _, kind = name.partition(", ")
-        rows.setdefault(layer, {})[kind or layer] = value / total
+        rows.setdefault(layer, {})[kind or layer] = share
     return pd.DataFrame.from_dict(rows, orient="index").fillna(0.0)

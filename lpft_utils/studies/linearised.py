@@ -1,4 +1,4 @@
-"""Linearised training beside real training, from the same start, on the same examples."""
+"""Linearised training beside real training, from the same initialisation, on the same examples."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import Tensor
 from lpft_utils.common.tensors import write_tensors
 from lpft_utils.kernel_methods.function_space import gradient_descent, logits
 from lpft_utils.kernel_methods.weight_space import predict_features, train
+from lpft_utils.models.classifier import Classifier
 from lpft_utils.ntk import kernel
 from lpft_utils.runs.cache import cache_path, lock
 from lpft_utils.runs.profiles import Profile
@@ -23,7 +24,7 @@ class Comparison:
     """Gradient descent on the model and on its linearisation. S recorded steps, N training and M test examples.
 
     Attributes:
-        method: Where it started.
+        method: The method, which decides the initialisation.
         learning_rate: η.
         times: η · step, shape (S,).
         loss: Mean cross-entropy of the training examples: "real" and "linear", each of shape (S,).
@@ -74,11 +75,11 @@ def compare(
     n: int = 16,
     store: Path | None = None,
 ) -> Comparison:
-    """Train by plain gradient descent and predict it by the kernel at the start.
+    """Train by plain gradient descent and predict it by the kernel at initialisation.
 
     Args:
         setting: The profile.
-        method: "ft", "lp_ft", "lora" or "lp_lora": where to start, and what is trained.
+        method: "ft", "lp_ft", "lora" or "lp_lora": the initialisation, and what is trained.
         seed: The run's seed.
         rate: Learning rate as a share of `largest_stable_rate`.
         steps: Steps.
@@ -93,25 +94,17 @@ def compare(
     path = cache_path(f"{name}.safetensors", store)
     with lock(path):
         if not path.exists():
-            few, other = examples(setting, seed, n)
-            write_tensors(path, _compute(setting, method, seed, few, other, rate, steps, every, store), {})
+            model = initial_model(setting, method, seed, store=store)
+            write_tensors(path, _compute(model, *examples(setting, seed, n), rate, steps, every), {})
     t = load_file(path)
     loss, f, change = ({k: t[f"{what}/{k}"] for k in ("real", "linear")} for what in ("loss", "f", "change"))
     return Comparison(method, float(t["rate"]), t["times"], loss, f, change)
 
 
 def _compute(
-    setting: Profile,
-    method: str,
-    seed: int,
-    few: Examples,
-    other: Examples,
-    rate: float,
-    steps: int,
-    every: int,
-    store: Path | None,
+    model: Classifier, few: Examples, other: Examples, rate: float, steps: int, every: int
 ) -> dict[str, Tensor]:
-    model = initial_model(setting, method, seed, store=store)
+    """What `compare` stores, by what and by whether it is real or linear."""
     square, block = kernel(model, few.inputs), kernel(model, other.inputs, few.inputs)
     with torch.no_grad():
         f_0, f_other = (model(**e.inputs).logits.double() for e in (few, other))

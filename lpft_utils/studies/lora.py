@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,13 @@ from torch import Tensor
 
 from lpft_utils.kernel_methods.statistics import alignment
 from lpft_utils.models.adapters import add_ia3
+from lpft_utils.models.classifier import Classifier
 from lpft_utils.models.heads import initial_head
-from lpft_utils.ntk import Kernel, kernel, load_kernel
-from lpft_utils.runs.cache import cache_path, cached, lock
+from lpft_utils.ntk import Kernel
+from lpft_utils.runs.cache import cache_path, cached
 from lpft_utils.runs.profiles import Profile
 from lpft_utils.runs.run import run
-from lpft_utils.studies.initialisation import cache_key, examples, initial_model, initialisations
+from lpft_utils.studies.initialisation import cache_key, examples, initial_model, initialisations, stored_kernel
 from lpft_utils.studies.lora_kernel import (
     RANKS,
     adapted_weights,
@@ -47,13 +48,11 @@ class Concentration:
         table: Result of `lora_kernel.concentration`.
         kappa: Predicted root mean square of the relative error at r = 1; at r it is κ / √r.
         reference: Centred alignment of `reference_kernel` with the same FT kernel.
-        init: How A is drawn.
     """
 
     table: pd.DataFrame
     kappa: float
     reference: float
-    init: str
 
     def rms(self) -> dict[int, float]:
         """Root mean square of the relative error over draws, by r."""
@@ -69,19 +68,17 @@ def rank_sweep(
     method: str,
     seed: int,
     *,
-    init: str = "gaussian",
     n: int = 24,
     n_draws: int = 16,
     ranks: Sequence[int] = RANKS,
     store: Path | None = None,
 ) -> Concentration:
-    """LoRA's kernel against FT's of the same weights at a start, over ranks and draws of A.
+    """LoRA's kernel against FT's of the same weights at an initialisation, over ranks and Gaussian draws of A.
 
     Args:
         setting: The profile.
         method: "ft" (random head) or "lp_ft" (LP's head).
         seed: The run's seed.
-        init: "gaussian" or "uniform".
         n: Training examples of the kernel.
         n_draws: Draws of A at each rank.
         ranks: Ranks.
@@ -95,23 +92,23 @@ def rank_sweep(
         model = initial_model(setting, method, seed, store=store)
         few, _ = examples(setting, seed, n)
         factors = layer_factors(model, few.inputs, adapted_weights(model))
-        table = concentration(factors, ranks=ranks, n_draws=n_draws, init=init, seed=seed)
+        table = concentration(factors, ranks=ranks, n_draws=n_draws, seed=seed)
         with torch.no_grad():
             phi = model.features(**few.inputs)
         bare = reference_kernel(phi @ phi.T, model.head.weight.detach())
         return {
-            "kappa": relative_standard_deviation(factors, init),
+            "kappa": relative_standard_deviation(factors),
             "reference": alignment(bare, ft_kernel(factors), centered=True),
             "rows": table.to_dict("records"),
         }
 
-    key = cache_key(setting, method, seed, "ranks", 2, n, n_draws, list(ranks), init)
+    key = cache_key(setting, method, seed, "ranks", 2, n, n_draws, list(ranks), "gaussian")
     found = cached(f"{setting.task}-{method}-ranks-s{seed}-{key}", compute, store)
-    return Concentration(pd.DataFrame(found["rows"]), found["kappa"], found["reference"], init)
+    return Concentration(pd.DataFrame(found["rows"]), found["kappa"], found["reference"])
 
 
 def parts(setting: Profile, method: str, seed: int, *, store: Path | None = None) -> dict[str, Kernel]:
-    """Kernels of parts of the parameters at a start, and of other adapters with the same head.
+    """Kernels of parts of the parameters at an initialisation, and of other adapters with the same head.
 
     Args:
         setting: The profile.
@@ -128,17 +125,18 @@ def parts(setting: Profile, method: str, seed: int, *, store: Path | None = None
     folder = cache_path(f"{setting.task}-{method}-parts-s{seed}-{cache_key(setting, method, seed, 'parts', 1)}", store)
     train, _ = examples(setting, seed)
     out = {"FT": found[method].train, "LoRA": found[lora].train}
-    for name in ("FT, adapted weights", "IA³", "biases"):
-        here = folder / re.sub(r"\W+", "_", name)
-        with lock(here):
-            if not (here / "kernel.safetensors").exists():
-                model = initial_model(setting, method, seed, store=store)
-                if name == "IA³":
-                    kernel(add_ia3(model), train.inputs, folder=here)
-                else:
-                    wanted = adapted_weights(model) if name.startswith("FT") else _biases(model)
-                    kernel(model, train.inputs, parameters=wanted, folder=here)
-        out[name] = load_kernel(here / "kernel.safetensors")
+    for name, chosen in {"FT, adapted weights": adapted_weights, "IA³": None, "biases": _biases}.items():
+
+        def model(chosen: Callable[[Classifier], Collection[str]] | None = chosen) -> Classifier:
+            model = initial_model(setting, method, seed, store=store)
+            if chosen is None:
+                return add_ia3(model)
+            wanted = chosen(model)
+            for name, parameter in model.named_parameters():
+                parameter.requires_grad_(name in wanted)
+            return model
+
+        out[name] = stored_kernel(folder / re.sub(r"\W+", "_", name), model, train.inputs)
     return out
 
 
@@ -182,9 +180,7 @@ def alignment_to_ft(setting: Profile, method: str, seed: int, *, store: Path | N
             for centred in (False, True)
         }
 
-    rows = {
-        name: {"parameters": float(k.spec["parameters"]), **likeness(k.F)} for name, k in found.items() if name != "FT"
-    }
+    rows = {name: {"parameters": float(k.spec["parameters"]), **likeness(k.F)} for name, k in found.items()}
     inner = found["FT"].gram - float(found["FT"].spec["bias"])  # ⟨φ, φ'⟩ without the 1 of the bias
     rows["features and head"] = {"parameters": 0.0, **likeness(reference_kernel(inner, V))}
     generator = torch.Generator().manual_seed(seed)
@@ -192,15 +188,9 @@ def alignment_to_ft(setting: Profile, method: str, seed: int, *, store: Path | N
     orders = [torch.randperm(len(F), generator=generator) for _ in range(N_SHUFFLES)]
     shuffled = pd.DataFrame([likeness(F[order][:, :, order]) for order in orders]).mean()
     rows["LoRA, texts shuffled"] = {"parameters": 0.0, **shuffled.to_dict()}
-    total = {"FT": {"parameters": float(found["FT"].spec["parameters"]), **likeness(found["FT"].F)}}
-    return pd.DataFrame.from_dict(total | rows, orient="index").rename_axis("kernel")
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("kernel")
 
 
-def _biases(model: torch.nn.Module) -> list[str]:
+def _biases(model: Classifier) -> list[str]:
     """What BitFit trains: every bias of the backbone."""
     return [n for n, _ in model.named_parameters() if n.startswith("backbone.") and n.endswith(".bias")]
-
-
-def _share(found: Kernel, group: str) -> float:
-    traces = {name: torch.einsum("ncnc->", part.double()).item() for name, part in found.groups.items()}
-    return traces.get(group, 0.0) / (sum(traces.values()) or 1.0)

@@ -107,8 +107,8 @@ def lora_kernel(factors: Mapping[str, Outer], A: Mapping[str, Tensor], s: float)
         Shape (N, C, N, C).
 
     Raises:
-        KernelError: If the names differ, an A has another shape or type than its layer's inputs ask for, or an A or s
-            is not finite.
+        KernelError: If the names differ, an A has another shape than its layer's inputs ask for, or an A or s is not
+            finite.
     """
     if not is_number(s):
         raise KernelError(f"s: expected α / r, a finite number, got {s!r}.")
@@ -116,45 +116,27 @@ def lora_kernel(factors: Mapping[str, Outer], A: Mapping[str, Tensor], s: float)
     return s**2 * _sum([_gram(Outer(x.g, x.a @ A[name].T).dense()) for name, x in factors.items()])
 
 
-def variance(init: str, r: int, q: int) -> float:
-    """Variance of an entry of A as peft draws it.
-
-    Args:
-        init: "uniform" (peft's default: Kaiming with a = √5, uniform on ±1/√q) or "gaussian" (standard deviation 1/r).
-        r: Rank.
-        q: Dimension of the layer's input.
-
-    Returns:
-        1 / (3 q), or 1 / r².
-
-    Raises:
-        KernelError: If the name is unknown, or r or q is no integer of at least 1.
-    """
-    _check(init)
-    check_integer("r", r, error=KernelError)
-    check_integer("q", q, error=KernelError)
-    return 1 / (3 * q) if init == "uniform" else 1 / r**2
-
-
 def expected_factor(alpha: float, r: int, init: str, q: int) -> float:
-    """The factor γ in E[F_r] = γ F_W: s² r σ² with s = α / r.
+    """The factor γ in E[F_r] = γ F_W: s² r σ² with s = α / r and σ² the variance of an entry of A as peft draws it.
 
     Args:
         alpha: α.
         r: Rank.
-        init: As in `variance`.
+        init: "uniform" (peft's default: Kaiming with a = √5, uniform on ±1/√q) or "gaussian" (standard deviation 1/r).
         q: Dimension of the layer's input.
 
     Returns:
         The factor.
 
     Raises:
-        KernelError: As in `variance`, or if α is not finite.
+        KernelError: If α is not finite, r or q is no integer of at least 1, or the name is unknown.
     """
     if not is_number(alpha):
         raise KernelError(f"alpha: expected a finite number, got {alpha!r}.")
-    sigma2 = variance(init, r, q)
-    return (alpha / r) ** 2 * r * sigma2
+    _check(init)
+    check_integer("r", r, error=KernelError)
+    check_integer("q", q, error=KernelError)
+    return (alpha / r) ** 2 * r * (1 / (3 * q) if init == "uniform" else 1 / r**2)
 
 
 def relative_standard_deviation(factors: Mapping[str, Outer], init: str = "gaussian") -> float:
@@ -172,7 +154,7 @@ def relative_standard_deviation(factors: Mapping[str, Outer], init: str = "gauss
         κ.
 
     Raises:
-        KernelError: If there are no factors, the FT kernel is zero, or the name of the start is unknown.
+        KernelError: If there are no factors, the FT kernel is zero, or the name of `init` is unknown.
     """
     _check(init)
     F_W = ft_kernel(factors)
@@ -211,7 +193,7 @@ def concentration(
         centred among the examples.
 
     Raises:
-        KernelError: If there are no factors, the FT kernel is zero, the name of the start is unknown, or a rank or
+        KernelError: If there are no factors, the FT kernel is zero, the name of `init` is unknown, or a rank or
             `n_draws` is no integer of at least 1.
     """
     _check(init)
@@ -257,7 +239,7 @@ def _check_size(K: Tensor) -> None:
 
 
 def _check_drawn(factors: Mapping[str, Outer], A: Mapping[str, Tensor]) -> None:
-    """One A (r, q) for each layer, of the type of its inputs and finite."""
+    """One finite A (r, q) for each layer."""
     if A.keys() != factors.keys():
         raise KernelError(
             f"A: expected one for each layer of the factors; missing are {sorted(factors.keys() - A.keys())}, and "
@@ -267,8 +249,6 @@ def _check_drawn(factors: Mapping[str, Outer], A: Mapping[str, Tensor]) -> None:
         drawn, q = A[name], x.a.shape[-1]
         if drawn.ndim != 2 or len(drawn) < 1 or drawn.shape[1] != q:
             raise KernelError(f"A[{name!r}]: expected shape (r, {q}) with r ≥ 1, got {tuple(drawn.shape)}.")
-        if drawn.dtype != x.a.dtype:
-            raise KernelError(f"A[{name!r}]: expected {x.a.dtype}, as the factors are, got {drawn.dtype}; convert it.")
         if not drawn.isfinite().all():
             raise KernelError(f"A[{name!r}]: expected finite numbers, got NaN or infinite ones.")
 

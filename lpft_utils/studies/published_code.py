@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,8 +75,8 @@ def is_word_embedding(name: str) -> bool:
 def published_kernel(model: nn.Module, inputs: Inputs) -> Tensor:
     """F without word embeddings by the published algorithm: all H features, group by group, example by example, then V.
 
-    H backward passes for every example and group, `backward_passes` in all. With the rows of V as cotangents C are
-    enough for all groups together, and for a whole batch of examples at once.
+    H backward passes for every example and group. With the rows of V as cotangents C are enough for all groups together
+    and for a whole batch of examples at once.
 
     Args:
         model: The classifier.
@@ -104,20 +104,6 @@ def published_kernel(model: nn.Module, inputs: Inputs) -> Tensor:
         J_f = torch.stack(rows)  # (N, C, parameters of the group)
         F += torch.einsum("ncp,mdp->ncmd", J_f, J_f)
     return F
-
-
-def backward_passes(H: int, n_groups: int, N: int) -> int:
-    """Backward passes of the published algorithm, word embeddings aside.
-
-    Args:
-        H: Number of features.
-        n_groups: Number of groups of parameters.
-        N: Number of examples.
-
-    Returns:
-        H · n_groups · N; the rows of V as cotangents need C · N at most, and C for each batch.
-    """
-    return H * n_groups * N
 
 
 def word_factor(J: Tensor, V: Tensor, seed: int, *, share: float = SHARE, batch: int = BATCH) -> Tensor:
@@ -320,7 +306,7 @@ def published_counts() -> dict[str, int]:
         "test": len(published_groups(names, test=True)),
         "lora": sum("attention" in group[0] for group in train),
         "words": words,
-        "passes": backward_passes(H, len(train), 1) + words,
+        "passes": H * len(train) + words,
     }
 
 
@@ -343,7 +329,7 @@ def cost_table(n: int = 2) -> Table:
     C, H = model.head.weight.shape
     groups = published_groups([k for k, _ in model.named_parameters() if not k.startswith("head.")])
     columns = {
-        "backward passes": [f"{backward_passes(H, len(groups), n)}", f"{C}"],
+        "backward passes": [f"{H * len(groups) * n}", f"{C}"],
         "examples in each": ["1", f"{n}"],
         "seconds": [f"{middle - began:.2f}", f"{end - middle:.2f}"],
         "relative difference": ["", f"{((theirs - ours).norm() / ours.norm()).item():.0e}"],
@@ -504,9 +490,9 @@ def brier_table() -> Table:
     return _rows("C", rows)
 
 
-def _rows(name: str, rows: Mapping[Any, Mapping[str, str]]) -> Table:
+def _rows(name: str, rows: dict[Any, dict[str, str]]) -> Table:
     """Rows by their titles, and what these are."""
-    return Table(pd.DataFrame.from_dict(dict(rows), orient="index").rename_axis(name))
+    return Table(pd.DataFrame.from_dict(rows, orient="index").rename_axis(name))
 
 
 def _tiny_gpt2(bias: bool, width: int = 20, divided: bool = False) -> Classifier:

@@ -10,12 +10,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from IPython.core.getipython import get_ipython
 from myst_nb import glue
 
 from lpft_utils.common.environment import environment
 from lpft_utils.common.errors import TaskWarning
 from lpft_utils.runs.profiles import get_profile
 from lpft_utils.runs.store import Run
+from lpft_utils.training.methods import METHODS
+
+PARAMETERS = ("task", "backbone", "seeds", "ood", "n_train")  # of a chapter, after its profile
 
 
 @dataclass(frozen=True)
@@ -42,28 +46,20 @@ class Chapter:
         profile: The profile, with the parameters that are not None in place of its own choices.
     """
 
-    def __init__(
-        self,
-        profile: str,
-        task: str | None = None,
-        backbone: str | None = None,
-        seeds: Sequence[int] | int | None = None,
-        ood: Sequence[str] | None = None,
-        n_train: int | None = None,
-    ) -> None:
-        """Start the chapter's clock and read its parameters.
+    def __init__(self, profile: str, *changes: Any) -> None:
+        """Start the chapter's clock, show figures as SVG and read its parameters.
 
         Args:
             profile: "smoke", "laptop" or "gpu".
-            task: Here and below, None means the profile's choice; see `get_profile`.
-            backbone: Another backbone.
-            seeds: Other seeds.
-            ood: Tasks to attach as out-of-distribution test sets.
-            n_train: Training examples to draw with each seed.
+            *changes: Task, backbone, seeds, out-of-distribution sets and number of training examples, as `get_profile`
+                takes them; None means the profile's choice.
         """
+        if shell := get_ipython():
+            shell.run_line_magic("matplotlib", "inline")
+            shell.run_line_magic("config", 'InlineBackend.figure_formats = ["svg"]')
         self._started, self._notes = time.perf_counter(), []
         self._show, warnings.showwarning = warnings.showwarning, self._note
-        self.profile = get_profile(profile, task=task, backbone=backbone, seeds=seeds, ood=ood, n_train=n_train)
+        self.profile = get_profile(profile, **dict(zip(PARAMETERS, changes, strict=False)))
 
     def _note(self, message: Any, category: type[Warning], *place: Any, **more: Any) -> None:
         """Keep what is said about the data for the stamp, where readers see it; show any other warning."""
@@ -80,6 +76,18 @@ class Chapter:
             value: What the text shows.
         """
         glue(name, value, display=False)
+
+    def task(self, run: Run) -> str:
+        """The task's name for a sentence, and what is tested on where its test labels are not public.
+
+        Args:
+            run: One of the chapter's runs.
+
+        Returns:
+            For example "rte, tested on its published validation set".
+        """
+        validation = run.metrics["task"]["test_is_validation"]
+        return self.profile.task + (", tested on its published validation set" if validation else "")
 
     def stamp(self, runs: Sequence[Run] = ()) -> Stamp:
         """On what data, with what model, where and when the chapter's numbers were computed.
@@ -107,6 +115,8 @@ class Chapter:
                 "trained on": "; ".join(hardware),
                 "training of its runs": f"{seconds:.0f} s in {len(trained)} runs",
             }
+            if lost := [f"{METHODS[r.spec.method].label} of seed {r.spec.seed}" for r in trained if r.diverged]:
+                rows["diverged"] = f"{len(lost)} of {len(trained)} runs ({', '.join(lost)}); left out of every mean"
         if self._notes:
             rows["about the data"] = " ".join(dict.fromkeys(self._notes))
         rows |= {

@@ -41,6 +41,12 @@ def _report(problems: list[str | None]) -> Verdict:
     return Verdict("Not yet. " + found[0] if found else "Correct on every case.")
 
 
+def _normal(seed: int) -> Callable[..., Tensor]:
+    """Draws of normal numbers by shape."""
+    generator = torch.Generator().manual_seed(seed)
+    return lambda *shape: torch.randn(shape, dtype=torch.float64, generator=generator)
+
+
 def check_head_gradient(head_gradient: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Verdict:
     """Check ∇_V of the mean cross-entropy against autograd.
 
@@ -52,10 +58,8 @@ def check_head_gradient(head_gradient: Callable[[Tensor, Tensor, Tensor], Tensor
     """
     problems = []
     for case, scale in (("ordinary logits", 1.0), ("extreme logits", 300.0)):
-        generator = torch.Generator().manual_seed(7)
-        phi = torch.randn(30, 5, dtype=torch.float64, generator=generator)
-        V = (scale * torch.randn(4, 5, dtype=torch.float64, generator=generator)).requires_grad_()
-        y = torch.randint(4, (30,), generator=generator)
+        normal = _normal(7)
+        phi, V, y = normal(30, 5), (scale * normal(4, 5)).requires_grad_(), torch.arange(30) % 4
         (expected,) = torch.autograd.grad(torch.nn.functional.cross_entropy(phi @ V.T, y), V)
         problems.append(_compare(case, expected, head_gradient(phi, V.detach(), y)))
     return _report(problems)
@@ -71,10 +75,8 @@ def check_feature_gradient(feature_gradient: Callable[[Tensor, Tensor, Tensor], 
     Returns:
         The verdict.
     """
-    generator = torch.Generator().manual_seed(11)
-    phi = torch.randn(20, 6, dtype=torch.float64, generator=generator, requires_grad=True)
-    V = torch.randn(3, 6, dtype=torch.float64, generator=generator)
-    y = torch.randint(3, (20,), generator=generator)
+    normal = _normal(11)
+    phi, V, y = normal(20, 6).requires_grad_(), normal(3, 6), torch.arange(20) % 3
     loss = torch.nn.functional.cross_entropy(phi @ V.T, y, reduction="sum")
     (expected,) = torch.autograd.grad(loss, phi)
     return _report([_compare("random features", expected, feature_gradient(phi.detach(), V, y))])
@@ -113,10 +115,8 @@ def check_kernel_step(dynamics_step: Callable[[Tensor, Tensor, Tensor, float], T
     """
     problems = []
     for case, C in (("two classes", 2), ("four classes", 4)):
-        generator = torch.Generator().manual_seed(C)
-        J = torch.randn(6, C, 9, dtype=torch.float64, generator=generator)
-        theta = torch.randn(9, dtype=torch.float64, generator=generator).requires_grad_()
-        y = torch.randint(C, (6,), generator=generator)
+        normal = _normal(C)
+        J, theta, y = normal(6, C, 9), normal(9).requires_grad_(), torch.arange(6) % C
         f = J @ theta
         (gradient,) = torch.autograd.grad(torch.nn.functional.cross_entropy(f, y), theta)
         expected = J @ (theta.detach() - 0.3 * gradient)
@@ -134,11 +134,9 @@ def check_scaled_kernel(scaled: Callable[[Tensor, Tensor, float], tuple[Tensor, 
     Returns:
         The verdict.
     """
-    generator = torch.Generator().manual_seed(5)
+    normal = _normal(5)
     N, C, H, D = 3, 2, 4, 6
-    phi = torch.randn(N, H, dtype=torch.float64, generator=generator)
-    J = torch.randn(N, H, D, dtype=torch.float64, generator=generator)
-    V = torch.randn(C, H, dtype=torch.float64, generator=generator)
+    phi, J, V = normal(N, H), normal(N, H, D), normal(C, H)
 
     def parts(V: Tensor) -> tuple[Tensor, Tensor]:
         VJ = torch.einsum("ch,nhd->ncd", V, J)
@@ -191,10 +189,8 @@ def check_lora_gram(lora_gram: Callable[[Tensor, Tensor, Tensor, float], Tensor]
     """
     problems = []
     for case, T, s in (("one token", 1, 1.0), ("several tokens", 4, 2.5)):
-        generator = torch.Generator().manual_seed(T)
-        g, a, A = (
-            torch.randn(*shape, dtype=torch.float64, generator=generator) for shape in ((5, T, 3), (5, T, 6), (2, 6))
-        )
+        normal = _normal(T)
+        g, a, A = normal(5, T, 3), normal(5, T, 6), normal(2, 6)
         B = torch.zeros(3, 2, dtype=torch.float64, requires_grad=True)
         outputs = (g * (s * a @ A.T @ B.T)).sum((1, 2))  # its derivative by B is that of f
         rows = [torch.autograd.grad(f, B, retain_graph=True)[0].flatten() for f in outputs]

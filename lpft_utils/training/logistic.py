@@ -35,23 +35,13 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from lpft_utils.common.errors import ParameterError
 from lpft_utils.common.threads import one_thread_if_small
-from lpft_utils.training.logistic_descent import LogisticDescent, logistic_gd
-from lpft_utils.training.logistic_solver import Design, solve
-from lpft_utils.training.validation import as_tensor, check_binary, check_Cs, check_data, check_tol, fold_ids
-
-__all__ = [
-    "LogisticConvergenceWarning",
-    "LogisticDescent",
-    "LogisticFit",
-    "LogisticPath",
-    "fit_logistic",
-    "logistic_gd",
-    "logistic_objective",
-    "logistic_path",
-]
+from lpft_utils.training.logistic_solver import MAX_STEPS, Design, solve
+from lpft_utils.training.validation import check_Cs, check_data, check_folds
 
 Binary = Literal["sigmoid", "softmax"]
+TOLERANCE = 1e-8  # certified relative suboptimality of every fit
 DEFAULT_CS: tuple[float, ...] = tuple(np.logspace(-4, 4, 10).tolist())
 
 
@@ -69,7 +59,6 @@ class LogisticFit:
         C: Strength of the data term.
         objective: F_C at (V, b).
         gap: Certified bound on `objective` minus the minimum.
-        n_iter: Newton steps.
         converged: Whether `gap` is at most the tolerance times `objective`.
     """
 
@@ -78,7 +67,6 @@ class LogisticFit:
     C: float
     objective: float
     gap: float
-    n_iter: int
     converged: bool
 
 
@@ -96,7 +84,6 @@ class LogisticPath:
         gap: Certified bound on how far each objective is from its minimum (n_Cs,).
         fold_objective: F_C of the fits on the training part of each fold (n_folds, n_Cs).
         fold_gap: Certified bounds of those (n_folds, n_Cs).
-        n_iter: Newton steps of the fits on all data (n_Cs,).
         converged: Whether every fit, on all data and on folds, reached the tolerance.
     """
 
@@ -109,7 +96,6 @@ class LogisticPath:
     gap: np.ndarray
     fold_objective: np.ndarray
     fold_gap: np.ndarray
-    n_iter: np.ndarray
     converged: bool
 
     @property
@@ -145,10 +131,7 @@ def logistic_path(
     Cs: Sequence[float] | None = None,
     n_folds: int = 5,
     *,
-    tol: float = 1e-8,
-    binary: Binary = "sigmoid",
     device: torch.device | str | None = None,
-    max_iter: int = 200,
 ) -> LogisticPath:
     """Fit every C on every fold and on all data, and choose C as `LogisticRegressionCV` does.
 
@@ -161,40 +144,27 @@ def logistic_path(
         n_classes: Number of classes C ≥ 2.
         Cs: Positive values of C; default 10 values from 1e-4 to 1e4, evenly spaced in log.
         n_folds: Number of folds, at least 2.
-        tol: Certified relative suboptimality of every fit.
-        binary: Penalty for two classes, see the module's text.
         device: Where to compute; default where X is.
-        max_iter: Newton steps at most.
 
     Returns:
         The path; tensors are on `device` in float64.
 
     Raises:
-        ParameterError: For bad shapes, non-finite features, labels out of range, a class absent or seen only once, bad
-            `Cs`, `n_folds`, `tol` or `binary`.
+        ParameterError: For bad shapes, non-finite features, labels out of range, a class absent or seen only once, or
+            bad `Cs` or `n_folds`.
 
     Warns:
         UserWarning: If a class has fewer examples than there are folds (some held-out parts then lack it).
-        LogisticConvergenceWarning: If a fit has not reached `tol`.
+        LogisticConvergenceWarning: If a fit has not reached the tolerance, `TOLERANCE`.
     """
     X, y = check_data(X, y, n_classes, device)
-    check_tol(tol)
     Cs_array = check_Cs(DEFAULT_CS if Cs is None else Cs)
-    folds = fold_ids(y, n_classes, n_folds)  # (N,)
-    trained_on = torch.ones(len(X), n_folds + 1, dtype=X.dtype, device=X.device)  # column 0: all data
+    folds = check_folds(y, n_folds)  # (N,)
+    trained_on = X.new_ones(len(X), n_folds + 1)  # column 0: all data
     trained_on[torch.arange(len(X), device=X.device), folds + 1] = 0
-    n_Cs, scale = len(Cs_array), _penalty_scale(n_classes, binary)
-    C_each = torch.as_tensor(Cs_array, dtype=X.dtype, device=X.device).repeat(n_folds + 1)  # fold-major (P,)
-    fold_each = torch.arange(n_folds + 1, device=X.device).repeat_interleave(n_Cs)
-    with one_thread_if_small(X):
-        design = Design(X, y, n_classes, trained_on)
-        solution = solve(design, scale / C_each, fold_each, tol=tol, max_iter=max_iter)
-    objective = (C_each * solution.objective).view(n_folds + 1, n_Cs).cpu().numpy()
-    gap = (C_each * solution.gap).view(n_folds + 1, n_Cs).cpu().numpy()
-    converged = _check_converged(objective, gap, tol, max_iter)
-
-    accuracy = _held_out_accuracy(design, solution.theta.unflatten(0, (n_folds + 1, n_Cs))[1:], folds)
-    V_path, b_path = design.to_head(solution.theta[:n_Cs])
+    design, theta, objective, gap, converged = _fit(X, y, n_classes, Cs_array, trained_on)
+    accuracy = _held_out_accuracy(design, theta[1:], folds)
+    V_path, b_path = design.to_head(theta[0])
     return LogisticPath(
         Cs=Cs_array,
         fold_accuracy=accuracy,
@@ -205,7 +175,6 @@ def logistic_path(
         gap=gap[0],
         fold_objective=objective[1:],
         fold_gap=gap[1:],
-        n_iter=solution.n_iter[:n_Cs].cpu().numpy(),
         converged=converged,
     )
 
@@ -216,10 +185,9 @@ def fit_logistic(
     n_classes: int,
     C: float = 1.0,
     *,
-    tol: float = 1e-8,
+    tol: float = TOLERANCE,
     binary: Binary = "sigmoid",
     device: torch.device | str | None = None,
-    max_iter: int = 200,
 ) -> LogisticFit:
     """Fit one head at one C on all data.
 
@@ -231,30 +199,22 @@ def fit_logistic(
         tol: Certified relative suboptimality.
         binary: Penalty for two classes, see the module's text.
         device: Where to compute; default where X is.
-        max_iter: Newton steps at most.
 
     Returns:
         The fitted head.
 
     Raises:
-        ParameterError: For bad shapes, non-finite features, labels out of range, an absent class, or a
-            bad `C`, `tol` or `binary`.
+        ParameterError: For bad shapes, non-finite features, labels out of range, an absent class, or a bad `C` or
+            `binary`.
 
     Warns:
         LogisticConvergenceWarning: If the fit has not reached `tol`.
     """
     X, y = check_data(X, y, n_classes, device)
-    check_tol(tol)
-    (C,) = check_Cs([C]).tolist()
-    lam = torch.tensor([_penalty_scale(n_classes, binary) / C], dtype=X.dtype, device=X.device)
-    fold = torch.zeros(1, dtype=torch.int64, device=X.device)
-    with one_thread_if_small(X):
-        design = Design(X, y, n_classes)
-        solution = solve(design, lam, fold, tol=tol, max_iter=max_iter)
-    objective, gap = C * float(solution.objective), C * float(solution.gap)
-    converged = _check_converged(np.array([objective]), np.array([gap]), tol, max_iter)
-    V, b = design.to_head(solution.theta)
-    return LogisticFit(V[0], b[0], C, objective, gap, int(solution.n_iter), converged)
+    everything = X.new_ones(len(X), 1)
+    design, theta, objective, gap, converged = _fit(X, y, n_classes, check_Cs([C]), everything, tol, binary)
+    V, b = design.to_head(theta[0])
+    return LogisticFit(V[0], b[0], C, objective.item(), gap.item(), converged)
 
 
 def logistic_objective(
@@ -273,14 +233,57 @@ def logistic_objective(
     Returns:
         The objective.
     """
-    X, y = as_tensor(X).to(V), as_tensor(y).to(V.device)
+    X, y = torch.as_tensor(X).to(V), torch.as_tensor(y).to(V.device)
     loss = torch.nn.functional.cross_entropy(X @ V.T + b, y, reduction="sum")
     return float(C * loss + 0.5 * _penalty_scale(len(V), binary) * (V**2).sum())
 
 
+def _fit(
+    X: Tensor,
+    y: Tensor,
+    n_classes: int,
+    Cs: np.ndarray,
+    trained_on: Tensor,
+    tol: float = TOLERANCE,
+    binary: Binary = "sigmoid",
+) -> tuple[Design, Tensor, np.ndarray, np.ndarray, bool]:
+    """Fit every C on every set of examples.
+
+    Args:
+        X: Features (N, H), checked.
+        y: Labels (N,), checked.
+        n_classes: Number of classes C.
+        Cs: Values of C (n_Cs,).
+        trained_on: The sets: columns of 0 and 1 (N, n_sets).
+        tol: Certified relative suboptimality.
+        binary: Penalty for two classes.
+
+    Returns:
+        The design; θ (n_sets, n_Cs, K, r + 1); objectives and gaps (n_sets, n_Cs); and whether all converged.
+    """
+    n_sets, n_Cs, scale = trained_on.shape[1], len(Cs), _penalty_scale(n_classes, binary)
+    C_each = torch.as_tensor(Cs, device=X.device).repeat(n_sets)  # set-major (P,)
+    set_each = torch.arange(n_sets, device=X.device).repeat_interleave(n_Cs)
+    with one_thread_if_small(X):
+        design = Design(X, y, n_classes, trained_on)
+        theta, f, gap = solve(design, scale / C_each, set_each, tol)
+    objective, gap = ((C_each * v).view(n_sets, n_Cs).cpu().numpy() for v in (f, gap))
+    failed = ~(gap <= tol * objective)
+    if failed.any():
+        worst = float(np.max(gap[failed] / objective[failed]))
+        warnings.warn(
+            f"{int(failed.sum())} of {failed.size} logistic regressions stopped within {MAX_STEPS} Newton steps before "
+            f"their relative gap reached {tol:g} (worst {worst:.2g}); drop the largest C",
+            LogisticConvergenceWarning,
+            stacklevel=3,
+        )
+    return design, theta.unflatten(0, (n_sets, n_Cs)), objective, gap, not failed.any()
+
+
 def _penalty_scale(n_classes: int, binary: str) -> float:
     """Factor of ½‖V‖²: 2 for scikit-learn's binary fit, otherwise 1."""
-    check_binary(binary)
+    if binary not in ("sigmoid", "softmax"):
+        raise ParameterError(f'binary must be "sigmoid" or "softmax", got {binary!r}')
     return 2.0 if n_classes == 2 and binary == "sigmoid" else 1.0
 
 
@@ -294,16 +297,3 @@ def _held_out_accuracy(design: Design, theta: Tensor, folds: Tensor) -> np.ndarr
         correct = (logits.argmax(1) == design.y[held_out]).sum(1)
         rows.append(correct.cpu().numpy() / int(held_out.sum()))
     return np.stack(rows)
-
-
-def _check_converged(objective: np.ndarray, gap: np.ndarray, tol: float, max_iter: int) -> bool:
-    failed = ~(gap <= tol * objective)
-    if failed.any():
-        worst = float(np.max(gap[failed] / objective[failed]))
-        warnings.warn(
-            f"{int(failed.sum())} of {failed.size} logistic regressions stopped within {max_iter} Newton steps before "
-            f"their relative gap reached {tol:g} (worst {worst:.2g}); raise max_iter or tol, or drop the largest C",
-            LogisticConvergenceWarning,
-            stacklevel=3,
-        )
-    return not failed.any()

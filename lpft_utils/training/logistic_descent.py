@@ -13,35 +13,30 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
 from lpft_utils.common.errors import ParameterError
 from lpft_utils.common.threads import one_thread_if_small
-from lpft_utils.training.validation import as_tensor, check_data
+from lpft_utils.common.validation import check_integer, check_labels, check_real
+from lpft_utils.training.validation import check_data
 
 
 @dataclass(frozen=True)
 class LogisticDescent:
-    """What gradient descent went through: one entry for each recorded step, step 0 being the start.
+    """What gradient descent went through.
 
     Attributes:
-        step: Number of updates made (n_records,).
-        loss: Mean cross-entropy on the training data, in nats (n_records,).
-        norm: ‖V‖_F (n_records,).
-        accuracy: Accuracy on the training data (n_records,).
-        eval_accuracy: Accuracy on each evaluation set, by name (n_records,).
+        history: One row for each recorded step: "step" (updates made), "head_norm" (‖V‖_F), "train_loss" (mean
+            cross-entropy, in nats), "train_accuracy" and "<name>_accuracy" for every evaluation set.
         learning_rate: Step size 1/L.
         V: Weights after the last step (C, H).
         b: Intercepts after the last step (C,).
     """
 
-    step: np.ndarray
-    loss: np.ndarray
-    norm: np.ndarray
-    accuracy: np.ndarray
-    eval_accuracy: dict[str, np.ndarray]
+    history: pd.DataFrame
     learning_rate: float
     V: Tensor
     b: Tensor
@@ -53,7 +48,7 @@ def logistic_gd(
     n_classes: int,
     steps: int = 10_000,
     *,
-    record: int | Sequence[int] = 60,
+    record: Sequence[int] | None = None,
     eval_sets: Mapping[str, tuple[Tensor | ArrayLike, Tensor | ArrayLike]] | None = None,
     nesterov: bool = False,
     device: torch.device | str | None = None,
@@ -69,8 +64,8 @@ def logistic_gd(
         y: Labels (N,), integers in 0 … n_classes − 1; every class at least once.
         n_classes: Number of classes C ≥ 2.
         steps: Number of updates.
-        record: Number of records, spread evenly over log(step), or the steps to record. Steps 0 and `steps` are
-            always recorded.
+        record: The steps to record; 59 spread evenly over log(step) by default. Steps 0 and `steps` are always
+            recorded.
         eval_sets: Features and labels by name; their accuracy is recorded too.
         nesterov: Use Nesterov's accelerated gradient instead of plain descent.
         device: Where to compute; default where X is.
@@ -83,10 +78,15 @@ def logistic_gd(
     """
     X, y = check_data(X, y, n_classes, device)
     N, H = X.shape
-    if steps < 1:
-        raise ParameterError(f"steps must be at least 1, got {steps}")
-    recorded = _recorded_steps(record, steps)
-    evals = {name: _eval_set(name, *pair, H, n_classes, X) for name, pair in (eval_sets or {}).items()}
+    check_integer("steps", steps)
+    due = set(np.geomspace(1, steps, 59).round().astype(int).tolist() if record is None else record) | {0, steps}
+    if min(due) < 0 or max(due) > steps:
+        raise ParameterError(f"steps to record must lie in 0 … {steps}, got {sorted(due)}")
+    evals = {"train": (X, y)}
+    for name, (features, labels) in (eval_sets or {}).items():
+        Xe = check_real(features, f"features of {name!r}", ndim=2)
+        ye = check_labels(labels, len(Xe), n_classes, f"labels of {name!r}")  # classes may be absent
+        evals[name] = torch.tensor(Xe, device=X.device), torch.tensor(ye, device=X.device)
     theta = X.new_zeros(n_classes, H + 1)
 
     X1 = torch.cat([X, X.new_ones(N, 1)], 1)  # (N, H + 1)
@@ -95,21 +95,17 @@ def logistic_gd(
     Y_t = torch.nn.functional.one_hot(y, n_classes).to(X1).T.contiguous()  # (C, N)
     learning_rate = 2 * N / float(torch.linalg.matrix_norm(X1, 2)) ** 2
 
-    loss, norm, accuracy = [], [], []
-    eval_accuracy: dict[str, list[float]] = {name: [] for name in evals}
-    due = set(recorded)
+    rows = []
     previous, t_now = theta, 1.0
     with one_thread_if_small(X):
         for step in range(steps + 1):
             if step in due:
-                logits = (theta @ X1_t).T
-                loss.append(float(torch.nn.functional.cross_entropy(logits, y)))
-                norm.append(float(torch.linalg.matrix_norm(theta[:, :-1])))
-                accuracy.append(float((logits.argmax(1) == y).double().mean()))
+                row = {"step": step, "head_norm": float(torch.linalg.matrix_norm(theta[:, :-1]))}
+                row["train_loss"] = float(torch.nn.functional.cross_entropy((theta @ X1_t).T, y))
                 for name, (Xe, ye) in evals.items():
-                    eval_accuracy[name].append(
-                        float(((Xe @ theta[:, :-1].T + theta[:, -1]).argmax(1) == ye).double().mean())
-                    )
+                    predicted = (Xe @ theta[:, :-1].T + theta[:, -1]).argmax(1)
+                    row[f"{name}_accuracy"] = float((predicted == ye).double().mean())
+                rows.append(row)
                 if step == steps:
                     break
             point = theta
@@ -119,41 +115,4 @@ def logistic_gd(
                 previous, t_now = theta, t_next
             residual = torch.softmax(point @ X1_t, 0) - Y_t  # (C, N)
             theta = torch.addmm(point, residual, X1_over_N, alpha=-learning_rate)
-    return LogisticDescent(
-        step=np.array(recorded),
-        loss=np.array(loss),
-        norm=np.array(norm),
-        accuracy=np.array(accuracy),
-        eval_accuracy={name: np.array(values) for name, values in eval_accuracy.items()},
-        learning_rate=learning_rate,
-        V=theta[:, :-1].clone(),
-        b=theta[:, -1].clone(),
-    )
-
-
-def _recorded_steps(record: int | Sequence[int], steps: int) -> list[int]:
-    """The steps to record, ascending, with 0 and the last one."""
-    if isinstance(record, int):
-        if record < 2:
-            raise ParameterError(f"record must be at least 2 records, or a list of steps; got {record}")
-        wanted = np.geomspace(1, steps, record - 1).round().astype(int).tolist()
-    else:
-        wanted = [int(s) for s in record]
-        if any(s < 0 or s > steps for s in wanted):
-            raise ParameterError(f"steps to record must lie in 0 … {steps}, got {sorted(wanted)}")
-    return sorted({0, *wanted, steps})
-
-
-def _eval_set(
-    name: str, Xe: Tensor | ArrayLike, ye: Tensor | ArrayLike, H: int, n_classes: int, like: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Features and labels of an evaluation set beside the training features; classes may be absent from it."""
-    features, labels = as_tensor(Xe).to(like), as_tensor(ye).to(like.device)
-    if features.ndim != 2 or features.shape[1] != H or labels.shape != features.shape[:1] or len(labels) == 0:
-        raise ParameterError(
-            f"evaluation set {name!r}: expected features (M, {H}) and labels (M,) with M ≥ 1, "
-            f"got {tuple(features.shape)} and {tuple(labels.shape)}"
-        )
-    if int(labels.min()) < 0 or int(labels.max()) >= n_classes:
-        raise ParameterError(f"evaluation set {name!r}: labels must lie in 0 … {n_classes - 1}")
-    return features, labels
+    return LogisticDescent(pd.DataFrame(rows), learning_rate, V=theta[:, :-1].clone(), b=theta[:, -1].clone())

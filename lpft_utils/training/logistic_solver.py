@@ -14,7 +14,7 @@ nor the penalty (the turn is orthogonal).
 \mathbf{1}\mathbf{1}^\top/C)$. In the coordinates above this bounds the Hessian by $\tfrac12 I_K \otimes Z^\top Z +
 \lambda I$, which is diagonal, for every problem at once. $\tfrac12 I_K$ is then replaced by the mean over the examples
 of the actual $K \times K$ blocks, which follows class imbalance and confident predictions at the price of one small
-eigendecomposition a problem.
+eigendecomposition for each problem.
 
 **Method.** Truncated Newton: conjugate gradients on all problems side by side, so that a Hessian product is two matrix
 products with $K \times$ (number of problems) columns. The products inside CG run in float32, which only perturbs the
@@ -39,18 +39,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+MAX_STEPS = 200  # Newton steps, at most
 MAX_PRODUCTS = 200  # Hessian products in one Newton step, at most
 ROWS_PER_BLOCK = {"cpu": 2048, "cuda": 65536}  # on a CPU the temporaries of a block stay in its caches
-
-
-@dataclass
-class Solution:
-    """Solved problems, entries (P,); `theta` (P, K, r + 1) is in the coordinates of `Design`, intercepts last."""
-
-    theta: Tensor
-    objective: Tensor
-    gap: Tensor
-    n_iter: Tensor
 
 
 class Design:
@@ -60,13 +51,13 @@ class Design:
         X: Features (N, H), float64 or float32, on the device to be used.
         y: Labels (N,), int64 in 0 … C − 1.
         n_classes: C ≥ 2.
-        weights: 0/1 weights (N, F), one column a training set; None = one column of ones.
+        weights: 0/1 weights (N, F), one column for each training set.
     """
 
-    def __init__(self, X: Tensor, y: Tensor, n_classes: int, weights: Tensor | None = None) -> None:
+    def __init__(self, X: Tensor, y: Tensor, n_classes: int, weights: Tensor) -> None:
         n, device, dtype = len(X), X.device, X.dtype
-        self.y, self.n_classes, self.n_free = y, n_classes, n_classes - 1
-        self.weights = torch.ones(n, 1, device=device, dtype=dtype) if weights is None else weights.to(X)  # (N, F)
+        self.y, self.n_classes = y, n_classes
+        self.weights = weights.to(X)  # (N, F)
         self.mean = X.mean(0)
         Xc = X - self.mean
         if n >= X.shape[1]:
@@ -185,8 +176,6 @@ def _preconditioner(d: Design, wp: Tensor, lam: Tensor, fold: Tensor) -> Callabl
     ridge = lam[:, None, None].repeat(1, 1, d.Z.shape[1])
     ridge[..., -1] = 0  # the intercept is not penalised
     inverse = 1 / (d.second_moment[fold][:, None] * scale[..., None] + ridge)  # (P, K, r + 1)
-    if d.n_free == 1:
-        return lambda v: v * inverse
     return lambda v: turn @ ((turn.mT @ v) * inverse)
 
 
@@ -223,14 +212,7 @@ def _newton_direction(d: Design, state: _State, lam: Tensor, fold: Tensor, eta: 
     return result
 
 
-def solve(
-    d: Design,
-    lam: Tensor,
-    fold: Tensor,
-    *,
-    tol: float = 1e-8,
-    max_iter: int = 100,
-) -> Solution:
+def solve(d: Design, lam: Tensor, fold: Tensor, tol: float) -> tuple[Tensor, Tensor, Tensor]:
     """Solve every problem until its duality gap is at most `tol` times its objective.
 
     Args:
@@ -238,20 +220,19 @@ def solve(
         lam: Penalty strengths (P,).
         fold: Column of `d.weights` of each problem (P,), int64.
         tol: Relative suboptimality that each problem is certified to have.
-        max_iter: Newton steps at most.
 
     Returns:
-        The solutions; problems with `gap > tol * objective` have not converged.
+        θ (P, K, r + 1) in the coordinates of `Design`, intercepts last; the objectives (P,); and the gaps (P,).
+        Problems with gap > tol · objective have not converged.
     """
     P = len(lam)
-    theta = d.Z.new_zeros(P, d.n_free, d.Z.shape[1])
-    n_iter = torch.zeros(P, dtype=torch.int64, device=d.Z.device)
+    theta = d.Z.new_zeros(P, d.n_classes - 1, d.Z.shape[1])
     active = torch.arange(P, device=d.Z.device)
     state = _evaluate(d, theta, lam, fold)
     f, gap = state.f.clone(), state.gap.clone()
     slack = 1e3 * torch.finfo(theta.dtype).eps
     stalled = torch.zeros(P, dtype=torch.bool, device=d.Z.device)
-    for _ in range(max_iter):
+    for _ in range(MAX_STEPS):
         todo = (state.gap > tol * state.f) & ~stalled[active]
         if not bool(todo.any()):
             break
@@ -281,6 +262,5 @@ def solve(
         step[pending] = 0
         stalled[active[pending]] = True
         theta[active] = base + step[:, None, None] * v
-        n_iter[active] += 1
         f[active], gap[active] = state.f, state.gap
-    return Solution(theta, f, gap, n_iter)
+    return theta, f, gap

@@ -166,14 +166,8 @@ def low_rank(model: Classifier, spec: RunSpec) -> None:
     """LoRA freezes φ, adds an adapter that changes nothing yet, and trains it with V and b."""
     from lpft_utils.models.adapters import add_lora
 
-    add_lora(
-        model,
-        r=spec.lora_r,
-        alpha=spec.lora_alpha,
-        dropout=spec.lora_dropout,
-        targets=spec.lora_targets,
-        seed=spec.seed,
-    )
+    options = {"r": spec.lora_r, "alpha": spec.lora_alpha, "dropout": spec.lora_dropout, "targets": spec.lora_targets}
+    add_lora(model, **options, seed=spec.seed)
 
 
 def trainable_parameters(model: nn.Module) -> int:
@@ -195,7 +189,7 @@ def tune(setup: Setup) -> Outcome:
     from lpft_utils.training.fine_tuning import fine_tune
 
     spec, model = setup.spec, setup.model
-    assert spec.learning_rate is not None
+    settings = {name: getattr(spec, name) for name in TUNING_FIELDS if name != "n_monitor"}
     V_0 = model.head.weight.detach().clone()
     on_gpu = torch.cuda.is_available()
     if on_gpu:
@@ -207,12 +201,7 @@ def tune(setup: Setup) -> Outcome:
         setup.encoded["validation"],
         setup.collate,
         setup.checkpoints,
-        epochs=spec.epochs,
-        batch_size=spec.batch_size,
-        learning_rate=spec.learning_rate,
-        weight_decay=spec.weight_decay,
-        head_weight_decay=spec.head_weight_decay,
-        label_smoothing=spec.label_smoothing,
+        **settings,
         seed=spec.seed,
         monitors=setup.monitors,
         progress=setup.progress,
@@ -280,8 +269,3 @@ for _method in (
     ),
 ):  # fmt: skip
     METHODS[_method.name] = _method
-
-
-def label(name: str) -> str:
-    """A method's name for readers."""
-    return METHODS[name].label

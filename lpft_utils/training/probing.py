@@ -15,7 +15,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from lpft_utils.training.logistic import fit_logistic, logistic_gd, logistic_path
+from lpft_utils.training.logistic import fit_logistic, logistic_path
+from lpft_utils.training.logistic_descent import logistic_gd
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Head:
         b: Bias, shape (C,), float32.
         about: How it was fitted: "kind", and "C" or "steps"; for `cv` also the path ("Cs", "cv_accuracy", "norms").
         history: For `gd`, rows of "step", "head_norm", "train_loss", "train_accuracy" and "<split>_accuracy" for every
-            split monitored; else empty.
+            split monitored; otherwise empty.
     """
 
     V: Tensor
@@ -75,15 +76,7 @@ def fit_head(
         }
     elif lp == "gd":
         descent = logistic_gd(phi, labels, n_classes, steps=steps, eval_sets=monitor, nesterov=True, device=device)
-        V, b = descent.V, descent.b
-        columns = {
-            "step": descent.step,
-            "head_norm": descent.norm,
-            "train_loss": descent.loss,
-            "train_accuracy": descent.accuracy,
-            **{f"{name}_accuracy": accuracy for name, accuracy in descent.eval_accuracy.items()},
-        }
-        history = pd.DataFrame(columns)
+        V, b, history = descent.V, descent.b, descent.history
         about = {"kind": "gd", "steps": steps}
     else:
         fit = fit_logistic(phi, labels, n_classes, C=float(lp), device=device)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import hashlib
 import json
 import re
@@ -12,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lpft_utils.common.errors import RunError
+from lpft_utils.common.names import nearest
 from lpft_utils.common.validation import is_integer, is_number
 from lpft_utils.training.methods import METHODS
 
@@ -26,20 +26,13 @@ COMMON_FIELDS = (
 
 # What is expected of a number, of which fields, and how it is checked.
 _BOUNDS: tuple[tuple[str, tuple[str, ...], Callable[[Any], bool]], ...] = (
-    (
-        "a positive integer",
-        ("n_train", "n_eval", "max_length", "batch_size", "lp_steps", "lora_r"),
-        lambda v: is_integer(v) and v > 0,
-    ),
+    ("a positive integer", ("n_train", "n_eval", "max_length", "batch_size", "lp_steps", "lora_r"),
+     lambda v: is_integer(v) and v > 0),
     ("an integer ≥ 0", ("seed", "n_monitor"), lambda v: is_integer(v) and v >= 0),
-    (
-        "a positive number",
-        ("epochs", "learning_rate", "lora_alpha", "head_norm"),
-        lambda v: is_number(v) and v > 0,
-    ),
+    ("a positive number", ("epochs", "learning_rate", "lora_alpha", "head_norm"), lambda v: is_number(v) and v > 0),
     ("a number ≥ 0", ("weight_decay", "head_weight_decay"), lambda v: is_number(v) and v >= 0),
     ("a share in [0, 1)", ("label_noise", "label_smoothing", "lora_dropout"), lambda v: is_number(v) and 0 <= v < 1),
-)
+)  # fmt: skip
 _OPTIONAL = ("n_train", "n_eval", "learning_rate", "head_norm", "head_weight_decay")
 
 
@@ -107,14 +100,8 @@ class RunSpec:
     lora_targets: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
-        for name in ("ood", "lora_targets"):
-            value = getattr(self, name)
-            if isinstance(value, (str, list)):
-                object.__setattr__(self, name, (value,) if isinstance(value, str) else tuple(value))
         if self.method not in METHODS:
-            near = difflib.get_close_matches(str(self.method).replace("-", "_"), METHODS, n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise RunError(f"method: expected one of {', '.join(METHODS)}, got {self.method!r}.{hint}")
+            raise RunError(f"method: there is no {self.method!r}; {nearest(str(self.method), METHODS)}.")
         if unknown := set(METHODS[self.method].fields) - set(self.__dataclass_fields__):
             raise RunError(f"method {self.method!r}: its record names {', '.join(sorted(unknown))}, no field of a run.")
         if self.learning_rate is None:
@@ -130,6 +117,9 @@ class RunSpec:
                     raise RunError(f"{name}: expected {expected}, got {value!r}.")
         for name, example in (("ood", "['dynasent']"), ("lora_targets", "['query', 'value']")):
             value = getattr(self, name)
+            if isinstance(value, (str, list)):
+                value = (value,) if isinstance(value, str) else tuple(value)
+                object.__setattr__(self, name, value)
             if value is not None and not (isinstance(value, tuple) and all(isinstance(v, str) and v for v in value)):
                 raise RunError(f"{name}: expected names, such as {example}, got {value!r}.")
         if self.lora_targets == ():
@@ -157,17 +147,15 @@ class RunSpec:
         known = [field.name for field in dataclasses.fields(cls)]
         for name in fields:
             if name not in known:
-                near = difflib.get_close_matches(name, known, n=1)
-                hint = f" Did you mean {near[0]!r}?" if near else ""
-                raise RunError(f"Unknown field {name!r} of a run.{hint} Known: {', '.join(known)}.")
+                raise RunError(f"A run has no field {name!r}; {nearest(name, known)}.")
         return cls(**fields)
 
     def replace(self, **changes: Any) -> RunSpec:
         """A copy with some fields changed; another method brings its own learning rate where this one had its own."""
         fields = self.to_dict()
-        if changes.get("method", self.method) != self.method:
-            if self.learning_rate == METHODS[self.method].learning_rate:
-                fields["learning_rate"] = None
+        other = changes.get("method", self.method) != self.method
+        if other and self.learning_rate == METHODS[self.method].learning_rate:
+            fields["learning_rate"] = None
         return type(self).from_dict({**fields, **changes})
 
     def key(self, data_fingerprint: str) -> str:

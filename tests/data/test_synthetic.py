@@ -13,7 +13,7 @@ import pytest
 
 from lpft_utils.common.errors import TaskError
 from lpft_utils.data import synthetic as builtin_task
-from lpft_utils.data.synthetic import DEFAULT_MIX, NEGATIVE, NEUTRAL, POSITIVE, Mix, draw_text, generate
+from lpft_utils.data.synthetic import NEGATIVE, NEUTRAL, POSITIVE, draw_text, generate
 from lpft_utils.data.synthetic_words import ELECTRONICS, HOTELS, RESTAURANTS
 from lpft_utils.data.tasks import load_task
 
@@ -159,10 +159,12 @@ def test_every_field_of_a_domain_is_filled():
             assert getattr(domain, item.name), (domain.name, item.name)
 
 
-def only(**kinds):
-    """A mix of the given kinds alone, each text a single clause unless said otherwise."""
-    zero = {item.name: 0.0 for item in fields(Mix)}
-    return Mix(**{**zero, "single": 0.0 if {"contrast", "aside"} & set(kinds) else 1.0, **kinds})
+def draw_only(domain, label, clause, form, rng):
+    """A text of one form whose clauses are all of one kind."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(builtin_task, "CLAUSES", {clause: 1.0})
+        patch.setattr(builtin_task, "FORMS", {form: 1.0})
+        return draw_text(domain, label, rng)
 
 
 def polarity(text, domain):
@@ -177,23 +179,23 @@ def polarity(text, domain):
 def test_constructions_mean_what_their_label_says(domain, label):
     rng = random.Random(0)
     for _ in range(100):
-        assert polarity(draw_text(domain, label, only(plain=1.0), rng), domain) == [label]
-        assert polarity(draw_text(domain, label, only(negated=1.0), rng), domain) == [1 - label]
-        assert polarity(draw_text(domain, label, only(expected=1.0), rng), domain) == [1 - label]
-        both = polarity(draw_text(domain, label, only(plain=1.0, contrast=1.0), rng), domain)
+        assert polarity(draw_only(domain, label, "plain", "single", rng), domain) == [label]
+        assert polarity(draw_only(domain, label, "negated", "single", rng), domain) == [1 - label]
+        assert polarity(draw_only(domain, label, "expected", "single", rng), domain) == [1 - label]
+        both = polarity(draw_only(domain, label, "plain", "contrast", rng), domain)
         assert sorted(both) == [NEGATIVE, POSITIVE]
 
 
 def test_in_training_contrasts_the_deciding_clause_can_come_first_or_last():
     rng = random.Random(0)
-    orders = {tuple(polarity(draw_text(RESTAURANTS, POSITIVE, only(plain=1.0, contrast=1.0), rng), RESTAURANTS))
-              for _ in range(200)}  # fmt: skip
+    texts = [draw_only(RESTAURANTS, POSITIVE, "plain", "contrast", rng) for _ in range(200)]
+    orders = {tuple(polarity(text, RESTAURANTS)) for text in texts}
     assert orders == {(NEGATIVE, POSITIVE), (POSITIVE, NEGATIVE)}
 
 
 def test_neutral_texts_quote_judging_words_too():
     rng = random.Random(0)
-    quoted = [bool(polarity(draw_text(RESTAURANTS, NEUTRAL, DEFAULT_MIX, rng), RESTAURANTS)) for _ in range(300)]
+    quoted = [bool(polarity(draw_text(RESTAURANTS, NEUTRAL, rng), RESTAURANTS)) for _ in range(300)]
     assert 0.4 < np.mean(quoted) < 0.95
 
 

@@ -1,23 +1,14 @@
-"""LoRA on every family: what trains, what it computes, and that a folder, a merge and peft itself agree."""
+"""Adapters on every family: what trains, and what it computes."""
 
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from peft import PeftModel
-from safetensors.torch import load_file
 from tiny import FAMILIES, save_backbone
 
 from lpft_utils.common.errors import ModelError
-from lpft_utils.models.adapters import (
-    adapter_state,
-    add_ia3,
-    add_lora,
-    default_targets,
-    merge_lora,
-    save_adapter,
-)
+from lpft_utils.models.adapters import add_ia3, add_lora, default_targets
 from lpft_utils.models.backbones import load_tokenizer
 from lpft_utils.models.classifier import Classifier, load_classifier
 from lpft_utils.training.methods import trainable_parameters
@@ -61,7 +52,6 @@ def test_fresh_adapter_changes_nothing_and_leaves_adapter_and_head_to_train(back
     torch.testing.assert_close(model.features(**batch), expected, atol=1e-6, rtol=1e-6)
     trains = {name for name, p in model.named_parameters() if p.requires_grad}
     assert trains == {name for name, _ in model.named_parameters() if ".lora_" in name or name.startswith("head.")}
-    assert trains == set(adapter_state(model))
     after = {k.replace(".base_layer.", "."): v for k, v in model.state_dict().items() if ".lora_" not in k}
     assert after.keys() == before.keys() and all(torch.equal(v, before[k]) for k, v in after.items())
     model(**batch, labels=torch.tensor([0, 1, 2])).loss.backward()
@@ -81,7 +71,7 @@ def test_fresh_adapter_changes_nothing_and_leaves_adapter_and_head_to_train(back
 )
 def test_query_and_value_are_adapted_by_default(family, endings, shapes, folders):
     model = add_lora(load_classifier(str(folders[family]), 2), r=3)
-    names = [k for k in adapter_state(model) if ".lora_A." in k]
+    names = [k for k in model.state_dict() if ".lora_A." in k]
     assert {k.split(".lora_A.")[0].rpartition(".")[2] for k in names} == endings == set(default_targets(family))
     assert len(names) == 2 * len(endings)  # two blocks
     if shapes is not None:
@@ -124,44 +114,6 @@ def test_dropout_acts_in_training_alone(folders):
     assert not torch.equal(layer(x), layer(x))
 
 
-# ---- kept in a folder, merged ----
-
-
-def test_saved_adapter_and_head_are_read_by_peft(backbone, tmp_path):
-    model, batch = trained(add_lora(load_classifier(backbone, 3), r=4, alpha=12)), batch_of(backbone)
-    with torch.no_grad():
-        expected = model(**batch).logits
-        save_adapter(model, tmp_path / "adapter")
-        assert {p.name for p in (tmp_path / "adapter").iterdir()} == {
-            "adapter_config.json", "adapter_model.safetensors",
-        }  # fmt: skip
-        by_peft = PeftModel.from_pretrained(load_classifier(backbone, 3, seed=9), tmp_path / "adapter").eval()
-        assert torch.equal(by_peft(**batch).logits, expected)
-        fresh = add_lora(load_classifier(backbone, 3))(**batch).logits
-    assert (fresh - expected).abs().max() > 1e-2  # the comparison can fail
-
-
-def test_merged_equals_unmerged_to_rounding(backbone):
-    model, batch = trained(add_lora(load_classifier(backbone, 3), r=4, alpha=12)), batch_of(backbone)
-    plain = load_classifier(backbone, 3)
-    with torch.no_grad():
-        expected = model.features(**batch)
-        assert merge_lora(model) is model
-        torch.testing.assert_close(model.features(**batch), expected, atol=1e-5, rtol=1e-5)
-        assert (plain.features(**batch) - expected).abs().max() > 1e-2
-    assert model.state_dict().keys() == plain.state_dict().keys()
-    assert trainable_parameters(model) == trainable_parameters(plain)
-    add_lora(model)  # a merged model can be adapted again
-
-
-def test_merged_classifier_is_saved_as_any_other(folders, tmp_path):
-    backbone = str(folders["bert"])
-    model, batch = merge_lora(trained(add_lora(load_classifier(backbone, 3)))), batch_of(backbone)
-    model.save_pretrained(tmp_path)
-    with torch.no_grad():
-        assert torch.equal(Classifier.from_pretrained(tmp_path).eval()(**batch).logits, model(**batch).logits)
-
-
 def test_number_of_trainable_parameters():
     model = load_classifier("tiny", 3)
     assert trainable_parameters(model) == sum(np.prod(p.shape) for p in model.parameters())
@@ -182,21 +134,9 @@ def test_second_adapter_is_refused(first):
     assert model.state_dict().keys() == names
 
 
-@pytest.mark.parametrize("call", [merge_lora, lambda model: save_adapter(model, Path("never"))])
-def test_ia3_is_not_taken_for_lora(call, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(ModelError, match="no adapter of add_lora.*IA3Config"):
-        call(add_ia3(load_classifier("tiny", 2)))
-    assert not list(tmp_path.iterdir())
-
-
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        *[({"r": r}, "r to be a positive integer, got ") for r in (0, 1.5, True, None)],
-        *[({"alpha": alpha}, "alpha to be a finite number, got ") for alpha in (float("nan"), None)],
-        *[({"dropout": dropout}, "dropout to be a share") for dropout in (-0.1, 1.0, float("nan"))],
-        *[({"init": init}, "init to be True or 'gaussian', got") for init in ("foo", False)],
         ({"targets": ["query", "nope"]}, r"linear layers \(dense, key, query, value\), got 'nope'"),
         ({"targets": "nope"}, "got 'nope'"),
         ({"targets": []}, "linear layers .* got None"),
@@ -205,7 +145,7 @@ def test_ia3_is_not_taken_for_lora(call, tmp_path, monkeypatch):
         ({"targets": ["word_embeddings"]}, "linear layers .* got 'word_embeddings'"),
     ],
 )
-def test_bad_arguments_are_told_and_leave_the_model_as_it_was(options, told):
+def test_bad_targets_are_told_and_leave_the_model_as_it_was(options, told):
     model = load_classifier("tiny", 3)
     model.backbone.embeddings.requires_grad_(False)  # so that a change of what trains shows
     before = {name: (p.clone(), p.requires_grad) for name, p in model.named_parameters()}
@@ -224,24 +164,6 @@ def test_one_target_may_be_given_alone():
 def test_family_without_known_projections_asks_for_them():
     with pytest.raises(ModelError, match="'resnet' are not known here .*lora_targets"):
         default_targets("resnet")
-
-
-def test_nothing_to_save_or_merge_is_refused(tmp_path):
-    model = load_classifier("tiny", 2)
-    for call in (merge_lora, lambda model: save_adapter(model, tmp_path)):
-        with pytest.raises(ModelError, match="has no adapter"):
-            call(model)
-
-
-def test_weights_that_are_not_finite_are_not_saved_over_finite_ones(tmp_path):
-    model = add_lora(load_classifier("tiny", 3))
-    save_adapter(model, tmp_path / "adapter")
-    old = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
-    model.head.weight.data[0, 0] = float("nan")
-    with pytest.raises(ModelError, match="finite weights, got others in 'head.weight'"):
-        save_adapter(model, tmp_path / "adapter")
-    now = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
-    assert now.keys() == old.keys() and all(torch.equal(now[k], v) for k, v in old.items())
 
 
 # ---- IA³ ----

@@ -68,13 +68,6 @@ def test_collator_pads_to_a_multiple_of_8_for_tensor_cores(tokenizer, monkeypatc
     assert Collator(tokenizer)([encoded[0]])["input_ids"].shape == (1, 8)
 
 
-def test_collator_pads_to_a_given_length(tokenizer):
-    encoded = encode(SINGLE, tokenizer)
-    batch = Collator(tokenizer, pad_to=12)([encoded[0], encoded[1]])
-    assert batch["input_ids"].shape == (2, 12)
-    assert batch["attention_mask"].sum(1).tolist() == [encoded[0]["length"], encoded[1]["length"]]
-
-
 # ---- a tokenizer that does not know the texts ----
 
 

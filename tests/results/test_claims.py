@@ -162,6 +162,16 @@ def test_a_seed_of_which_a_run_diverged_is_left_out_and_counted():
     assert ledger([verdict]).iloc[0]["seeds"] == "2 (1 diverged)"
 
 
+def test_a_ledger_says_that_test_is_the_published_validation_set():
+    lp, lp_ft = (
+        [MadeUpRun(m, s, accuracy={"test": a + s, "ood_b": a}, task={"test_is_validation": True}) for s in (0, 1)]
+        for m, a in (("lp", 0.7), ("lp_ft", 0.8))
+    )
+    on_test, shifted = evaluate([*lp, *lp_ft], "8")
+    assert "“test”: the published validation set" in repr(ledger([on_test])) and not shifted.note
+    assert "validation" not in repr(ledger([shifted]))
+
+
 def test_a_claim_on_a_method_of_which_every_run_diverged_does_not_vanish():
     lost = [MadeUpRun("lp_ft", seed, diverged=True, accuracy={"test": 0.3, "ood_b": 0.3}) for seed in (0, 1)]
     verdicts = evaluate([*LP, *lost], "8")

@@ -65,7 +65,7 @@ def test_verdicts_follow_from_the_committed_values(key, larger, smaller, stateme
 def test_claims_table_has_every_verdict_of_every_task():
     table = reference.claims_table(reference.load_reference(FOLDER / "kernel-claims.json"))
     assert list(table.columns) == ["claim", "statement", "cb", "rte"] and list(table["claim"]) == sorted(table["claim"])
-    row = table.set_index("statement").loc["‖F‖/‖P+F‖ is larger at the start of LP-LoRA than of LoRA"]
+    row = table.set_index("statement").loc["‖F‖/‖P+F‖ is larger at the initialisation of LP-LoRA than of LoRA"]
     assert (row["claim"], row["cb"]) == (4, "fails")  # kept as a verdict: its values per seed are not committed
     assert table.set_index("statement").loc["Diff(F) is larger at ‖V0‖ = 0.5 than at 50", "cb"] == "holds"
 
@@ -75,6 +75,20 @@ def test_reference_table_has_a_row_per_task_and_set():
     assert list(table.columns) == ["task", "set", "LP", "FT", "LP-FT", "Diff, FT", "Diff, LP-FT"]
     assert list(table.loc[0, ["task", "set", "LP", "Diff, FT"]]) == ["cola", "test", "69.2 ± 0.0", "3.70 ± 0.70"]
     assert table.loc[1, "set"] == "validation (OOD)" and table.loc[1, "Diff, FT"] == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "make", "task"),
+    [
+        ("real-tasks", reference.reference_table, "cola"),
+        ("real-tasks", reference.claims_table, "cola"),
+        ("five-methods", lambda found: reference.methods_table(found, "ECE"), "rte"),
+        ("kernel-claims", reference.norm_table, "rte"),
+    ],
+)
+def test_tables_name_the_task_whose_test_set_is_the_published_validation_set(name, make, task):
+    shown = make(reference.load_reference(FOLDER / f"{name}.json"))
+    assert f"“test” of {task}: the published validation set" in shown._repr_html_()
 
 
 @pytest.mark.parametrize("content", [None, "", "{", "[]", "{}", "[3]", json.dumps([{"name": "cb"}])])

@@ -1,16 +1,15 @@
 """The frame of results and the tables made from it, on runs made up by hand."""
 
-import math
-
 import numpy as np
 import pandas as pd
 import pytest
 from constructed import MadeUpRun
 from scipy import special
 
+from lpft_utils.common.errors import ParameterError
 from lpft_utils.metrics.intervals import format_geometric, format_interval
 from lpft_utils.results.frame import COLUMNS, results, select
-from lpft_utils.results.tables import accuracy_table, change, change_table, column, fdr_table, mean, table
+from lpft_utils.results.tables import accuracy_table, change_table, column, fdr_table, mean, over_seeds, table
 
 
 def tuned(method, seed, accuracy=0.8, norm=2.0, **more):
@@ -53,7 +52,7 @@ def test_a_diverged_run_has_no_values_and_is_counted_in_every_cell():
     lost = tuned("ft", 2, accuracy=0.01, norm=float("nan"), diverged=True)
     runs = {"ft": [tuned("ft", 0), tuned("ft", 1, accuracy=0.7), lost], "lp": [tuned("lp", 0), tuned("lp", 1)]}
     frame = results(runs)
-    assert select(frame, seed=2)["metric"].tolist() == ["diverged"]
+    assert set(select(frame, seed=2)["metric"]) == {"diverged"}
     shown = accuracy_table(runs)
     assert shown.loc["FT", "test"] == f"{format_interval([80, 70], 1)} (1 diverged)"
     assert "diverged" not in shown.loc["LP", "test"]
@@ -61,15 +60,48 @@ def test_a_diverged_run_has_no_values_and_is_counted_in_every_cell():
     assert accuracy_table({"ft": [tuned("ft", 0), lost], "lp": [lost]}).loc["FT", "test"].endswith("(2 diverged)")
 
 
-def test_feature_change_of_a_diverged_run_is_nan_so_that_seeds_still_pair():
-    runs = [tuned("ft", 0), tuned("ft", 1, diverged=True), tuned("ft", 2)]
-    values = change(runs, "Diff", "test")
-    assert [math.isnan(value) for value in values] == [False, True, False]
+def diff(run):
+    return run.metrics["change"]["test"]["Diff"]
+
+
+def test_a_sentence_leaves_a_diverged_run_out_and_counts_it():
+    runs = [tuned("ft", 0), tuned("ft", 1, accuracy=0.01, diverged=True), tuned("ft", 2, accuracy=0.7)]
+    assert over_seeds(MadeUpRun.accuracy, mean(1, 100), runs) == f"{format_interval([80, 70], 1)} (1 diverged)"
+    assert over_seeds(MadeUpRun.accuracy, mean(1, 100), runs[:1]) == "80.0"
+    assert over_seeds(MadeUpRun.accuracy, mean(1, 100), runs[1:2]) == "(1 diverged)"
+
+
+def test_a_difference_pairs_seeds_also_where_a_run_diverged():
+    ft = [tuned("ft", 0), tuned("ft", 1, diverged=True), tuned("ft", 2)]  # Diff is 1 + seed
+    still = [MadeUpRun("lp_ft", seed, change={"test": {"Diff": 0.5 * seed}}) for seed in range(3)]
+    shown = over_seeds(lambda a, b: diff(a) - diff(b), mean(2), ft, still)
+    assert shown == f"{format_interval([1.0, 3.0 - 1.0], 2)} (1 diverged)"
+    with pytest.raises(ParameterError, match=r"same seeds, got \[\[0, 1, 2\], \[2, 1, 0\]\]"):
+        over_seeds(lambda a, b: 0.0, mean(2), ft, still[::-1])
+
+
+@pytest.mark.parametrize(("made", "shown"), [(True, True), (False, False)])
+def test_a_table_with_a_test_column_says_that_it_is_the_validation_set(made, shown):
+    runs = {"ft": [tuned("ft", 0, task={"test_is_validation": made})]}
+    note = "“test”: the published validation set, since the test labels are not public."
+    for made_table in (accuracy_table(runs), fdr_table(runs["ft"]), change_table(runs, "test")):
+        assert (note in made_table._repr_html_()) == (note in repr(made_table)) == shown
+    assert "validation set" not in repr(change_table(runs, "train"))
+
+
+def test_of_several_tasks_those_without_a_public_test_set_are_named():
+    frame = results([tuned("ft", 0, task={"test_is_validation": True})]).assign(task="rte")
+    both = pd.concat([frame, results([tuned("ft", 0)])])
+    shown = table(both, "task", {"accuracy": column("accuracy", split="test")})
+    assert "“test” of rte: the published" in repr(shown)
 
 
 def test_a_method_of_which_every_run_diverged_keeps_its_row():
     runs = {"ft": [tuned("ft", 0, diverged=True)], "lp": [tuned("lp", 0)]}
     assert accuracy_table(runs)["test"].to_dict() == {"FT": "(1 diverged)", "LP": "80.0"}
+    assert accuracy_table({"ft": runs["ft"]})["test"].to_dict() == {
+        "FT": "(1 diverged)"
+    }  # also where it is all there is
 
 
 def test_the_norm_is_shown_on_the_scale_on_which_it_is_tested():

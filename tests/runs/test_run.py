@@ -22,7 +22,6 @@ from tiny import save_backbone
 from lpft_utils.common.errors import RunError, TaskError
 from lpft_utils.common.tensors import weights_fingerprint
 from lpft_utils.metrics.feature_change import feature_change
-from lpft_utils.models.adapters import merge_lora
 from lpft_utils.models.backbone_files import folder_fingerprint
 from lpft_utils.models.backbones import load_tokenizer
 from lpft_utils.models.classifier import load_classifier
@@ -165,12 +164,14 @@ def monitored(r: Run) -> tuple[float, float]:
 
 def test_lp_ft_starts_at_lps_head_and_ft_at_the_random_one(stored):
     lp, ft, lp_ft = (stored[m] for m in ("lp", "ft", "lp_ft"))
-    start = {m: stored[m].history.set_index("step").loc[0] for m in ("ft", "lp_ft")}
-    assert start["lp_ft"]["head_norm"] == pytest.approx(lp.metrics["head_norm"], rel=1e-6)
-    assert (start["lp_ft"]["train_accuracy"], start["lp_ft"]["train_loss"]) == pytest.approx(monitored(lp), rel=1e-5)
+    initial = {m: stored[m].history.set_index("step").loc[0] for m in ("ft", "lp_ft")}
+    assert initial["lp_ft"]["head_norm"] == pytest.approx(lp.metrics["head_norm"], rel=1e-6)
+    assert (initial["lp_ft"]["train_accuracy"], initial["lp_ft"]["train_loss"]) == pytest.approx(
+        monitored(lp), rel=1e-5
+    )
     assert lp_ft.metrics["lp"] == lp.metrics["lp"]
     fresh = load_classifier("tiny", 3, seed=SPEC.seed).head.weight.detach().numpy()
-    assert start["ft"]["head_norm"] == pytest.approx(np.linalg.norm(fresh), rel=1e-6)
+    assert initial["ft"]["head_norm"] == pytest.approx(np.linalg.norm(fresh), rel=1e-6)
     for r in stored.values():
         assert r.metrics["head_norm_init"] == pytest.approx(np.linalg.norm(fresh), rel=1e-6)
     moved = np.linalg.norm(lp_ft.V - lp.V)
@@ -192,18 +193,18 @@ def test_adapter_runs_store_adapter_and_head_alone(method, stored):
     assert full.metrics["trainable_parameters"] > 20 * r.metrics["trainable_parameters"]
     sizes = [(x.folder / "model.safetensors").stat().st_size for x in (r, full)]
     assert sizes[0] < sizes[1] / 10
-    merged = merge_lora(load_model(r))
+    loaded = {k.replace(".base_layer.", "."): v for k, v in load_model(r).state_dict().items()}
     plain = load_classifier("tiny", 3).state_dict()
-    moved = {k for k, v in merged.state_dict().items() if not torch.equal(v, plain[k])}
-    assert moved == {"head.weight", "head.bias"} | {
-        f"backbone.encoder.layer.{i}.attention.self.{m}.weight" for i in (0, 1) for m in ("query", "value")
+    assert {k for k, v in plain.items() if not torch.equal(loaded[k], v)} == {"head.weight", "head.bias"}
+    assert {k.partition(".lora_B.")[0] for k in loaded if ".lora_B." in k and loaded[k].any()} == {
+        f"backbone.encoder.layer.{i}.attention.self.{m}" for i in (0, 1) for m in ("query", "value")
     }
 
 
 def test_lp_lora_starts_at_lps_head(stored):
-    start = stored["lp_lora"].history.set_index("step").loc[0]
-    assert start["head_norm"] == pytest.approx(stored["lp"].metrics["head_norm"], rel=1e-6)
-    assert (start["train_accuracy"], start["train_loss"]) == pytest.approx(monitored(stored["lp"]), rel=1e-5)
+    initial = stored["lp_lora"].history.set_index("step").loc[0]
+    assert initial["head_norm"] == pytest.approx(stored["lp"].metrics["head_norm"], rel=1e-6)
+    assert (initial["train_accuracy"], initial["train_loss"]) == pytest.approx(monitored(stored["lp"]), rel=1e-5)
     assert stored["lp_lora"].metrics["lp"] == stored["lp"].metrics["lp"]
 
 

@@ -48,11 +48,11 @@ def test_failure_while_writing_leaves_nothing(tmp_path):
 def test_no_reader_meets_a_run_in_writing(tmp_path):
     seen = []
 
-    def watched(folder):
+    def observed(folder):
         fill(folder)
         seen.append((list_runs(tmp_path), (tmp_path / "key").exists()))
 
-    write_run(tmp_path, "key", watched)
+    write_run(tmp_path, "key", observed)
     assert seen == [([], False)]
 
 
@@ -66,7 +66,7 @@ def test_run_that_exists_is_kept(tmp_path):
 def test_something_else_in_its_place_is_not_taken_for_the_run(tmp_path):
     (tmp_path / "key").mkdir()
     (tmp_path / "key" / "notes.txt").write_text("mine")
-    with pytest.raises(OSError):
+    with pytest.raises(RunError, match="key is in the way"):
         write_run(tmp_path, "key", fill)
     assert (tmp_path / "key" / "notes.txt").read_text() == "mine"
 
@@ -104,8 +104,8 @@ def test_empty_and_absent_stores_have_no_runs(tmp_path):
 def test_runs_are_listed_by_name_without_unfinished_ones(tmp_path):
     for key in ("b", "a"):
         write_run(tmp_path, key, fill)
-    unfinished = tmp_path / ".writing-c-12345678"
-    unfinished.mkdir()
+    unfinished = tmp_path / ".partial-12345678" / "c"
+    unfinished.mkdir(parents=True)
     fill(unfinished)
     (unfinished / MANIFEST).write_text("{}")
     assert [run.folder.name for run in list_runs(tmp_path)] == ["a", "b"]

@@ -82,8 +82,15 @@ def test_a_missing_split_is_named():
         study.temperature_scaled(run, "ood_x")
 
 
+def test_predictions_of_a_diverged_run_are_refused(sharp):
+    lost = MadeUpRun(predictions=sharp.predictions, diverged=True)
+    for use in (study.temperature_scaled, study.fit_calibrators, lambda run: study.scaling_curves(run, [1.0])):
+        with pytest.raises(ParameterError, match="expected a run that did not diverge"):
+            use(lost)
+
+
 def test_pooled_diagrams_count_every_example_of_every_seed(runs):
-    before, after = study.diagrams(runs["lp_ft"])
+    before, after = study.diagrams(runs)["lp_ft"]
     assert before.counts.sum() == after.counts.sum() == 2 * N
     found = [study.temperature_scaled(run) for run in runs["lp_ft"]]
     p, y = np.concatenate([s.after for s in found]), np.concatenate([s.labels for s in found])
@@ -110,7 +117,7 @@ def test_only_the_over_confident_model_is_above_chance(runs):
 
 
 def test_counts_of_the_bins_add_up_before_and_after(sharp):
-    table = tables.count_table({"lp_ft": sharp})
+    table = tables.count_table({"lp_ft": [sharp]})
     pairs = np.array([[int(n) for n in cell.split(" → ")] for cell in table["LP-FT"]])
     assert list(pairs.sum(axis=0)) == [N, N]
     assert pairs.sum(axis=1).min() > 0  # bins that are always empty are left out
@@ -186,17 +193,17 @@ def test_the_weight_decay_reaches_the_factor_that_was_asked_for():
         study.decay_for(spec, 120, factor=1.0)
 
 
-def test_alternatives_change_one_thing_each(tmp_path, monkeypatch):
-    monkeypatch.setenv("LPFT_RUNS", str(tmp_path))
+def test_alternatives_change_one_thing_each(tmp_path):
     setting = get_profile("smoke", seeds=0)
-    sweep = head_norm_sweep(setting.sweep_spec(), (0.5, 5.0), (0,))
-    found = study.alternatives(sweep)
-    as_it_is, smoothed, decayed = found.values()
+    sweep = head_norm_sweep(setting.sweep_spec(), (0.5, 5.0), (0,), store=tmp_path)
+    found = study.alternatives(sweep, store=tmp_path)
+    assert all(group[0].folder.parent == tmp_path for group in found.values())
+    (as_it_is,), (smoothed,), (decayed,) = found.values()
     assert as_it_is is sweep[5.0][0]
     assert smoothed.spec == as_it_is.spec.replace(label_smoothing=0.1)
     assert decayed.spec == as_it_is.spec.replace(head_weight_decay=decayed.spec.head_weight_decay)
     assert decayed.metrics["head_norm"] < 0.5 * as_it_is.metrics["head_norm"]
-    assert tables.comparison_table({k: [v] for k, v in found.items()}, "training").shape[0] == 3
+    assert tables.comparison_table(found, "training").shape[0] == 3
 
 
 def test_claim_6_holds_for_logits_that_are_only_too_sharp(runs):
@@ -232,7 +239,7 @@ def draw(figure):
 
 
 def test_diagrams_show_every_bin_that_is_not_empty(runs, strict):
-    shown = {method: study.diagrams(group) for method, group in runs.items()}
+    shown = study.diagrams(runs)
     panels = draw(plots_calibration.reliability_diagrams(shown))
     assert [axes.get_title() for axes in panels] == ["FT", "LP-FT"]
     assert all(axes.get_xlabel() and axes.get_ylabel() for axes in panels)

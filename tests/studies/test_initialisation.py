@@ -1,4 +1,4 @@
-"""Starting points, their kernels, and linearised training beside real training, in the smoke profile."""
+"""Initialisations, their kernels, and linearised training beside real training, in the smoke profile."""
 
 import math
 from dataclasses import replace
@@ -63,18 +63,18 @@ def test_parameters_of_every_family_find_their_part(name, part):
     assert part_of_model(name) == part
 
 
-def test_starts_have_the_kernels_of_what_each_method_trains(setting, by_seed):
+def test_initialisations_have_the_kernels_of_what_each_method_trains(setting, by_seed):
     train, _ = kernels.examples(setting, 0)
-    for method, start in by_seed[0].items():
+    for method, at in by_seed[0].items():
         model = kernels.initial_model(setting, method, 0)
         exact = dense_kernel(model.double(), train.inputs)
-        assert (start.train.F - exact).norm() <= 1e-4 * exact.norm()
-        assert start.train.F.shape == (15, 3, 15, 3) and start.test.F.shape == (15, 3, 15, 3)
-        total = sum(part.double() for part in start.train.groups.values())
-        torch.testing.assert_close(total, start.train.F.double(), rtol=1e-4, atol=1e-6)
+        assert (at.train.F - exact).norm() <= 1e-4 * exact.norm()
+        assert at.train.F.shape == (15, 3, 15, 3) and at.test.F.shape == (15, 3, 15, 3)
+        total = sum(part.double() for part in at.train.groups.values())
+        torch.testing.assert_close(total, at.train.F.double(), rtol=1e-4, atol=1e-6)
 
 
-def test_p_is_the_same_at_every_start(by_seed):
+def test_p_is_the_same_at_every_initialisation(by_seed):
     for found in by_seed:
         assert all(torch.equal(s.train.gram, found["ft"].train.gram) for s in found.values())
 
@@ -109,23 +109,23 @@ def test_shares_are_a_partition_of_the_trace(by_seed):
     assert set(kernels.shares(by_seed[0]["lora"])) == {"attention"}
 
 
-def test_tables_have_a_row_for_every_start(by_seed):
+def test_tables_have_a_row_for_every_initialisation(by_seed):
     for table in (kernel_tables.statistics_table(by_seed), kernel_tables.regression_table(by_seed)):
         assert list(table.index) == ["FT", "LP-FT", "LoRA", "LP-LoRA"]
     assert kernel_tables.statistics_table(by_seed)["‖P‖"].nunique() == 1
 
 
 def test_the_published_regression_is_computed_once(by_seed, monkeypatch):
-    start = by_seed[0]["ft"]
-    given = (start.train.K.double(), start.labels, start.test.K.double(), start.test_labels)
-    assert kernels.as_published(start) == published(*given)
+    at = by_seed[0]["ft"]
+    given = (at.train.K.double(), at.labels, at.test.K.double(), at.test_labels)
+    assert kernels.as_published(at) == published(*given)
     monkeypatch.delattr(kernels, "published")
-    assert kernels.as_published(start) == published(*given)
+    assert kernels.as_published(at) == published(*given)
     with pytest.raises(NameError):  # other labels: another regression
-        kernels.as_published(replace(start, labels=1 - start.labels.clamp(max=1)))
+        kernels.as_published(replace(at, labels=1 - at.labels.clamp(max=1)))
 
 
-def made_start(scale: float, seed: int, useful: bool = True) -> Initialisation:
+def made_up(scale: float, seed: int, useful: bool = True) -> Initialisation:
     """P knows nothing of the labels; F, if useful, knows them."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.arange(18) % 3
@@ -138,18 +138,16 @@ def made_start(scale: float, seed: int, useful: bool = True) -> Initialisation:
 
 
 def test_claim_4_compares_the_ft_ratios():
-    rises = [{"ft": made_start(0.1, s), "lp_ft": made_start(10.0, s)} for s in range(3)]
-    falls = [{"ft": made_start(10.0, s), "lp_ft": made_start(0.1, s)} for s in range(3)]
+    rises = [{"ft": made_up(0.1, s), "lp_ft": made_up(10.0, s)} for s in range(3)]
+    falls = [{"ft": made_up(10.0, s), "lp_ft": made_up(0.1, s)} for s in range(3)]
     assert [v.outcome for v in evaluate(kernel_tables.kernel_results(rises), "4")] == ["holds"]
     assert [v.outcome for v in evaluate(kernel_tables.kernel_results(falls), "4")] == ["fails"]
 
 
 def test_claim_5_compares_the_fits():
-    helps = evaluate(kernel_tables.kernel_results([{"lp_ft": made_start(10.0, s)} for s in range(3)]), "5")
+    helps = evaluate(kernel_tables.kernel_results([{"lp_ft": made_up(10.0, s)} for s in range(3)]), "5")
     assert [v.outcome for v in helps] == ["holds", "holds", "holds"]
-    useless = evaluate(
-        kernel_tables.kernel_results([{"lp_ft": made_start(1e-9, s, useful=False)} for s in range(3)]), "5"
-    )
+    useless = evaluate(kernel_tables.kernel_results([{"lp_ft": made_up(1e-9, s, useful=False)} for s in range(3)]), "5")
     assert "holds" not in [v.outcome for v in useless]
 
 
@@ -189,7 +187,7 @@ def test_prediction_table_meets_its_target_or_says_so(setting):
     for _, row in table.iterrows():
         met = row["predicted ‖φ_t − φ_0‖"] != "target not met"
         assert met or row["time"].startswith(">")
-        assert float(row["loss at the start"]) > target or float(row["predicted ‖φ_t − φ_0‖"]) == 0
+        assert float(row["loss at initialisation"]) > target or float(row["predicted ‖φ_t − φ_0‖"]) == 0
 
 
 def test_prediction_table_is_computed_once(setting, monkeypatch):
@@ -236,13 +234,13 @@ def test_figures_show_what_they_are_given(setting, by_seed):
     assert [axes.get_title() for axes in figure.axes[:2]] == ["ft", "lp_ft"]
     assert len(plots_ntk.linearisation_error(c).axes[0].lines) == 2
     assert len(plots_ntk.predicted_and_measured({m: [x] for m, x in c.items()}).axes) == 2
-    starts = by_seed[0]
-    spectra = plots_ntk.spectra({"P": {m: spectrum(s.train.P) for m, s in starts.items()}})
+    found = by_seed[0]
+    spectra = plots_ntk.spectra({"P": {m: spectrum(s.train.P) for m, s in found.items()}})
     assert len(spectra.axes[0].lines) == 4
-    bars = plots_ntk.layer_shares({m: kernels.shares(starts[m]) for m in ("ft", "lora")})
+    bars = plots_ntk.layer_shares({m: kernels.shares(found[m]) for m in ("ft", "lora")})
     widths = [sum(patch.get_width() for patch in axes.patches) for axes in bars.axes]
     assert widths == pytest.approx([1, 1])
-    image = plots_ntk.kernel_image(torch.einsum("ncmc->nm", starts["ft"].train.K), starts["ft"].labels, ["a", "b", "c"])
+    image = plots_ntk.kernel_image(torch.einsum("ncmc->nm", found["ft"].train.K), found["ft"].labels, ["a", "b", "c"])
     assert image.axes[0].images[0].get_array().shape == (15, 15)
     law = plots_ntk.norm_law([1.0, 2.0], {"F": [1.0, 4.0], "P": [1.0, 1.0]})
     assert ledger(evaluate(kernel_tables.kernel_results(by_seed), "4")).shape[0] == 2 and len(law.axes[0].lines) == 3

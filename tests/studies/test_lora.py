@@ -15,7 +15,7 @@ from lpft_utils.kernel_methods.statistics import alignment
 from lpft_utils.metrics.recalibration import fit_temperature
 from lpft_utils.models.adapters import add_ia3
 from lpft_utils.ntk import dense_kernel
-from lpft_utils.results import lora_tables, reference
+from lpft_utils.results import kernel_tables, reference, tables
 from lpft_utils.results.claims import evaluate
 from lpft_utils.results.frame import select
 from lpft_utils.runs.profiles import get_profile
@@ -90,7 +90,7 @@ def test_closeness_is_one_for_a_kernel_with_itself_and_low_for_shuffled_texts(se
     expected = alignment(found["LoRA"].F, found["FT"].F, centered=True)
     assert table.loc["LoRA", "all, centred"] == pytest.approx(expected)
     assert table.loc["LoRA, texts shuffled", "all, centred"] < table.loc["LoRA", "all, centred"]
-    shown = lora_tables.alignment_table([table, table])
+    shown = kernel_tables.alignment_table([table, table])
     assert list(shown.index) == list(table.index) and shown.loc["FT", "with F of FT"] == "1.000 ± 0.000"
     assert shown.loc["features and head", "parameters"] == ""
 
@@ -103,22 +103,22 @@ def made_up(lora, shuffled, bare):
 
 def test_claim_7_compares_with_each_reference():
     by_seed = [made_up((0.9 + e, 0.8), (0.3, 0.2), (0.95, 0.5 + e)) for e in (0.0, 0.01, -0.01)]
-    verdicts = evaluate(lora_tables.alignment_results({"lp_ft": by_seed}), "7")
+    verdicts = evaluate(kernel_tables.alignment_results({"lp_ft": by_seed}), "7")
     assert [v.outcome for v in verdicts] == ["holds", "fails", "holds"]
     assert [v.difference.mean for v in verdicts] == pytest.approx([0.6, -0.05, 0.3])
     assert all(v.claim == 7 and "LP-LoRA" in v.statement and "LP-FT" in v.statement for v in verdicts)
-    both = evaluate(lora_tables.alignment_results({"ft": by_seed, "lp_ft": by_seed}), "7")
+    both = evaluate(kernel_tables.alignment_results({"ft": by_seed, "lp_ft": by_seed}), "7")
     assert len(both) == 6 and not any("LP" in v.statement for v in both[:3]) and both[3:] == verdicts
 
 
-def test_derivative_by_a_is_zero_at_the_start_and_not_after_training(setting, runs):
-    table = lora_tables.trained_table(setting, {m: runs[m] for m in ("lora", "lp_lora")}, n=6)
+def test_derivative_by_a_is_zero_at_initialisation_and_not_after_training(setting, runs):
+    table = kernel_tables.trained_table(setting, {m: runs[m] for m in ("lora", "lp_lora")}, n=6)
     assert list(table.index) == ["LoRA", "LP-LoRA"]
-    assert (table["share of A, start"] == "0.0%").all() and (table["share of A, end"] != "0.0%").all()
+    assert (table["share of A, initial"] == "0.0%").all() and (table["share of A, trained"] != "0.0%").all()
 
 
 def test_costs_are_those_of_the_runs(runs):
-    table = lora_tables.cost_table(runs)
+    table = tables.cost_table(runs)
     assert list(table.index) == LABELS
     assert table.loc["FT", "share"] == "100.000%" and table.loc["LP", "gradients and Adam (MB)"] == "none"
     lora = runs["lora"][0].metrics["trainable_parameters"]
@@ -127,7 +127,7 @@ def test_costs_are_those_of_the_runs(runs):
 
 
 def test_results_show_every_method(runs):
-    table = lora_tables.results_table(runs)
+    table = tables.results_table(runs)
     assert list(table.index) == LABELS and table.loc["LP", "CS(F)"].startswith("1.000")
 
 
@@ -137,7 +137,7 @@ def test_figure_shows_draws_means_and_the_predicted_line():
         for r in (1, 4)
         for d in (0, 1)
     ]
-    sweep = study.Concentration(pd.DataFrame(rows), 1.5, 0.8, "gaussian")
+    sweep = study.Concentration(pd.DataFrame(rows), 1.5, 0.8)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         figure = plots_lora.concentration({"ft": sweep, "lp_ft": sweep})

@@ -1,8 +1,10 @@
 """A chapter: its parameters, what its text quotes, and its stamp."""
 
 import warnings
+from pathlib import Path
 
 import pytest
+from constructed import MadeUpRun
 
 from lpft_utils.common.errors import ParameterError, TaskWarning
 from lpft_utils.teaching import chapter as module
@@ -10,7 +12,7 @@ from lpft_utils.teaching.chapter import Chapter
 
 
 def test_a_parameter_that_is_none_leaves_the_choice_to_the_profile():
-    profile = Chapter("smoke", task=None, backbone=None, seeds=[7], ood=None, n_train=48).profile
+    profile = Chapter("smoke", None, None, [7], None, 48).profile
     assert (profile.name, profile.task, profile.seeds) == ("smoke", "builtin", (7,))
     assert profile.spec("lp").n_train == 48
 
@@ -33,6 +35,25 @@ def test_without_runs_the_stamp_says_where_and_when_only(monkeypatch):
     rows = Chapter("smoke").stamp().rows
     assert list(rows) == ["profile", "device", "software", "date", "this chapter"]
     assert rows["this chapter"].startswith("42 s with ")
+
+
+def made_up(seed, validation=False, **more):
+    task = {"source": "x", "synthetic": False, "sizes": {"test": 9}, "test_is_validation": validation}
+    run = MadeUpRun("lp_ft", seed, task=task, seconds=1.0, environment={"device": "cpu"}, **more)
+    run.folder = Path(f"run-{seed}")
+    return run
+
+
+def test_the_stamp_names_the_runs_that_diverged():
+    rows = Chapter("smoke").stamp([made_up(0), made_up(1, diverged=True)]).rows
+    assert rows["diverged"] == "1 of 2 runs (LP-FT of seed 1); left out of every mean"
+    assert "diverged" not in Chapter("smoke").stamp([made_up(0)]).rows
+
+
+def test_a_task_is_named_with_what_is_tested_on():
+    chapter = Chapter("smoke", "rte")
+    assert chapter.task(made_up(0)) == "rte"
+    assert chapter.task(made_up(0, validation=True)) == "rte, tested on its published validation set"
 
 
 def test_a_stamp_shows_text_as_text():

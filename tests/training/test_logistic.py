@@ -11,16 +11,17 @@ from sklearn.linear_model import LogisticRegression, LogisticRegressionCV
 from sklearn.model_selection import StratifiedKFold
 
 from lpft_utils.common.errors import LpftError, ParameterError
+from lpft_utils.common.folds import fold_ids
 from lpft_utils.common.threads import one_thread_if_small
+from lpft_utils.training import logistic_solver
 from lpft_utils.training.logistic import (
     LogisticConvergenceWarning,
     fit_logistic,
-    logistic_gd,
     logistic_objective,
     logistic_path,
 )
+from lpft_utils.training.logistic_descent import logistic_gd
 from lpft_utils.training.logistic_solver import Design, _evaluate, _hessian_product
-from lpft_utils.training.validation import fold_ids
 
 
 def make_data(N=120, H=10, n_classes=3, *, signal=1.0, shares=None, seed=0):
@@ -152,7 +153,7 @@ def test_binary_softmax_is_the_sigmoid_fit_at_twice_C():
 def test_gap_bounds_the_suboptimality_far_from_and_near_the_optimum(case):
     X, y = make_data(**CASES[case])
     n_classes = int(y.max()) + 1
-    design = Design(torch.tensor(X), torch.tensor(y), n_classes)
+    design = Design(torch.tensor(X), torch.tensor(y), n_classes, torch.ones(len(X), 1))
     lam, fold = torch.tensor([1.0], dtype=torch.float64), torch.zeros(1, dtype=torch.int64)
     best = fit_logistic(X, y, n_classes, 1.0, tol=1e-12, binary="softmax")
     generator = torch.Generator().manual_seed(0)
@@ -171,7 +172,7 @@ def test_gap_bounds_the_suboptimality_far_from_and_near_the_optimum(case):
 
 def test_gap_is_the_strong_convexity_bound_once_the_intercept_is_optimal():
     X, y = make_data(N=80, H=6)
-    design = Design(torch.tensor(X), torch.tensor(y), 3)
+    design = Design(torch.tensor(X), torch.tensor(y), 3, torch.ones(len(X), 1))
     lam, fold = torch.tensor([0.5], dtype=torch.float64), torch.zeros(1, dtype=torch.int64)
     theta = 0.2 * torch.randn(1, 2, 7, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     for _ in range(200):  # the intercept alone, by descent
@@ -214,9 +215,9 @@ def test_gradient_and_hessian_product_agree_with_autograd():
 
 def test_folds_are_those_of_stratified_k_fold():
     y = np.random.default_rng(0).integers(0, 3, 100)
-    ids = fold_ids(torch.tensor(y), 3, 5)
+    ids = fold_ids(y, 5)
     for fold, (_, held_out) in enumerate(StratifiedKFold(5).split(y, y)):
-        assert (ids == fold).nonzero().flatten().tolist() == held_out.tolist()
+        assert np.flatnonzero(ids == fold).tolist() == held_out.tolist()
 
 
 def test_constant_and_repeated_features_do_no_harm():
@@ -233,10 +234,11 @@ def test_float32_features_are_fitted_in_float64():
     assert single.V.dtype == torch.float64 and torch.equal(single.V, double.V)
 
 
-def test_a_fit_that_stops_early_says_so():
+def test_a_fit_that_stops_early_says_so(monkeypatch):
     X, y = make_data()
+    monkeypatch.setattr(logistic_solver, "MAX_STEPS", 1)
     with pytest.warns(LogisticConvergenceWarning, match="relative gap"):
-        fit = fit_logistic(X, y, 3, 100.0, max_iter=1)
+        fit = fit_logistic(X, y, 3, 100.0)
     assert not fit.converged and fit.gap > 1e-8 * fit.objective
 
 
@@ -244,7 +246,7 @@ def test_a_class_smaller_than_the_number_of_folds_is_warned_about():
     X, y = make_data(N=60, n_classes=2)
     y[:] = 0
     y[:3] = 1
-    with pytest.warns(UserWarning, match="smallest class has 3"):
+    with pytest.warns(UserWarning, match="least populated class in y has only 3"):
         path = logistic_path(X, y, 2, Cs=[0.1])
     assert path.converged and path.fold_accuracy.shape == (5, 1)
 
@@ -255,19 +257,17 @@ X_OK, Y_OK = make_data(N=30, H=4)
 @pytest.mark.parametrize(
     ("X", "y", "options", "message"),
     [
-        (np.where(np.arange(4) == 1, np.nan, X_OK), Y_OK, {}, "not finite in 30 of 30"),
+        (np.where(np.arange(4) == 1, np.nan, X_OK), Y_OK, {}, "features are NaN or infinite in 30 of 30"),
         (X_OK, Y_OK + 1, {}, "labels must lie in 0 … 2"),
         (X_OK, np.where(Y_OK == 2, 0, Y_OK), {}, r"no example of class \[2\]"),
-        (X_OK, Y_OK[:-1], {}, "expected features"),
-        (X_OK[0], Y_OK, {}, "expected features"),
+        (X_OK, Y_OK[:-1], {}, r"expected labels of shape \(30,\)"),
+        (X_OK[0], Y_OK, {}, "expected features of 2 dimensions"),
         (X_OK, Y_OK.astype(float), {}, "labels must be integers"),
         (X_OK, np.where(np.arange(30) == 0, 2, Y_OK % 2), {}, "every class at least twice"),
-        (X_OK, Y_OK, {"Cs": []}, "positive finite"),
-        (X_OK, Y_OK, {"Cs": [0.0, 1.0]}, "positive finite"),
-        (X_OK, Y_OK, {"n_folds": 1}, "n_folds must lie between"),
-        (X_OK, Y_OK, {"n_folds": 31}, "n_folds must lie between"),
-        (X_OK, Y_OK, {"tol": 0.0}, "tol must lie"),
-        (X_OK, Y_OK, {"binary": "both"}, "binary must be"),
+        (X_OK, Y_OK, {"Cs": []}, "expected Cs of 1 dimension, not empty"),
+        (X_OK, Y_OK, {"Cs": [0.0, 1.0]}, "C must be a positive number"),
+        (X_OK, Y_OK, {"n_folds": 1}, "folds: expected between 2 and"),
+        (X_OK, Y_OK, {"n_folds": 31}, "folds: expected between 2 and"),
     ],
 )
 def test_bad_input_is_named(X, y, options, message):
@@ -276,9 +276,11 @@ def test_bad_input_is_named(X, y, options, message):
     assert isinstance(caught.value, LpftError)
 
 
-def test_fewer_than_two_classes_is_an_error():
-    with pytest.raises(ParameterError, match="n_classes must be at least 2"):
+def test_fewer_than_two_classes_and_an_unknown_penalty_are_errors():
+    with pytest.raises(ParameterError, match="n_classes must be an integer of at least 2"):
         fit_logistic(X_OK, np.zeros(30, dtype=int), 1)
+    with pytest.raises(ParameterError, match="binary must be"):
+        fit_logistic(X_OK, Y_OK, 3, binary="both")
 
 
 # Gradient descent
@@ -288,39 +290,42 @@ def test_descent_equals_a_loop_written_by_hand():
     X, y = make_data(N=40, H=5)
     Xt, Y = torch.tensor(X), torch.nn.functional.one_hot(torch.tensor(y), 3).double()
     V, b = torch.zeros(3, 5, dtype=torch.float64), torch.zeros(3, dtype=torch.float64)
-    history = logistic_gd(X, y, 3, steps=20, record=[7], eval_sets={"odd": (X[1::2], y[1::2])})
-    lr = history.learning_rate
+    descent = logistic_gd(X, y, 3, steps=20, record=[7], eval_sets={"odd": (X[1::2], y[1::2])})
+    lr, row = descent.learning_rate, descent.history.loc[1]
     for step in range(21):
         if step == 7:
             logits = Xt @ V.T + b
-            assert history.loss[1] == pytest.approx(float(torch.nn.functional.cross_entropy(logits, Y)))
-            assert history.norm[1] == pytest.approx(float(V.norm()))
+            assert row["train_loss"] == pytest.approx(float(torch.nn.functional.cross_entropy(logits, Y)))
+            assert row["head_norm"] == pytest.approx(float(V.norm()))
             right = logits.argmax(1).numpy() == y
-            assert history.accuracy[1] == right.mean() and history.eval_accuracy["odd"][1] == right[1::2].mean()
+            assert row["train_accuracy"] == right.mean() and row["odd_accuracy"] == right[1::2].mean()
         if step < 20:
             residual = torch.softmax(Xt @ V.T + b, 1) - Y
             V, b = V - lr * residual.T @ Xt / 40, b - lr * residual.mean(0)
-    assert history.step.tolist() == [0, 7, 20]
-    torch.testing.assert_close(history.V, V)
-    torch.testing.assert_close(history.b, b)
+    assert descent.history["step"].tolist() == [0, 7, 20]
+    torch.testing.assert_close(descent.V, V)
+    torch.testing.assert_close(descent.b, b)
 
 
 def test_on_separable_data_the_norm_keeps_growing_after_the_accuracy_has_saturated():
     X, y = make_data(N=30, H=40, signal=5.0)
-    history = logistic_gd(X, y, 3, steps=20_000, record=40)
-    assert (np.diff(history.loss) < 0).all()
-    saturated = history.accuracy == 1.0
+    history = logistic_gd(
+        X, y, 3, steps=20_000, record=np.geomspace(1, 20_000, 39).round().astype(int).tolist()
+    ).history
+    assert (np.diff(history["train_loss"]) < 0).all()
+    saturated = history["train_accuracy"] == 1.0
     assert saturated[-10:].all()
-    assert (np.diff(history.norm[saturated]) > 0).all()
-    assert history.norm[-1] > 1.3 * history.norm[saturated][0]
+    norms = history["head_norm"][saturated].to_numpy()
+    assert (np.diff(norms) > 0).all() and norms[-1] > 1.3 * norms[0]
 
 
 def test_default_step_is_the_inverse_of_boehnings_bound_and_never_raises_the_loss():
     X, y = make_data()
-    history = logistic_gd(X, y, 3, steps=300, record=range(301))
+    descent = logistic_gd(X, y, 3, steps=300, record=range(301))
     X1 = np.concatenate([X, np.ones((len(X), 1))], 1)
-    assert history.learning_rate == pytest.approx(2 * len(X) / np.linalg.eigvalsh(X1.T @ X1)[-1])
-    assert (np.diff(history.loss) <= 0).all() and history.loss[0] == pytest.approx(np.log(3))
+    assert descent.learning_rate == pytest.approx(2 * len(X) / np.linalg.eigvalsh(X1.T @ X1)[-1])
+    loss = descent.history["train_loss"].to_numpy()
+    assert (np.diff(loss) <= 0).all() and loss[0] == pytest.approx(np.log(3))
 
 
 def test_descent_converges_to_the_unregularised_optimum_where_there_is_one():
@@ -335,10 +340,9 @@ def test_descent_converges_to_the_unregularised_optimum_where_there_is_one():
     ("options", "message"),
     [
         ({"steps": 0}, "steps must be"),
-        ({"record": 1}, "record must be"),
         ({"record": [11]}, "steps to record"),
-        ({"eval_sets": {"ood": (X_OK[:, :2], Y_OK)}}, "evaluation set 'ood'"),
-        ({"eval_sets": {"ood": (X_OK, Y_OK + 1)}}, "evaluation set 'ood'"),
+        ({"eval_sets": {"ood": (X_OK, Y_OK[:-1])}}, "labels of 'ood'"),
+        ({"eval_sets": {"ood": (X_OK, Y_OK + 1)}}, "labels of 'ood'"),
     ],
 )
 def test_bad_descent_options_are_named(options, message):

@@ -11,7 +11,7 @@ from sklearn.linear_model import LogisticRegressionCV
 from lpft_utils.common.errors import ParameterError, RunError
 from lpft_utils.common.tensors import weights_fingerprint
 from lpft_utils.data.examples import Split, Task
-from lpft_utils.models.adapters import adapter_state, add_lora
+from lpft_utils.models.adapters import add_lora
 from lpft_utils.models.backbones import load_tokenizer
 from lpft_utils.models.classifier import load_classifier
 from lpft_utils.runs.execute import prepare
@@ -143,8 +143,8 @@ def test_lp_ft_is_ft_from_exactly_lps_head(task, tmp_path, monkeypatch):
     outcome = lp_ft(setup)
     pd.testing.assert_frame_equal(outcome.history, expected.history, check_exact=True)
     assert all(torch.equal(p, q) for p, q in zip(setup.model.parameters(), by_hand.model.parameters(), strict=True))
-    start = outcome.history.set_index("step").loc[0, "head_norm"]
-    assert start == pytest.approx(torch.linalg.matrix_norm(V).item(), rel=1e-6)
+    initial = outcome.history.set_index("step").loc[0, "head_norm"]
+    assert initial == pytest.approx(torch.linalg.matrix_norm(V).item(), rel=1e-6)
     assert set(outcome.about) == {"lp", "ft", "trainable_parameters", "train_seconds", "peak_memory"}
 
 
@@ -158,15 +158,15 @@ def test_lora_starts_at_the_random_head_and_moves_adapter_and_head_alone(task, t
     assert set(after) - adapter == set(fresh)
     assert {k for k in fresh if not torch.equal(after[k], fresh[k])} == {"head.weight", "head.bias"}
     assert all(after[k].any() for k in adapter), "every B has left zero"
-    assert {name for name, p in model.named_parameters() if p.requires_grad} == set(adapter_state(model))
+    assert {name for name, p in model.named_parameters() if p.requires_grad} == adapter | {"head.weight", "head.bias"}
     layer = model.backbone.encoder.layer[0].attention.self.query
     assert layer.lora_A["default"].weight.shape == (2, 32) and layer.scaling["default"] == 3.0
     # query 32→32; dense 32→32, 32→64 and 64→32; two blocks; head of three classes
     assert outcome.about["trainable_parameters"] == 2 * 2 * (64 + 64 + 96 + 96) + 3 * 32 + 3
     assert outcome.about["ft"]["head_change"] > 0 and "lp" not in outcome.about
-    start = outcome.history.set_index("step").loc[0]
-    assert start["head_norm"] == pytest.approx(fresh["head.weight"].norm().item(), rel=1e-6)
-    assert start["test_Diff"] == pytest.approx(0, abs=1e-5), "B = 0: the adapter changes nothing yet"
+    initial = outcome.history.set_index("step").loc[0]
+    assert initial["head_norm"] == pytest.approx(fresh["head.weight"].norm().item(), rel=1e-6)
+    assert initial["test_Diff"] == pytest.approx(0, abs=1e-5), "B = 0: the adapter changes nothing yet"
 
 
 def test_lora_draws_a_from_the_seed(task, tmp_path, monkeypatch):
