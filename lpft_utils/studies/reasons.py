@@ -73,8 +73,8 @@ def factorial_table(cells: pd.DataFrame) -> Table:
         One row per combination.
     """
     names = {"residual": "residual at the start", "before": "loss before", "after": "loss after"}
-    table = cells.round({"‖V‖": 2} | dict.fromkeys([*names, "moved"], 3))
-    return Table(table.rename(columns={**names, "moved": "mean ‖φ − φ_0‖"}).set_index("direction"))
+    digits = pd.Series({"‖V‖": 2, "residual": 3, "before": 3, "after": 3, "moved": 3})
+    return Table(cells.round(digits).rename(columns={**names, "moved": "mean ‖φ − φ_0‖"}).set_index("direction"))
 
 
 def effects_table(cells: Mapping[str, pd.DataFrame]) -> Table:
