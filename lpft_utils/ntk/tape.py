@@ -82,7 +82,7 @@ class Tape(TorchFunctionMode):
         name, rows = met.get(id(use.source)), self._shared.get(id(use.source))
         if name is None:
             return False
-        plain = isinstance(use, Broadcast) and isinstance(use.factor, float) and use.factor == 1.0
+        plain = isinstance(use, Broadcast) and not isinstance(use.factor, Tensor) and use.factor == 1
         if not (result.ndim == 3 and len(result) == self.B and plain):
             rows = None
         if isinstance(rows, Lookup) and rows.source is self.wanted[name] and rows.a.numel() == result.shape[1]:
