@@ -48,7 +48,11 @@ def peak_of(megabytes: int, *sides: str) -> tuple[float, int, float]:
     """MiB above the ground, block size, norm of the kernel of texts × tokens."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}
     done = subprocess.run(
-        [sys.executable, "-c", PEAK, str(megabytes), *(sides or ["64x48"])], capture_output=True, text=True, env=environment, cwd=ROOT
+        [sys.executable, "-c", PEAK, str(megabytes), *(sides or ["64x48"])],
+        capture_output=True,
+        text=True,
+        env=environment,
+        cwd=ROOT,
     )
     assert done.returncode == 0, done.stderr
     peak, block, norm = done.stdout.split()
