@@ -11,7 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -182,19 +182,29 @@ def by_example(x: Tensor, B: int) -> Tensor | None:
     return None
 
 
-# From the output of an operation, B and its arguments: a use for each parameter that the rule knows what to do with.
+class At(NamedTuple):
+    """Output of an operation, and B."""
+
+    out: Tensor
+    B: int
+
+
+# From an operation's output and arguments, named as torch names them: a use for each parameter that the rule knows.
 Rule = Callable[..., list[Use]]
+Uses = list[Use]
+T = Tensor | None
 
 
-def _matrix(weight: Tensor, x: Tensor, B: int, *, transposed: bool) -> list[Use]:
-    a = by_example(x, B) if weight.ndim == 2 else None
-    return [] if a is None else [Matrix(weight, B, a.detach(), transposed=transposed)]
+def _matrix(at: At, weight: Tensor, x: Tensor, *, transposed: bool) -> Uses:
+    a = by_example(x, at.B) if weight.ndim == 2 else None
+    return [] if a is None else [Matrix(weight, at.B, a.detach(), transposed=transposed)]
 
 
-def _shift(out: Tensor, B: int, source: object, factor: Tensor | float = 1.0) -> list[Use]:
+def _shift(at: At, source: object, factor: Tensor | float = 1.0) -> Uses:
     """A source on the last dimensions of the output, or on all but the batch's."""
     if not isinstance(source, Tensor):
         return []
+    out, B = at
     last_only = source.ndim == 1 and source.shape == out.shape[-1:] and by_example(out, B) is not None
     shape = (1,) * (out.ndim - source.ndim) + tuple(source.shape)
     if B == 1 or last_only or (out.ndim > 1 and out.shape[0] == B and shape[0] == 1):
@@ -202,162 +212,108 @@ def _shift(out: Tensor, B: int, source: object, factor: Tensor | float = 1.0) ->
     return []
 
 
-def _per_channel(out: Tensor, B: int, source: object, factor: Tensor | float = 1.0) -> list[Use]:
+def _per_channel(at: At, source: object, factor: Tensor | float = 1.0) -> Uses:
     """A source on dimension 1."""
-    if not isinstance(source, Tensor) or (out.shape[0] != B and B > 1):
+    if not isinstance(source, Tensor) or (at.out.shape[0] != at.B and at.B > 1):
         return []
-    return [Broadcast(source, B, factor, shape=(1, len(source), *(1,) * (out.ndim - 2)))]
+    return [Broadcast(source, at.B, factor, shape=(1, len(source), *(1,) * (at.out.ndim - 2)))]
 
 
-def _linear(out: Tensor, B: int, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> list[Use]:
-    return _matrix(weight, input, B, transposed=False) + _shift(out, B, bias)
+def _linear(at: At, input: Tensor, weight: Tensor, bias: T = None) -> Uses:
+    return _matrix(at, weight, input, transposed=False) + _shift(at, bias)
 
 
-def _addmm(
-    out: Tensor, B: int, input: Tensor, mat1: Tensor, mat2: Tensor, *, beta: float = 1, alpha: float = 1
-) -> list[Use]:
+def _addmm(at: At, input: Tensor, mat1: Tensor, mat2: Tensor, *, beta: float = 1, alpha: float = 1) -> Uses:
     if beta != 1 or alpha != 1:
         return []
-    return _matrix(mat2, mat1, B, transposed=True) + _shift(out, B, input)
+    return _matrix(at, mat2, mat1, transposed=True) + _shift(at, input)
 
 
-def _matmul(_: Tensor, B: int, input: Tensor, other: Tensor) -> list[Use]:
-    uses = _matrix(other, input, B, transposed=True) if input.ndim > 1 else []
-    if input.ndim == 2 and other.ndim == 3 and len(other) == B:  # W x, with tokens last
-        uses.append(Matrix(input, B, other.detach().mT, channels=True))
+def _matmul(at: At, input: Tensor, other: Tensor) -> Uses:
+    uses = _matrix(at, other, input, transposed=True) if input.ndim > 1 else []
+    if input.ndim == 2 and other.ndim == 3 and len(other) == at.B:  # W x, with tokens last
+        uses.append(Matrix(input, at.B, other.detach().mT, channels=True))
     return uses
 
 
 def _embedding(
-    _: Tensor,
-    B: int,
-    input: Tensor,
-    weight: Tensor,
-    padding_idx: int | None = None,
-    max_norm: float | None = None,
-    norm_type: float = 2.0,
-    scale_grad_by_freq: bool = False,
-    sparse: bool = False,
-) -> list[Use]:
-    if max_norm is not None or scale_grad_by_freq:  # rows rescaled in the forward pass, or in the backward pass
+    at: At, input: Tensor, weight: Tensor, padding_idx: int | None = None, max_norm: float | None = None, *more: Any,
+    scale_grad_by_freq: bool = False, **_: Any,
+) -> Uses:  # fmt: skip
+    if max_norm is not None or scale_grad_by_freq or any(more[1:2]):  # rows rescaled, or their gradients
         return []
-    ids = None if len(input) == 1 < B else by_example(input[..., None], B)  # one row for all is not of any example
+    one_for_all = len(input) == 1 < at.B
+    ids = None if one_for_all else by_example(input[..., None], at.B)
     if ids is None:
         return []
-    padding = None if padding_idx is None else padding_idx % len(weight)
-    return [Lookup(weight, B, ids[:, :, 0], padding=padding)]
+    return [Lookup(weight, at.B, ids[:, :, 0], padding=None if padding_idx is None else padding_idx % len(weight))]
 
 
 def _layer_norm(
-    out: Tensor,
-    B: int,
-    input: Tensor,
-    normalized_shape: Sequence[int],
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    eps: float = 1e-5,
-    **_: Any,
-) -> list[Use]:
-    normal = functional.layer_norm(input.detach(), list(normalized_shape), None, None, eps)
-    return _shift(out, B, weight, normal) + _shift(out, B, bias)
+    at: At, input: Tensor, normalized_shape: Any, weight: T = None, bias: T = None, *e: Any, **kw: Any
+) -> Uses:
+    normal = functional.layer_norm(input.detach(), normalized_shape, None, None, *e, **kw)
+    return _shift(at, weight, normal) + _shift(at, bias)
 
 
-def _rms_norm(
-    out: Tensor,
-    B: int,
-    input: Tensor,
-    normalized_shape: Sequence[int],
-    weight: Tensor | None = None,
-    eps: float | None = None,
-) -> list[Use]:
-    return _shift(out, B, weight, functional.rms_norm(input.detach(), list(normalized_shape), None, eps))
+def _rms_norm(at: At, input: Tensor, normalized_shape: Any, weight: T = None, eps: float | None = None) -> Uses:
+    return _shift(at, weight, functional.rms_norm(input.detach(), normalized_shape, None, eps))
 
 
-def _group_norm(
-    out: Tensor,
-    B: int,
-    input: Tensor,
-    num_groups: int,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    eps: float = 1e-5,
-    *_: Any,
-) -> list[Use]:
-    normal = functional.group_norm(input.detach(), num_groups, None, None, eps)
-    return _per_channel(out, B, weight, normal) + _per_channel(out, B, bias)
+def _group_norm(at: At, input: Tensor, num_groups: int, weight: T = None, bias: T = None, *e: Any, **kw: Any) -> Uses:
+    normal = functional.group_norm(input.detach(), num_groups, None, None, *e, **kw)
+    return _per_channel(at, weight, normal) + _per_channel(at, bias)
 
 
 def _batch_norm(
-    out: Tensor,
-    B: int,
-    input: Tensor,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    training: bool = False,
-    momentum: float = 0.1,
-    eps: float = 1e-5,
-) -> list[Use]:
+    at: At, input: Tensor, running_mean: T, running_var: T, weight: T = None, bias: T = None, training: bool = False,
+    *rest: Any, **kw: Any,
+) -> Uses:  # fmt: skip
     if training:  # examples are mixed
         return []
-    normal = functional.batch_norm(input.detach(), running_mean, running_var, None, None, False, momentum, eps)
-    return _per_channel(out, B, weight, normal) + _per_channel(out, B, bias)
+    normal = functional.batch_norm(input.detach(), running_mean, running_var, None, None, training, *rest, **kw)
+    return _per_channel(at, weight, normal) + _per_channel(at, bias)
 
 
-def _mul(out: Tensor, B: int, input: Tensor, other: Tensor) -> list[Use]:
-    return [use for x, y in ((input, other), (other, input)) if _is_data(y) for use in _shift(out, B, x, y.detach())]
+def _mul(at: At, input: Any, other: Any) -> Uses:
+    return [use for x, y in ((input, other), (other, input)) if _is_data(y) for use in _shift(at, x, y.detach())]
 
 
-def _add(out: Tensor, B: int, input: Tensor, other: Tensor, *, alpha: float = 1) -> list[Use]:
-    pairs = ((input, other, 1.0), (other, input, alpha))
-    return [use for x, y, factor in pairs if _is_data(y) for use in _shift(out, B, x, factor)]
+def _add(at: At, input: Any, other: Any, *, alpha: float = 1) -> Uses:
+    pairs = ((input, other, 1), (other, input, alpha))
+    return [use for x, y, factor in pairs if _is_data(y) for use in _shift(at, x, factor)]
 
 
-def _sub(out: Tensor, B: int, input: Tensor, other: Tensor, *, alpha: float = 1) -> list[Use]:
-    return _add(out, B, input, other, alpha=-alpha)
+def _sub(at: At, input: Any, other: Any, *, alpha: float = 1) -> Uses:
+    return _add(at, input, other, alpha=-alpha)
 
 
-def _expand(out: Tensor, B: int, input: Tensor, *_: Any) -> list[Use]:
+def _expand(at: At, input: Tensor, *_: Any) -> Uses:
     """One for all examples: a class token, or a query that is learned."""
-    return _shift(out, B, input) if input.ndim == out.ndim and input.shape[1:] == out.shape[1:] else []
+    return _shift(at, input) if input.ndim == at.out.ndim and input.shape[1:] == at.out.shape[1:] else []
 
 
-def _convolution(n: int) -> Rule:
-    """In one or two dimensions."""
-
-    def rule(
-        out: Tensor,
-        B: int,
-        input: Tensor,
-        weight: Tensor,
-        bias: Tensor | None = None,
-        stride: Any = 1,
-        padding: Any = 0,
-        dilation: Any = 1,
-        groups: int = 1,
-    ) -> list[Use]:
-        depthwise = groups == input.shape[1] == len(weight)
-        if isinstance(padding, str) or input.ndim != n + 2 or len(input) != B or not (groups == 1 or depthwise):
-            return _per_channel(out, B, bias) if out.ndim == n + 2 else []
-        lift, kernel = (
-            (input.detach(), weight.shape[2:]) if n == 2 else (input.detach()[:, :, None], (1, weight.shape[2]))
-        )
-        each = [_pair(x, fill) for x, fill in ((dilation, 1), (padding, 0), (stride, 1))]
-        patches = functional.unfold(lift, kernel, each[0], each[1], each[2])  # (B, q, T)
-        if groups == 1:
-            uses: list[Use] = [Matrix(weight, B, patches.mT, channels=True)]
-        else:
-            factor = patches.unflatten(1, (groups, -1))  # (B, channels, kernel, T)
-            shape = (1, groups, factor.shape[2], 1)
-            uses = [Broadcast(weight, B, factor, shape, lambda g: g.flatten(2)[:, :, None])]
-        return uses + _per_channel(out, B, bias)
-
-    def _pair(x: Any, fill: int) -> tuple[int, int]:
-        sizes = [x] * n if isinstance(x, int) else list(x) * (n if len(x) == 1 else 1)
-        return (fill, sizes[0]) if n == 1 else (sizes[0], sizes[1])
-
-    return rule
+def _convolution(
+    at: At, input: Tensor, weight: Tensor, bias: T = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1,
+    groups: int = 1,
+) -> Uses:  # fmt: skip
+    """In one or two dimensions, of all channels or of each by itself."""
+    n = weight.ndim - 2
+    depthwise = groups == input.shape[1] == len(weight)
+    if isinstance(padding, str) or input.ndim != n + 2 or len(input) != at.B or not (groups == 1 or depthwise):
+        return _per_channel(at, bias) if at.out.ndim == n + 2 else []
+    sizes = [[x] * n if isinstance(x, int) else list(x) * (n // len(x)) for x in (dilation, padding, stride)]
+    if n == 1:  # as an image one pixel high
+        image, kernel = input.detach()[:, :, None], (1, weight.shape[2])
+        sizes = [[unit, *x] for unit, x in zip((1, 0, 1), sizes, strict=True)]
+    else:
+        image, kernel = input.detach(), tuple(weight.shape[2:])
+    patches = functional.unfold(image, kernel, *(tuple(x) for x in sizes))  # (B, q, T)
+    if groups == 1:
+        return [Matrix(weight, at.B, patches.mT, channels=True), *_per_channel(at, bias)]
+    factor = patches.unflatten(1, (groups, -1))  # (B, channels, kernel, T)
+    shape = (1, groups, factor.shape[2], 1)
+    return [Broadcast(weight, at.B, factor, shape, lambda g: g.flatten(2)[:, :, None]), *_per_channel(at, bias)]
 
 
 def _is_data(x: object) -> bool:
@@ -366,21 +322,8 @@ def _is_data(x: object) -> bool:
 
 
 RULES: dict[str, Rule] = {
-    "linear": _linear,
-    "addmm": _addmm,
-    "matmul": _matmul,
-    "mm": _matmul,
-    "embedding": _embedding,
-    "layer_norm": _layer_norm,
-    "rms_norm": _rms_norm,
-    "group_norm": _group_norm,
-    "batch_norm": _batch_norm,
-    "mul": _mul,
-    "multiply": _mul,
-    "add": _add,
-    "sub": _sub,
-    "expand": _expand,
-    "repeat": _expand,
-    "conv1d": _convolution(1),
-    "conv2d": _convolution(2),
+    **{"linear": _linear, "addmm": _addmm, "matmul": _matmul, "mm": _matmul, "embedding": _embedding},
+    **{"layer_norm": _layer_norm, "rms_norm": _rms_norm, "group_norm": _group_norm, "batch_norm": _batch_norm},
+    **{"mul": _mul, "multiply": _mul, "add": _add, "sub": _sub, "expand": _expand, "repeat": _expand},
+    **{"conv1d": _convolution, "conv2d": _convolution},
 }

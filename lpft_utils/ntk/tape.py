@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.overrides import TorchFunctionMode
 
-from lpft_utils.ntk.rules import RULES, Broadcast, Lookup, Use
+from lpft_utils.ntk.rules import RULES, At, Broadcast, Lookup, Use
 
 
 @dataclass
@@ -65,14 +65,14 @@ class Tape(TorchFunctionMode):
         operation = func.__name__.strip("_")
         in_place = func.__name__.endswith("_") and not func.__name__.endswith("__")
         if made and operation in RULES and (operation == "add" or not in_place):
-            for use in RULES[operation](result, self.B, *args, **given):
+            for use in _uses(operation, At(result, self.B), args, given):
                 tensors = [x for x in tensors if x is not use.source] if self._note(use, met, result) else tensors
         left = {met[id(x)] for x in tensors if id(x) in met}
         # What is made of one parameter alone is a source too, wherever that meets the data.
         if len(left) == 1 and not any(x.requires_grad and id(x) not in met for x in tensors) and len(met) == 1:
             self._sources |= {id(x): (x, name) for x in made for name in left}
             if operation == "embedding":
-                self._shared |= {id(x): rows for x in made for rows in RULES["embedding"](x, 1, *args, **given)}
+                self._shared |= {id(x): rows for x in made for rows in _uses("embedding", At(x, 1), args, given)}
         elif made:
             self.unknown |= dict.fromkeys(left, operation)
         return result
@@ -92,6 +92,14 @@ class Tape(TorchFunctionMode):
             return False
         self.entries.append(Entry(name, use, get_gradient_edge(result)))
         return True
+
+
+def _uses(operation: str, at: At, args: tuple[Any, ...], given: Mapping[str, Any]) -> list[Use]:
+    """What the rule makes of an operation, or nothing where its arguments are others than the rule expects."""
+    try:
+        return RULES[operation](at, *args, **given)
+    except (TypeError, ValueError, RuntimeError, IndexError):
+        return []
 
 
 def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:

@@ -224,8 +224,8 @@ def test_a_wrong_rule_is_found_and_autograd_asked(monkeypatch):
 
     true = rules.RULES["layer_norm"]
 
-    def wrong(out, B, input, shape, weight=None, bias=None, eps=1e-5, **rest):
-        return true(out, B, input, shape, weight, bias, eps + 1e-6, **rest)
+    def wrong(at, input, shape, weight=None, bias=None, eps=1e-5, *rest):
+        return true(at, input, shape, weight, bias, eps + 1e-6, *rest)
 
     model, inputs = classifier("bert"), tokens()
     with torch.no_grad():
