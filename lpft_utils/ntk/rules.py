@@ -192,7 +192,7 @@ class At(NamedTuple):
 # From an operation's output and arguments, named as torch names them: a use for each parameter that the rule knows.
 Rule = Callable[..., list[Use]]
 Uses = list[Use]
-T = Tensor | None
+Maybe = Tensor | None
 
 
 def _matrix(at: At, weight: Tensor, x: Tensor, *, transposed: bool) -> Uses:
@@ -219,7 +219,7 @@ def _per_channel(at: At, source: object, factor: Tensor | float = 1.0) -> Uses:
     return [Broadcast(source, at.B, factor, shape=(1, len(source), *(1,) * (at.out.ndim - 2)))]
 
 
-def _linear(at: At, input: Tensor, weight: Tensor, bias: T = None) -> Uses:
+def _linear(at: At, input: Tensor, weight: Tensor, bias: Maybe = None) -> Uses:
     return _matrix(at, weight, input, transposed=False) + _shift(at, bias)
 
 
@@ -250,24 +250,26 @@ def _embedding(
 
 
 def _layer_norm(
-    at: At, input: Tensor, normalized_shape: Any, weight: T = None, bias: T = None, *e: Any, **kw: Any
+    at: At, input: Tensor, normalized_shape: Any, weight: Maybe = None, bias: Maybe = None, *e: Any, **kw: Any
 ) -> Uses:
     normal = functional.layer_norm(input.detach(), normalized_shape, None, None, *e, **kw)
     return _shift(at, weight, normal) + _shift(at, bias)
 
 
-def _rms_norm(at: At, input: Tensor, normalized_shape: Any, weight: T = None, eps: float | None = None) -> Uses:
+def _rms_norm(at: At, input: Tensor, normalized_shape: Any, weight: Maybe = None, eps: float | None = None) -> Uses:
     return _shift(at, weight, functional.rms_norm(input.detach(), normalized_shape, None, eps))
 
 
-def _group_norm(at: At, input: Tensor, num_groups: int, weight: T = None, bias: T = None, *e: Any, **kw: Any) -> Uses:
+def _group_norm(
+    at: At, input: Tensor, num_groups: int, weight: Maybe = None, bias: Maybe = None, *e: Any, **kw: Any
+) -> Uses:
     normal = functional.group_norm(input.detach(), num_groups, None, None, *e, **kw)
     return _per_channel(at, weight, normal) + _per_channel(at, bias)
 
 
 def _batch_norm(
-    at: At, input: Tensor, running_mean: T, running_var: T, weight: T = None, bias: T = None, training: bool = False,
-    *rest: Any, **kw: Any,
+    at: At, input: Tensor, running_mean: Maybe, running_var: Maybe, weight: Maybe = None, bias: Maybe = None,
+    training: bool = False, *rest: Any, **kw: Any,
 ) -> Uses:  # fmt: skip
     if training:  # examples are mixed
         return []
@@ -294,7 +296,7 @@ def _expand(at: At, input: Tensor, *_: Any) -> Uses:
 
 
 def _convolution(
-    at: At, input: Tensor, weight: Tensor, bias: T = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1,
+    at: At, input: Tensor, weight: Tensor, bias: Maybe = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1,
     groups: int = 1,
 ) -> Uses:  # fmt: skip
     """In one or two dimensions, of all channels or of each by itself."""
