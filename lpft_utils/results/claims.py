@@ -14,7 +14,6 @@ import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -44,8 +43,9 @@ class Verdict:
         statement: The statement, as a sentence.
         difference: Interval of the quantity that the statement is about.
         side: Distance of its mean from the threshold, positive on the claimed side.
-        p: Two-sided p-value; of `evaluate`, adjusted within the claim.
+        p: Two-sided p-value of this statement alone.
         detectable: The smallest distance from the threshold that would have been decided with power 0.8.
+        p_holm: The same, adjusted for what is tested together.
         role: "primary", "replication" or "secondary", by the plan.
         reason: Why the statement is not testable here; "" if it is.
         over: What the interval is over: "seeds" (other texts may give other values, unless every seed has its own) or
@@ -62,6 +62,7 @@ class Verdict:
     side: float
     p: float
     detectable: float
+    p_holm: float = math.nan
     role: str = "secondary"
     reason: str = ""
     over: str = SEEDS
@@ -76,12 +77,12 @@ class Verdict:
 
     @property
     def outcome(self) -> str:
-        """ "holds", "fails", "undecided", "not testable"; "one seed" or "diverged" where there is no interval."""
+        """One of "holds", "fails", "undecided", "not testable"; "one seed", "diverged" where there is no interval."""
         if self.reason:
             return "not testable"
         if self.difference.n < 2:
             return "one seed" if self.difference.n else "diverged"
-        if not self.p < 1 - LEVEL:
+        if not self.p_holm < 1 - LEVEL:
             return "undecided"
         return "holds" if self.side > 0 else "fails"
 
@@ -120,17 +121,6 @@ def evaluate(
     Raises:
         ParameterError: If a wanted claim cannot be tested on these results, or a seed occurs twice.
     """
-    return adjusted(tested(source, *wanted, split=split, note=note, plan=plan))
-
-
-def tested(
-    source: pd.DataFrame | Iterable[Run] | Mapping[Any, Iterable[Run]],
-    *wanted: str,
-    split: str = "test",
-    note: str = "",
-    plan: Plan | None = None,
-) -> list[Verdict]:
-    """As `evaluate`, each statement tested on its own. For verdicts that are adjusted together with others."""
     runs = [] if isinstance(source, (pd.DataFrame, Mapping)) else list(source)
     frame = source if isinstance(source, pd.DataFrame) else results(source if isinstance(source, Mapping) else runs)
     plan, ood, found = plan or load_plan(), [s for s in evaluated_splits(frame) if s.startswith("ood_")], []
@@ -155,14 +145,14 @@ def tested(
             f"claim {missing[0]}: expected results with its metrics, of the same seeds for each of its methods, got "
             f"methods {', '.join(frame['method'].unique()) or 'none'}. Known claims: {', '.join(CLAIMS)}."
         )
-    return [verdict for _, verdict in sorted(found, key=lambda item: item[0])]
+    return adjusted([verdict for _, verdict in sorted(found, key=lambda item: item[0])])
 
 
 def adjusted(verdicts: Sequence[Verdict]) -> list[Verdict]:
     """Verdicts with p-values adjusted by Holm's method within each claim, primary endpoints and the others apart.
 
     Args:
-        verdicts: Results of `tested`, on any tasks.
+        verdicts: Results of `evaluate`, on any tasks.
 
     Returns:
         The verdicts, in the same order.
@@ -174,7 +164,7 @@ def adjusted(verdicts: Sequence[Verdict]) -> list[Verdict]:
             families.setdefault((v.claim, v.role), []).append(i)
     for family in families.values():
         for i, p in zip(family, holm([found[i].p for i in family]), strict=True):
-            found[i] = replace(found[i], p=p)
+            found[i] = replace(found[i], p_holm=p)
     return found
 
 
@@ -197,7 +187,7 @@ def ledger(verdicts: Sequence[Verdict]) -> Table:
             "over": v.over,
             "seeds": f"{v.difference.n} ({v.diverged} diverged)" if v.diverged else v.difference.n,
             "detectable": "" if math.isnan(v.detectable) else f"{v.detectable:.{v.record.digits}f}",
-            "p (Holm)": "" if math.isnan(v.p) else f"{v.p:.2g}",
+            "p (Holm)": "" if math.isnan(v.p_holm) else f"{v.p_holm:.2g}",
             "outcome": v.shown,
         }
         for v in verdicts
@@ -264,7 +254,7 @@ def _trend(by_norm: pd.DataFrame) -> dict[str, float]:
     n, k = diffs.shape
     detectable = (stats.norm.ppf(0.5 + LEVEL / 2) + stats.norm.ppf(POWER)) / math.sqrt(n * (k - 1))
     perfect = 2 * stats.page_trend_test(np.tile(np.arange(k), (n, 1))).pvalue < 1 - LEVEL
-    return {"p": min(1.0, 2 * min(one_sided)), "detectable": min(1.0, detectable) if perfect else math.inf}
+    return {"p": min(1.0, 2 * min(one_sided)), "detectable": min(1.0, float(detectable)) if perfect else math.inf}
 
 
 def _texts(claim: Claim, frame: pd.DataFrame, runs: Sequence[Run], where: tuple[str, str, str]) -> Interval | None:
@@ -280,8 +270,8 @@ def _texts(claim: Claim, frame: pd.DataFrame, runs: Sequence[Run], where: tuple[
     same = all(np.array_equal(run.predictions[s][1], labels[s]) for run in everyone for s in splits)
     if not same or any(run.metrics.get("task", {}).get("synthetic") for run in everyone):
         return None
-    score = partial(claim.score, metric=success(frame))  # pyright: ignore[reportCallIssue]
-    scores = [[(score(x, s), score(y, s)) for s in splits] for x, y in pairs]
+    score, metric = claim.score, success(frame)
+    scores = [[(score(x, s, metric), score(y, s, metric)) for s in splits] for x, y in pairs]
 
     def value(seed: int, texts: Sequence[np.ndarray]) -> float:
         return float(np.mean([g(index) - f(index) for (f, g), index in zip(scores[seed], texts, strict=True)]))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Mapping
+import itertools
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -85,8 +87,9 @@ def _load(path: Path) -> Plan:
     except (OSError, yaml.YAMLError) as error:
         raise ParameterError(f"{path}: expected a plan ({error}); `git checkout` brings it back.") from error
     names = {field.name for field in fields(Plan)} - {"hash"}
-    if not isinstance(found, dict) or set(found) != names:
-        raise ParameterError(f"{path}: expected the keys {', '.join(sorted(names))}, got {_keys(found)}.")
+    keys = sorted(found) if isinstance(found, dict) else repr(found)
+    if keys != sorted(names):
+        raise ParameterError(f"{path}: expected the keys {', '.join(sorted(names))}, got {keys}.")
     try:
         problem = next(_problems(found), None)
     except (KeyError, TypeError, AttributeError) as error:
@@ -97,44 +100,30 @@ def _load(path: Path) -> Plan:
     return Plan(**{**found, **lists}, hash=hashlib.sha256(content).hexdigest()[:16])
 
 
-def _problems(plan: dict[str, Any]) -> Any:
+def _problems(plan: dict[str, Any]) -> Iterator[str]:
     """What is wrong, in words."""
-    tasks, covered = plan["tasks"], {}
-    for name, task in tasks.items():
+    for name, task in plan["tasks"].items():
         if task["role"] not in ROLES:
             yield f"tasks: {name}: role: expected one of {', '.join(ROLES)}, got {task['role']!r}"
     for entry in plan["endpoints"]:
-        claim = CLAIMS.get(entry["statistic"])
-        if claim is None:
+        if (claim := CLAIMS.get(entry["statistic"])) is None:
             yield f"endpoints: there is no statistic {entry['statistic']!r}; known: {', '.join(CLAIMS)}"
         elif (entry["test"], entry["margin"]) != (claim.test, claim.margin):
             yield f"endpoints: {claim.id}: expected test {claim.test!r} with margin {claim.margin:g}, as it is computed"
         elif not (is_number(entry["smallest"]) and entry["smallest"] > 0):
             yield f"endpoints: {claim.id}: smallest: expected a positive number, got {entry['smallest']!r}"
-        else:
-            for task in entry["tasks"]:
-                covered[claim.number, task] = covered.get((claim.number, task), 0) + 1
-    for entry in plan["exclusions"]:
-        for task in entry["tasks"] if entry["why"] else ():
-            covered[entry["claim"], task] = covered.get((entry["claim"], task), 0) + 1
-    if unknown := {task for _, task in covered} - set(tasks):
+    covered = Counter((CLAIMS[e["statistic"]].number, task) for e in plan["endpoints"] for task in e["tasks"])
+    covered += Counter((e["claim"], task) for e in plan["exclusions"] if e["why"] for task in e["tasks"])
+    if unknown := {task for _, task in covered} - set(plan["tasks"]):
         yield f"endpoints and exclusions: not among the tasks: {', '.join(sorted(unknown))}"
-    numbers = {claim.number for claim in CLAIMS.values()} - set(plan["described"])
-    for number in sorted(numbers):
-        for name, task in tasks.items():
-            if task["role"] != "shown" and covered.get((number, name), 0) != 1:
-                yield f"claim {number} on {name}: expected one endpoint or one exclusion, got {covered.get((number, name), 0)}"
-    for name in ("seeds", "tuning_seeds"):
-        if not plan[name] or len(set(plan[name])) < len(plan[name]) or not all(map(is_integer, plan[name])):
-            yield f"{name}: expected different integers, got {plan[name]!r}"
-    if both := set(plan["seeds"]) & set(plan["tuning_seeds"]):
-        yield f"seeds: {sorted(both)} are tuning seeds as well"
+    tested = {claim.number for claim in CLAIMS.values()} - set(plan["described"])
+    counted = [task for task, about in plan["tasks"].items() if about["role"] != "shown"]
+    for number, task in itertools.product(sorted(tested), counted):
+        if covered[number, task] != 1:
+            yield f"claim {number} on {task}: expected one endpoint or one exclusion, got {covered[number, task]}"
+    everyone = [*plan["seeds"], *plan["tuning_seeds"]]
+    if not plan["seeds"] or len(set(everyone)) < len(everyone) or not all(map(is_integer, everyone)):
+        yield f"seeds, tuning_seeds: expected different integers, got {everyone}"
     for method, rates in plan["learning_rates"].items():
         if method not in METHODS or not rates or not all(is_number(rate) and rate > 0 for rate in rates):
             yield f"learning_rates: {method}: expected a method and positive numbers, got {rates!r}"
-    if not str(plan["stopping"]).strip():
-        yield "stopping: expected a rule in words"
-
-
-def _keys(found: Any) -> str:
-    return ", ".join(sorted(map(str, found))) if isinstance(found, dict) else repr(found)

@@ -16,7 +16,7 @@ import pandas as pd
 from lpft_utils.common.errors import RunError
 from lpft_utils.common.table import Table
 from lpft_utils.metrics.intervals import Interval
-from lpft_utils.results.claims import TEXTS, Verdict, adjusted, tested, verdict_of
+from lpft_utils.results.claims import TEXTS, Verdict, adjusted, evaluate, verdict_of
 from lpft_utils.results.frame import COLUMNS, evaluated_splits, results, select, validation_note
 from lpft_utils.results.plan import load_plan
 from lpft_utils.results.statements import CLAIMS
@@ -61,7 +61,7 @@ class Reference:
     def _tested(self, about: Mapping[str, Any]) -> list[Verdict]:
         frame = select(self.frame, task=about["name"])
         notes = [note for note in ("", OWN_HEAD) if frame["group"].eq(note).any()]
-        found = [v for note in notes or [""] for v in tested(frame, note=note) if note in v.statement]
+        found = [v for note in notes or [""] for v in evaluate(frame, note=note) if note in v.statement]
         by_place = {(v.record.id, *v.where, OWN_HEAD in v.statement): v for v in found}
         for kept in about["claims"]:
             claim, where = CLAIMS[kept["id"]], (*kept["where"],)
@@ -109,7 +109,7 @@ def summarise(
                 "half_width": v.difference.half_width,
                 "over": v.over,
             }
-            for v in tested(runs.get("", ()))
+            for v in evaluate(runs.get("", ()))
             if v.over == TEXTS
         ],
     }
