@@ -17,6 +17,7 @@ from conftest import ROOT
 from filelock import FileLock
 from processes import CONTEXT, DEATHS, generate_little, run_and_count, run_until
 from sklearn.linear_model import LogisticRegression
+from task_files import own_data
 from tiny import save_backbone
 
 from lpft_utils.common.errors import RunError, TaskError
@@ -263,12 +264,20 @@ def test_a_training_without_monitors_gives_the_same_model(stored, tmp_path):
     pd.testing.assert_frame_equal(unmonitored.history, expected, check_exact=True)
 
 
-def test_seeds_give_their_own_runs_on_the_same_evaluation_texts(stored, store):
+def test_seeds_give_their_own_runs_and_generated_texts(stored, store):
     spec = SPEC.replace(method="lp")
     first, second = run_seeds(spec.replace(seed=77), [0, 1], store=store)
     assert first.folder == stored["lp"].folder and second.spec.seed == 1
     assert not torch.equal(first.V, second.V)
     a, b = load_data(first.spec), load_data(second.spec)
+    assert not set(a.splits["test"].texts) & set(b.splits["test"].texts)
+    assert a.splits["train"].texts != b.splits["train"].texts
+
+
+def test_seeds_share_the_evaluation_texts_that_people_wrote(tmp_path, monkeypatch):
+    own_data(tmp_path / "tickets")
+    monkeypatch.setenv("LPFT_DATA", str(tmp_path))
+    a, b = (load_data(RunSpec(task="tickets", seed=seed, n_train=4, n_eval=3)) for seed in (0, 1))
     assert a.splits["test"].texts == b.splits["test"].texts and a.splits["train"].texts != b.splits["train"].texts
 
 
