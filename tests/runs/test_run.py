@@ -26,10 +26,12 @@ from lpft_utils.metrics.feature_change import feature_change
 from lpft_utils.models.backbone_files import folder_fingerprint
 from lpft_utils.models.backbones import load_tokenizer
 from lpft_utils.models.classifier import load_classifier
+from lpft_utils.results.frame import results
+from lpft_utils.results.tables import column, mean, table
 from lpft_utils.runs import execute as pipeline
 from lpft_utils.runs.execute import load_model
 from lpft_utils.runs.run import load_data, run, run_key, run_seeds
-from lpft_utils.runs.store import MAX_FEATURES, Run, list_runs
+from lpft_utils.runs.store import MAX_FEATURES, Run, list_runs, write_run
 from lpft_utils.training.spec import RunSpec
 
 SPEC = RunSpec(
@@ -262,6 +264,45 @@ def test_a_training_without_monitors_gives_the_same_model(stored, tmp_path):
     assert monitored_columns
     expected = stored["ft"].history.drop(columns=monitored_columns)
     pd.testing.assert_frame_equal(unmonitored.history, expected, check_exact=True)
+
+
+def test_success_beside_accuracy_is_measured_inside_the_run(stored):
+    for r in stored.values():
+        for split, (f, y) in r.predictions.items():
+            assert r.metrics["MCC"][split] == pytest.approx(matthews(y, f.argmax(1)))
+            assert r.metrics["majority"][split] == max(np.mean(y == c) for c in set(y.tolist()))
+        assert {"CS among texts", "FDR, pinv", "FDR, ridge_0"} <= set(r.metrics["change"]["test"])
+
+
+def matthews(y, guess):
+    """Gorodkin (2004): the correlation of the two classifications as one-hot vectors."""
+    Y, Z = (np.eye(3)[x] - np.eye(3)[x].mean(0) for x in (y, guess))
+    spread = np.sqrt((Y**2).sum() * (Z**2).sum())
+    return (Y * Z).sum() / spread if spread else 0.0
+
+
+def test_an_older_run_shows_what_it_did_not_measure_as_missing(stored, tmp_path):
+    metrics = dict(stored["ft"].metrics)
+    for new in ("MCC", "majority", "head_norm_0"):
+        metrics.pop(new)
+    metrics["change"] = {
+        s: {k: v for k, v in c.items() if k in ("CS", "Diff", "FDR", "NormF", "FDR_0", "NormF_0")}
+        for s, c in metrics["change"].items()
+    }
+
+    def fill(folder):
+        for file in stored["ft"].folder.iterdir():
+            if file.name != "manifest.json":
+                shutil.copy(file, folder)
+        (folder / "metrics.json").write_text(json.dumps(metrics))
+
+    old = Run(write_run(tmp_path, stored["ft"].folder.name, fill))
+    assert run(SPEC.replace(method="ft"), store=tmp_path).folder == old.folder, "it is not trained again"
+    frame = results([old])
+    assert not {"MCC", "majority", "head_norm_0", "CS among texts"} & set(frame["metric"]) and len(frame) > 20
+    columns = {m: column(m, split="test") for m in ("accuracy", "FDR")} | {"MCC": column("MCC", mean(2), split="test")}
+    shown = table(frame, "method", columns)
+    assert shown.loc["FT", "MCC"] == "" and shown.loc["FT", "accuracy"] and shown.loc["FT", "FDR"]
 
 
 def test_seeds_give_their_own_runs_and_generated_texts(stored, store):
