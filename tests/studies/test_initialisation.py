@@ -237,7 +237,7 @@ def test_largest_stable_rate_is_where_descent_on_the_quadratic_diverges():
 
 def test_prediction_table_meets_its_target_or_says_so(setting):
     table = norm_study.prediction_table(setting, 0, n=6)
-    assert list(table.index) == ["0.5", "5"]
+    assert list(table.index) == ["0.5", "5", "50"]
     target = norm_study.TARGET * math.log(3)
     for _, row in table.iterrows():
         met = row["predicted ‖φ_t − φ_0‖"] != "target not met"
