@@ -239,7 +239,7 @@ _TESTED = (
     Claim("2.among", "CS(F) among texts of {b} is larger than of {a}", _CHANGE, _larger("CS among texts")),
     Claim("2.CS", "CS(F) before and after of {b} is larger than of {a}", _CHANGE, _larger("CS")),
     Claim("2.FDR", "FDR(F) of {b} is smaller than of {a}", _CHANGE, _larger("FDR", -1)),
-    Claim("2.FDR, ood", "FDR(F) of {b} is larger than of {a} on {split}", _CHANGE, _larger("FDR"), on="each ood"),
+    Claim("2.FDR shifted", "FDR(F) of {b} is larger than of {a} on {split}", _CHANGE, _larger("FDR"), on="each ood"),
     Claim(
         "3.trend", "the larger ‖V0‖, the smaller Diff(F) of {b} (−ρ of Spearman; Page's test)", _SWEEP,
         _falls, (("lp_ft", "lp_ft"), ("ft", "ft"), ("lp_lora", "lp_lora"), ("lora", "lora")), digits=2, test="trend",
