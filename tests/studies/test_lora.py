@@ -170,5 +170,5 @@ def test_reference_of_five_methods(runs, tmp_path):
     table = reference.methods_table(both, "Diff", "ECE", "ECE, TS")
     assert list(table.columns) == ["task", "method", "accuracy", "Diff", "ECE", "ECE, TS", "‖V‖"]
     assert list(table["method"]) == 2 * LABELS
-    claims = reference.claims_table(both, only=(6,))
+    claims = reference.claims_table(both, only=(7,))
     assert set(claims["claim"]) == {6} and list(claims.columns) == ["claim", "statement", "builtin", "again"]
