@@ -171,4 +171,4 @@ def test_reference_of_five_methods(runs, tmp_path):
     assert list(table.columns) == ["task", "method", "accuracy", "Diff", "ECE", "ECE, TS", "‖V‖"]
     assert list(table["method"]) == 2 * LABELS
     claims = reference.claims_table(both, only=(7,))
-    assert set(claims["claim"]) == {6} and list(claims.columns) == ["claim", "statement", "builtin", "again"]
+    assert set(claims["claim"]) == {7} and list(claims.columns) == ["claim", "statement", "builtin", "again"]
