@@ -22,7 +22,7 @@ from lpft_utils.common.errors import ParameterError
 from lpft_utils.common.names import split_label
 from lpft_utils.common.table import Table
 from lpft_utils.metrics.intervals import SMALLEST, Interval, interval
-from lpft_utils.results.frame import evaluated_splits, results, select, validation_note
+from lpft_utils.results.frame import check_measured, evaluated_splits, results, select, validation_note
 from lpft_utils.runs.store import Run
 from lpft_utils.training.methods import METHODS
 
@@ -112,6 +112,7 @@ def evaluate(
         ParameterError: If a wanted claim cannot be tested on these results, or a seed occurs twice.
     """
     frame = source if isinstance(source, pd.DataFrame) else results(source)
+    check_measured(frame)
     found = []
     for claim in CLAIMS.values():
         if wanted and not any(_is(claim, name) for name in wanted):
