@@ -26,6 +26,7 @@ class TaskInfo:
         ood: Tasks whose test sets are attached by default.
         lower: Whether the text is lower-cased.
         label_column: Column of the label.
+        metric: What the paper reports for accuracy on it: "accuracy", or "MCC", Matthews correlation.
     """
 
     name: str
@@ -38,6 +39,7 @@ class TaskInfo:
     ood: tuple[str, ...] = ()
     lower: bool = False
     label_column: str = "label"
+    metric: str = "accuracy"
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -89,7 +91,7 @@ _PAPER = (
     _superglue("boolq", _BOOLEAN, "{question}", "{passage}"),
     _superglue("wic", _BOOLEAN, _SAME_WORD),
     _superglue("wsc", _BOOLEAN, "{span2_text}: {text}", "{span1_text}"),
-    _glue("cola", ("unacceptable", "acceptable"), "{sentence}"),
+    TaskInfo("cola", ("unacceptable", "acceptable"), ("{sentence}",), hub=("nyu-mll/glue", "cola"), metric="MCC"),
     _glue("mrpc", ("not_equivalent", "equivalent"), "{sentence1}", "{sentence2}"),
     _glue("sst2", ("negative", "positive"), "{sentence}"),
     TaskInfo("amazon", _SENTIMENT, ("{text}",), ood=("dynasent", "semeval", "sst5")),
