@@ -12,7 +12,16 @@ import numpy as np
 import pandas as pd
 
 from lpft_utils.common.table import Table
-from lpft_utils.kernel_methods.statistics import alignment, effective_rank, frobenius, ft_ratio
+from lpft_utils.kernel_methods.statistics import (
+    alignment,
+    class_contrast,
+    effective_rank,
+    frobenius,
+    ft_ratio,
+    numerical_rank,
+    residual_ft_ratio,
+    spectrum,
+)
 from lpft_utils.results.frame import per_run
 from lpft_utils.results.tables import column, each, mean, table
 from lpft_utils.runs.cache import cache_path
@@ -22,7 +31,7 @@ from lpft_utils.runs.store import Run
 from lpft_utils.studies import initialisation as kernels
 from lpft_utils.studies.initialisation import Initialisation
 
-PARTS = {"P": "P", "K": "P+F"}
+PARTS = {"P": "P", "F": "F", "K": "P+F"}
 ROWS = {"method": "initialisation"}
 
 
@@ -38,14 +47,16 @@ def kernel_results(
 
     Returns:
         Columns "group", "method", "seed" (the place in `by_seed`), "split", "metric", "value". Metrics: norms of P and
-        F, FT ratio, effective ranks, alignment of F with FT's where FT is there (split ""); accuracy of each regression
-        with P and P + F ("ridge, P", …; train and test), and log10 of ridge regression's leave-one-out error.
+        F, both FT ratios, effective and numerical ranks, how much the classes stand out in the trace norms of P and F,
+        and, where FT is there, alignment of F with its F and mean distance of their normalised spectra (split "");
+        accuracy of each regression with P, F and P + F ("ridge, P", …; train and test), and log10 of ridge
+        regression's leave-one-out error; "majority, kernel", the share of the most frequent class of the test texts.
     """
     rows = [
         (group, method, seed, *row)
         for seed, found in enumerate(by_seed)
         for method, at in found.items()
-        for row in (*_statistics(at, found.get("ft")), *_fits(at, kinds))
+        for row in (*_statistics(at, found), *_fits(at, kinds))
     ]
     return pd.DataFrame(rows, columns=["group", "method", "seed", "split", "metric", "value"])
 
@@ -57,10 +68,11 @@ def statistics_table(by_seed: Sequence[Mapping[str, Initialisation]]) -> Table:
         by_seed: Results of `initialisations`, one per seed, with "ft".
 
     Returns:
-        Indexed by initialisation: norms of P and F, the FT ratio, effective ranks, and the alignment of F with FT's.
+        Indexed by what is measured, one column per initialisation: all that `kernel_results` says of the kernels.
     """
     frame = kernel_results(by_seed, ())
-    return table(frame, ROWS, {m: column(m, lambda v: f"{np.mean(v):.3g}") for m in frame["metric"].unique()})
+    shown = table(frame, ROWS, {m: column(m, lambda v: f"{np.mean(v):.3g}") for m in frame["metric"].unique()})
+    return Table(shown.T.rename_axis("kernel"))
 
 
 def regression_table(by_seed: Sequence[Mapping[str, Initialisation]], *, store: Path | None = None) -> Table:
@@ -71,8 +83,8 @@ def regression_table(by_seed: Sequence[Mapping[str, Initialisation]], *, store: 
         store: The run store; default: `paths.run_store()`.
 
     Returns:
-        Indexed by initialisation: train and test accuracy with P and with P + F for ridge and logistic regression, and
-        the published code's measure with P + F, first seed only.
+        Indexed by initialisation: train and test accuracy with P, F and P + F for ridge and logistic regression,
+        and the published code's measure with P + F, first seed only.
     """
     kinds = ("ridge", "logistic")
     frame = kernel_results(by_seed, kinds)
@@ -170,18 +182,27 @@ def trained_table(
     )
 
 
-def _statistics(at: Initialisation, ft: Initialisation | None) -> Iterator[tuple[str, str, float]]:
+def _statistics(at: Initialisation, found: Mapping[str, Initialisation]) -> Iterator[tuple[str, str, float]]:
     P, F = at.train.P, at.train.F
     yield "", "‖P‖", frobenius(P)
     yield "", "‖F‖", frobenius(F)
     yield "", "‖F‖/‖P+F‖", ft_ratio(P, F)
-    yield "", "rank of P", effective_rank(P)
-    yield "", "rank of F", effective_rank(F)
-    if ft is not None:
-        yield "", "alignment with F of FT", alignment(F, ft.train.F)
+    yield "", "FT ratio", residual_ft_ratio(P, F, at.residuals)
+    yield "", "effective rank of P", effective_rank(P)
+    yield "", "effective rank of F", effective_rank(F)
+    counts = at.labels.bincount()
+    for name, part in (("P", P), ("F", F), ("P+F", P + F)):
+        yield "", f"rank of {name}", numerical_rank(part)
+        if name != "P+F" and counts.max() > 1 and len(counts.nonzero()) > 1:
+            yield "", f"classes in {name}", class_contrast(part, at.labels)
+    if "ft" in found:
+        yield "", "alignment with F of FT", alignment(F, found["ft"].train.F)
+    if full := found.get({"lora": "ft", "lp_lora": "lp_ft"}.get(at.method, "")):
+        yield "", "distance of spectra", (spectrum(F) - spectrum(full.train.F)).abs().mean().item()
 
 
 def _fits(at: Initialisation, kinds: Sequence[str]) -> Iterator[tuple[str, str, float]]:
+    yield "test", "majority, kernel", at.test_labels.bincount().max().item() / len(at.test_labels)
     for kind in kinds:
         for part, name in PARTS.items():
             fit = at.regression(part, kind)

@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 def load_data(spec: RunSpec) -> Task:
     """The texts and labels of a spec: training subset drawn with its seed, evaluation splits the same for every seed.
 
+    Generated texts are drawn anew for every seed, all splits: what is compared over seeds then generalises over texts.
+
     Args:
         spec: The run.
 
@@ -34,7 +36,7 @@ def load_data(spec: RunSpec) -> Task:
     Raises:
         TaskError: If the task cannot be loaded or has no training split.
     """
-    options: dict[str, Any] = {"label_noise": spec.label_noise} if spec.task == "builtin" else {}
+    options: dict[str, Any] = {"label_noise": spec.label_noise, "seed": spec.seed} if spec.task == "builtin" else {}
     task = load_task(spec.task, ood=spec.ood, **options)
     for needed in ("train", "validation", "test"):
         task.split(needed)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tqdm import tqdm
@@ -12,6 +12,8 @@ from lpft_utils.runs.run import run_seeds
 from lpft_utils.runs.store import Run
 from lpft_utils.training.methods import METHODS
 from lpft_utils.training.spec import RunSpec
+
+FACTORS = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 50.0, 100.0)  # on the head, in the paper
 
 
 def head_norm_sweep(
@@ -38,5 +40,43 @@ def head_norm_sweep(
     specs = {float(norm): spec.replace(head_norm=float(norm)) for norm in norms}  # every norm is checked before any run
     if not specs or len(specs) < len(norms):
         raise RunError(f"head_norm_sweep: expected one or more different norms, got {list(norms)}.")
-    bar = tqdm(specs.items(), desc="head norm", disable=not progress, leave=False)
-    return {norm: run_seeds(scaled, seeds, store=store, progress=progress) for norm, scaled in bar}
+    return _sweep(specs, seeds, store, progress)
+
+
+def head_factor_sweep(
+    specs: Sequence[RunSpec],
+    seeds: Sequence[int],
+    factors: Sequence[float] = FACTORS,
+    *,
+    store: Path | None = None,
+    progress: bool = False,
+) -> dict[float, list[Run]]:
+    """Fine-tuning from scaled heads, the random one of FT and LP's: both curves of the paper's Figures 3, 10 and 11.
+
+    Args:
+        specs: One spec per curve, such as those of "ft" and "lp_ft"; their own seed and factor are ignored.
+        seeds: Seeds.
+        factors: Factors on the head, all positive and different; default: the paper's.
+        store: The run store; default: `paths.run_store()`.
+        progress: Whether to show progress bars.
+
+    Returns:
+        Runs by factor, in the order of `factors`, of all curves: ready for `claims.evaluate`.
+
+    Raises:
+        RunError: If a method tunes no head, a factor is not positive or there twice, or there is none.
+    """
+    if untuned := [spec.method for spec in specs if "head_factor" not in METHODS[spec.method].fields]:
+        raise RunError(f"head_factor_sweep: expected methods that tune from a head, got {untuned[0]!r}.")
+    if not specs or not factors or len({float(factor) for factor in factors}) < len(factors):
+        raise RunError(f"head_factor_sweep: expected specs and different factors, got {list(factors)}.")
+    curves = [{float(f): spec.replace(head_factor=float(f)) for f in factors} for spec in specs]
+    swept = [_sweep(curve, seeds, store, progress) for curve in curves]
+    return {factor: [run for runs in swept for run in runs[factor]] for factor in swept[0]}
+
+
+def _sweep(
+    specs: Mapping[float, RunSpec], seeds: Sequence[int], store: Path | None, progress: bool
+) -> dict[float, list[Run]]:
+    bar = tqdm(specs.items(), desc="head", disable=not progress, leave=False)
+    return {value: run_seeds(spec, seeds, store=store, progress=progress) for value, spec in bar}
