@@ -70,9 +70,7 @@ def residual_ft_ratio(P: Tensor, F: Tensor, residuals: Tensor) -> float:
     P, F = _pair(P, F, "P", "F")
     if residuals.shape != F.shape[2:]:
         raise KernelError(f"residuals: expected shape {tuple(F.shape[2:])}, got {tuple(residuals.shape)}.")
-    by_F, in_all = (
-        torch.einsum("mcnd,nd->mc", K, residuals.to(K)).norm(dim=1) for K in (F, P + F)
-    )  # (M,)
+    by_F, in_all = (torch.einsum("mcnd,nd->mc", K, residuals.to(K)).norm(dim=1) for K in (F, P + F))  # (M,)
     if (in_all == 0).any():
         raise KernelError("(P + F) δ is zero for an example, so F has no share of it. Are all residuals zero?")
     return (by_F / in_all).mean().item()

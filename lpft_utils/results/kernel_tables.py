@@ -46,10 +46,10 @@ def kernel_results(
         group: Name of these kernels, to tell them from others in the same frame.
 
     Returns:
-        Columns "group", "method", "seed" (the place in `by_seed`), "split", "metric", "value". Metrics: norms of P and
-        F, both FT ratios, effective and numerical ranks, how much the classes stand out in the trace norms of P and F,
-        and, where FT is there, alignment of F with its F and mean distance of their normalised spectra (split "");
-        accuracy of each regression with P, F and P + F ("ridge, P", …; train and test), and log10 of ridge
+        Columns "group", "method", "seed" (the place in `by_seed`), "split", "metric", "value". Metrics: norms of P, F
+        and P + F, both FT ratios, effective and numerical ranks, how much the classes stand out in the trace norms of P
+        and F, and, where FT is there, alignment of F with its F and mean distance of their normalised spectra (split
+        ""); accuracy of each regression with P, F and P + F ("ridge, P", …; train and test), and log10 of ridge
         regression's leave-one-out error; "majority, kernel", the share of the most frequent class of the test texts.
     """
     rows = [
@@ -186,6 +186,7 @@ def _statistics(at: Initialisation, found: Mapping[str, Initialisation]) -> Iter
     P, F = at.train.P, at.train.F
     yield "", "‖P‖", frobenius(P)
     yield "", "‖F‖", frobenius(F)
+    yield "", "‖P+F‖", frobenius(P + F)
     yield "", "‖F‖/‖P+F‖", ft_ratio(P, F)
     yield "", "FT ratio", residual_ft_ratio(P, F, at.residuals)
     yield "", "effective rank of P", effective_rank(P)

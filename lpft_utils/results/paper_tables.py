@@ -16,16 +16,17 @@ from lpft_utils.common.errors import ParameterError
 from lpft_utils.common.names import split_label
 from lpft_utils.common.table import Table
 from lpft_utils.data.catalog import PAPER_TASKS, TASKS
-from lpft_utils.results.frame import check_measured, select, validation_note
+from lpft_utils.results.frame import check_measured, results, select, validation_note
 from lpft_utils.results.published import LABEL
 from lpft_utils.results.published_claims import improvements
+from lpft_utils.studies.paper import Experiments
 from lpft_utils.training.methods import METHODS
 
 MISSING = "missing"
 INSIDE = ("train", "validation")
 KEYS = ["dataset", "method", "kernel", "metric"]
 PER_CENT = ("accuracy", "ECE", "MCE")
-TITLES = {"pretrained": "pre-trained", "": "every method", **{name: method.label for name, method in METHODS.items()}}
+TITLES = {"": "every method", "pretrained": "pre-trained", **{name: method.label for name, method in METHODS.items()}}
 CHANGE = {"CS": "CS(F)", "Diff": "Diff(F)", "FDR": "FDR(F)", "head_norm": "‖V‖"}
 KERNEL = {
     "rank": "rank",
@@ -48,13 +49,15 @@ NAMES = {
 }
 PRETRAINED = {"CS among texts_0": "CS", "FDR, pinv_0": "FDR", "head_norm_init": "head_norm"}
 PARTS = {
-    "‖P‖": ("P", "frobenius"),
-    "‖F‖": ("F", "frobenius"),
-}
+    f"{metric}{part}{end}": (part, name)
+    for metric, end, name in (("‖", "‖", "frobenius"), ("rank of ", "", "rank"), ("ridge, ", "", "accuracy"))
+    for part in ("P", "F", "P+F")
+} | {"FT ratio": ("P+F", "ft_ratio")}
 NOTES = {
     "CS": "CS(F): among texts. FDR(F): the published formula is not identified; measured is tr(S_W⁺ S_B).",
-    "rank": "Measured: numerical rank in float32; accuracy of ridge regression, which chooses one class per text, where the "
+    "rank": "Measured: numerical rank in float32; accuracy of ridge regression, one class per text; the "
     "published regression judges every pair (text, class).",
+    "ECE, improvement": "Published improvements: differences of the printed values.",
     "accuracy": "CoLA: Matthews correlation.",
 }
 
@@ -94,6 +97,25 @@ OTHERS = {
 }
 
 
+def measured(found: Sequence[Experiments]) -> pd.DataFrame:
+    """The results of experiments as one frame.
+
+    Args:
+        found: Experiments, one per task.
+
+    Returns:
+        A frame of results of the runs and of the kernels.
+    """
+    from lpft_utils.results.kernel_tables import kernel_results  # here, because it brings the engine
+
+    frames = [results(run for e in found for group in e.runs.values() for run in group)]
+    for e in found:
+        if e.kernels:
+            at = kernel_results(e.kernels).assign(task=e.setting.task, backbone=e.setting.backbone)
+            frames.append(at.drop(columns="group"))
+    return pd.concat(frames, ignore_index=True)
+
+
 def paper_table(number: int, published: pd.DataFrame, measured: Mapping[str, pd.DataFrame]) -> Table:
     """A table of the paper with measured results beside it.
 
@@ -103,8 +125,8 @@ def paper_table(number: int, published: pd.DataFrame, measured: Mapping[str, pd.
         measured: Frames of results, or of kernels with a column "task", by what they are, such as "this run".
 
     Returns:
-        One row per data set, method and, in the tables of kernels, part of the kernel; for each metric a column for each
-        source, cells "mean ± standard deviation over seeds". Data sets that the paper does not have come last.
+        One row per data set, method and, in the tables of kernels, part of the kernel; for each metric a column for
+        each source, cells "mean ± standard deviation over seeds". Data sets that the paper does not have come last.
 
     Raises:
         ParameterError: If there is no such table of results.
@@ -116,6 +138,8 @@ def paper_table(number: int, published: pd.DataFrame, measured: Mapping[str, pd.
     wide = cells.set_index([*keys, "metric", "source"])["text"].unstack(["metric", "source"])
     columns = [(metric, source) for metric in metrics for source in (LABEL, *measured)]
     rows = cells[keys].drop_duplicates()
+    place = {name: i for i, name in enumerate([*rows["dataset"].unique(), *TITLES])}
+    rows = rows.sort_values(["dataset", "method"], kind="stable", key=lambda column: column.map(place))
     wide = wide.reindex(index=pd.MultiIndex.from_frame(rows), columns=pd.MultiIndex.from_tuples(columns)).fillna("")
     wide.columns = [source if len(metrics) == 1 else f"{metrics[metric]}: {source}" for metric, source in columns]
     shown = Table(wide.reset_index().assign(method=rows["method"].map(TITLES).tolist()))
@@ -155,7 +179,7 @@ def _published(numbers: pd.DataFrame) -> pd.DataFrame:
     found: Any = pd.concat([numbers, improvements(numbers).assign(sd=float("nan"))])
     by_split = found["metric"].eq("accuracy") & found["kernel"].ne("")
     metric = found["metric"].mask(by_split, found["metric"] + ", " + found["split"]).replace({"MCC": "accuracy"})
-    return found.assign(metric=metric)
+    return found.assign(metric=metric, kernel=found["kernel"].mask(metric == "ft_ratio", "P+F"))
 
 
 def _keys(theirs: pd.DataFrame, datasets: Sequence[str]) -> pd.DataFrame:

@@ -16,7 +16,7 @@ import pandas as pd
 from scipy.stats import ttest_ind_from_stats
 
 from lpft_utils.common.table import Table
-from lpft_utils.metrics.intervals import LEVEL
+from lpft_utils.metrics.intervals import LEVEL, holm
 from lpft_utils.training.methods import METHODS
 
 SETS = ("table", "dataset", "split")
@@ -82,23 +82,23 @@ def established_table(numbers: pd.DataFrame) -> Table:
     """
     rows = []
     for (claim, statement, tables), found in established(numbers).groupby(["claim", "statement", "tables"], sort=False):
-        decided = found["outcome"].value_counts()
-        tested = len(found) - decided.get("not testable", 0)
-        against = [f"{decided['fails']} against"] if "fails" in decided else []
+        holds, fails, untested = ((found["outcome"] == name).sum() for name in ("holds", "fails", "not testable"))
+        decided = f"{holds} of {len(found) - untested}" + (f", {fails} against" if fails else "")
         rows.append(
             {
                 "claim": claim,
                 "statement": statement,
                 "tables": tables,
                 "means agree": f"{found['agrees'].sum()} of {len(found)}",
-                "decided": ", ".join([f"{decided.get('holds', 0)} of {tested}", *against]) if tested else "no SD printed",
+                "decided": decided if untested < len(found) else "no SD printed",
                 "exceptions": ", ".join(found.loc[~found["agrees"], "dataset"]),
             }
         )
     shown = Table(pd.DataFrame(rows).set_index("claim"))
     shown.attrs["note"] = (
-        f"Decided: Welch’s test of the printed means and standard deviations, two-sided, Holm over the data sets of a row, "
-        f"p < {1 - LEVEL:.2f}. Of an improvement the standard deviation is that of a difference of independent means. "
+        "Decided: Welch’s test of the printed means and standard deviations, two-sided, Holm over the data sets of a "
+        f"row, p < {1 - LEVEL:.2f}. "
+        "The standard deviation of an improvement is that of a difference of independent means. "
         + "; ".join(f"claim {number} has figures only ({what})" for number, what in FIGURES.items())
         + "."
     )
@@ -125,20 +125,6 @@ def improvements(numbers: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(rows)
 
 
-def holm(p: pd.Series) -> pd.Series:
-    """Holm's adjusted p-values; NaN stays NaN and does not count as a test.
-
-    Args:
-        p: p-values of one family.
-
-    Returns:
-        The adjusted values, in the order of `p`.
-    """
-    ordered = p.dropna().sort_values()
-    factors = np.arange(len(ordered), 0, -1)
-    return (ordered * factors).cummax().clip(upper=1).reindex(p.index)
-
-
 def _test(numbers: pd.DataFrame, comparison: Comparison) -> pd.DataFrame:
     chosen: Any = numbers[numbers["table"].isin(comparison.tables) & numbers["metric"].isin(comparison.metrics)]
     chosen = chosen[chosen["split"] != "train"]
@@ -156,7 +142,8 @@ def _test(numbers: pd.DataFrame, comparison: Comparison) -> pd.DataFrame:
         )
     testable = both[["sd_a", "sd_b"]].notna().all(axis=1)
     p = pd.Series(found.pvalue).mask(testable & (difference == 0), 1.0)  # 0 / 0 where nothing varies
-    p_holm = holm(p)
+    tested = p.dropna()
+    p_holm = pd.Series(holm(tested.tolist()), tested.index).reindex(p.index)
     decided = np.where(difference > 0, "holds", "fails")
     outcome = np.select([p_holm.isna(), p_holm < 1 - LEVEL], ["not testable", decided], "undecided")
     return pd.DataFrame(
@@ -195,8 +182,12 @@ COMPARISONS = (
     ),
     *(Comparison(2, "Diff(F) is smaller for {b} than for {a}", (12,), ("Diff",), a, b) for b, a in _TUNED),
     *(Comparison(2, "CS(F) is larger for {a} than for {b}", (1, 11), ("CS",), a, b) for a, b in _TUNED),
-    Comparison(2, "FDR(F) is smaller for {b} than for {a}, in distribution", (1, 11), ("FDR",), "ft", "lp_ft", outside=False),
-    Comparison(2, "FDR(F) is larger for {a} than for {b}, out of distribution", (11,), ("FDR",), "lp_ft", "ft", outside=True),
+    Comparison(
+        2, "FDR(F) is smaller for {b} than for {a}, in distribution", (1, 11), ("FDR",), "ft", "lp_ft", outside=False
+    ),
+    Comparison(
+        2, "FDR(F) is larger for {a} than for {b}, out of distribution", (11,), ("FDR",), "lp_ft", "ft", outside=True
+    ),
     Comparison(4, "F of LP-FT has at least the rank of P", (2, 9), ("rank",), _F, _P, True),
     Comparison(4, "F of LP-FT is at least as accurate as P on test texts", (2, 9), ("accuracy",), _F, _P, True),
     Comparison(4, "F of LP-FT is at least as accurate as P + F on test texts", (2, 9), ("accuracy",), _F, _SUM, True),
@@ -204,14 +195,15 @@ COMPARISONS = (
     *(Comparison(4, "the FT ratio is larger for {a} than for {b}", (2, 9), ("ft_ratio",), a, b) for a, b in _TUNED),
     *(
         Comparison(
-            7, f"{key} improves more by temperature scaling for {{a}} than for {{b}}", (14, 15), (f"{key}, improvement",),
-            "lp_ft", rival,
+            7, f"{key} improves more by temperature scaling for {{a}} than for {{b}}", (14, 15),
+            (f"{key}, improvement",), "lp_ft", rival,
         )
         for key in ("ECE", "MCE")
         for rival in ("ft", "lora", "lp_lora")
     ),
     Comparison(
-        8, "{a} is at least as accurate as {b}, in distribution", (8, 10, 16), _ACCURACY, "lp_ft", "ft", True, outside=False
+        8, "{a} is at least as accurate as {b}, in distribution", (8, 10, 16), _ACCURACY, "lp_ft", "ft", True,
+        outside=False,
     ),
     Comparison(
         8, "{a} loses less than one point of accuracy to {b}, in distribution", (8, 10, 16), _ACCURACY, "lp_ft", "ft",
