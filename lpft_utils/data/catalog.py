@@ -26,7 +26,7 @@ class TaskInfo:
         ood: Tasks whose test sets are attached by default.
         lower: Whether the text is lower-cased.
         label_column: Column of the label.
-        metric: What the paper reports for accuracy on it: "accuracy", or "MCC", Matthews correlation.
+        metric: What the paper measures success by: "accuracy" or "MCC", Matthews correlation.
     """
 
     name: str
@@ -77,8 +77,8 @@ _NLI = ("{premise}", "{hypothesis}")
 _SAME_WORD = "{sentence1} {sentence2} Does {word} have the same meaning in both sentences?"
 
 
-def _glue(name: str, label_names: tuple[str, ...], *template: str, hub: str = "nyu-mll/glue") -> TaskInfo:
-    return TaskInfo(name, label_names, template, hub=(hub, name))
+def _glue(name: str, label_names: tuple[str, ...], *template: str, hub: str = "nyu-mll/glue", **more: str) -> TaskInfo:
+    return TaskInfo(name, label_names, template, hub=(hub, name), **more)  # pyright: ignore[reportArgumentType]
 
 
 def _superglue(name: str, label_names: tuple[str, ...], *template: str) -> TaskInfo:
@@ -91,7 +91,7 @@ _PAPER = (
     _superglue("boolq", _BOOLEAN, "{question}", "{passage}"),
     _superglue("wic", _BOOLEAN, _SAME_WORD),
     _superglue("wsc", _BOOLEAN, "{span2_text}: {text}", "{span1_text}"),
-    TaskInfo("cola", ("unacceptable", "acceptable"), ("{sentence}",), hub=("nyu-mll/glue", "cola"), metric="MCC"),
+    _glue("cola", ("unacceptable", "acceptable"), "{sentence}", metric="MCC"),
     _glue("mrpc", ("not_equivalent", "equivalent"), "{sentence1}", "{sentence2}"),
     _glue("sst2", ("negative", "positive"), "{sentence}"),
     TaskInfo("amazon", _SENTIMENT, ("{text}",), ood=("dynasent", "semeval", "sst5")),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -46,11 +45,11 @@ def kernel_results(
         group: Name of these kernels, to tell them from others in the same frame.
 
     Returns:
-        Columns "group", "method", "seed" (the place in `by_seed`), "split", "metric", "value". Metrics: norms of P, F
-        and P + F, both FT ratios, effective and numerical ranks, how much the classes stand out in the trace norms of P
-        and F, and, where FT is there, alignment of F with its F and mean distance of their normalised spectra (split
-        ""); accuracy of each regression with P, F and P + F ("ridge, P", …; train and test), and log10 of ridge
-        regression's leave-one-out error; "majority, kernel", the share of the most frequent class of the test texts.
+        Columns "group", "method", "seed" (the place in `by_seed`), "split", "metric", "value". Metrics: norms of P, F,
+        P + F, both FT ratios, effective and numerical ranks, how much the classes stand out in the trace norms of P and F,
+        and, where FT is there, alignment of F with its F and mean distance of their normalised spectra (split "");
+        accuracy of each regression with P, F and P + F ("ridge, P", …; train and test), and "majority, kernel", the
+        share of the most frequent class of the test texts.
     """
     rows = [
         (group, method, seed, *row)
@@ -209,5 +208,3 @@ def _fits(at: Initialisation, kinds: Sequence[str]) -> Iterator[tuple[str, str, 
             fit = at.regression(part, kind)
             yield "train", f"{kind}, {name}", fit.accuracy(at.labels, "train")
             yield "test", f"{kind}, {name}", fit.accuracy(at.test_labels, "test")
-            if kind == "ridge":
-                yield "train", f"log10 of the leave-one-out error, {name}", math.log10(float(fit.errors.min()))

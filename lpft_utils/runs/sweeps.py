@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from tqdm import tqdm
@@ -33,23 +33,15 @@ def head_norm_sweep(
     Raises:
         RunError: If the method has no head of LP to scale, a norm is not positive or there twice, or there is none.
     """
-    scalable = [name for name, method in METHODS.items() if "head_norm" in method.fields]
-    if spec.method not in scalable:
-        raise RunError(f"head_norm_sweep: expected a spec of method {' or '.join(scalable)}, got {spec.method!r}.")
-    specs = {float(norm): spec.replace(head_norm=float(norm)) for norm in norms}  # every norm is checked before any run
-    if not specs or len(specs) < len(norms):
-        raise RunError(f"head_norm_sweep: expected one or more different norms, got {list(norms)}.")
-    return _sweep(specs, seeds, store, progress)
+    specs = _specs(spec, "head_norm", norms)  # every norm is checked before any run
+    bar = tqdm(specs.items(), desc="head norm", disable=not progress, leave=False)
+    return {norm: run_seeds(scaled, seeds, store=store, progress=progress) for norm, scaled in bar}
 
 
 def head_factor_sweep(
-    specs: Sequence[RunSpec],
-    seeds: Sequence[int],
-    factors: Sequence[float] = FACTORS,
-    *,
-    store: Path | None = None,
+    specs: Sequence[RunSpec], seeds: Sequence[int], factors: Sequence[float] = FACTORS, *, store: Path | None = None,
     progress: bool = False,
-) -> dict[float, list[Run]]:
+) -> dict[float, list[Run]]:  # fmt: skip
     """Fine-tuning from scaled heads, the random one of FT and LP's: both curves of the paper's Figures 3, 10 and 11.
 
     Args:
@@ -65,17 +57,19 @@ def head_factor_sweep(
     Raises:
         RunError: If a method tunes no head, a factor is not positive or there twice, or there is none.
     """
-    if untuned := [spec.method for spec in specs if "head_factor" not in METHODS[spec.method].fields]:
-        raise RunError(f"head_factor_sweep: expected methods that tune from a head, got {untuned[0]!r}.")
-    if not specs or not factors or len({float(factor) for factor in factors}) < len(factors):
-        raise RunError(f"head_factor_sweep: expected specs and different factors, got {list(factors)}.")
-    curves = [{float(f): spec.replace(head_factor=float(f)) for f in factors} for spec in specs]
-    swept = [_sweep(curve, seeds, store, progress) for curve in curves]
-    return {factor: [run for runs in swept for run in runs[factor]] for factor in swept[0]}
+    curves = [_specs(spec, "head_factor", factors) for spec in specs]
+    bar = tqdm(factors, desc="head factor", disable=not progress, leave=False)
+    return {
+        float(f): [run for curve in curves for run in run_seeds(curve[f], seeds, store=store, progress=progress)]
+        for f in bar
+    }
 
 
-def _sweep(
-    specs: Mapping[float, RunSpec], seeds: Sequence[int], store: Path | None, progress: bool
-) -> dict[float, list[Run]]:
-    bar = tqdm(specs.items(), desc="head", disable=not progress, leave=False)
-    return {value: run_seeds(spec, seeds, store=store, progress=progress) for value, spec in bar}
+def _specs(spec: RunSpec, field: str, values: Sequence[float]) -> dict[float, RunSpec]:
+    scalable = [name for name, method in METHODS.items() if field in method.fields]
+    if spec.method not in scalable:
+        raise RunError(f"{field}_sweep: expected a spec of method {' or '.join(scalable)}, got {spec.method!r}.")
+    specs = {float(value): spec.replace(**{field: float(value)}) for value in values}
+    if not specs or len(specs) < len(values):
+        raise RunError(f"{field}_sweep: expected one or more different {field[5:]}s, got {list(values)}.")
+    return specs
