@@ -1,13 +1,13 @@
 """What the published numbers establish: the paper's own means and standard deviations, tested.
 
-Means over n seeds with standard deviations are all that Welch's t-test needs (Welch 1947). A claim is one family of
-tests, one for each data set, under Holm's correction (Holm 1979). Where the paper prints no standard deviation there
-is no test, and directions alone are counted.
+Means over n seeds with standard deviations are all that Welch's t-test needs (Welch 1947). Each statement is one family
+of tests, one for each data set, under Holm's correction. Where the paper prints no standard deviation there is no test,
+and the directions alone are counted.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,62 +17,71 @@ from scipy.stats import ttest_ind_from_stats
 
 from lpft_utils.common.table import Table
 from lpft_utils.metrics.intervals import LEVEL, holm
+from lpft_utils.results.claims import Verdict
+from lpft_utils.results.published import LABEL
+from lpft_utils.results.reference import OWN_HEAD, Reference
+from lpft_utils.results.statements import PAIRS
 from lpft_utils.training.methods import METHODS
 
 SETS = ("table", "dataset", "split")
-FIGURES = {3: "the head-norm sweep: Figures 3, 10, 11", 6: "heat maps: Figures 8, 9", 9: "t-SNE: Figures 5, 6"}
+NO_SD = "no SD printed"
+FIGURES = {3: "Figures 3, 10, 11", 6: "Figures 8, 9", 9: "Figures 5, 6"}
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A claim of the paper as a comparison of its own numbers.
+    """A statement of the paper as a comparison of its own numbers.
 
     Attributes:
-        claim: Number of the claim.
-        statement: The claim in words, with {a} and {b} for the methods.
+        ids: Ids of the claims (`statements.CLAIMS`) that say the same of measured results.
+        statement: The statement, with {a} and {b} for the methods.
         tables: The tables that it is read from.
-        metrics: The metrics compared; "accuracy" is Matthews correlation where the paper prints that in its place.
-        a: What is claimed to have the larger value: a method, or columns of the numbers by name.
-        b: What is claimed to have the smaller one.
-        weak: Whether equal values agree with the claim.
-        margin: By how much a may be smaller than b all the same.
+        metrics: The metrics compared; "MCC" stands beside "accuracy" because the paper prints it for CoLA.
+        pair: The methods (a, b).
+        sign: 1 if b is claimed to have the larger value, −1 if a.
+        margin: By how much b may be on the other side all the same.
+        weak: Whether equal values agree with the statement.
+        within: None, or the largest |log10(b / a)| that agrees with the statement: then there is no side.
+        parts: Parts of the kernel compared, of a and of b.
         outside: None for all data sets, otherwise whether those out of distribution are meant.
     """
 
-    claim: int
+    ids: tuple[str, ...]
     statement: str
     tables: tuple[int, ...]
     metrics: tuple[str, ...]
-    a: str | Mapping[str, Any]
-    b: str | Mapping[str, Any]
-    weak: bool = False
-    outside: bool | None = None
+    pair: tuple[str, str]
+    sign: int = 1
     margin: float = 0.0
+    weak: bool = False
+    within: float | None = None
+    parts: tuple[str, str] = ("", "")
+    outside: bool | None = None
 
     @property
     def words(self) -> str:
         """The statement with the labels of the methods."""
-        names = {"a": self.a, "b": self.b}
-        return self.statement.format(**{k: METHODS[m].label for k, m in names.items() if isinstance(m, str)})
+        a, b = (METHODS[method].label for method in self.pair)
+        return self.statement.format(a=a, b=b, within=self.within)
 
 
 def established(numbers: pd.DataFrame) -> pd.DataFrame:
-    """Every claim on every data set of the paper's tables.
+    """Every statement on every data set of the paper's tables.
 
     Args:
         numbers: Result of `load_published`.
 
     Returns:
-        Columns "claim", "statement", "tables", "dataset", "difference" (positive where the means agree with the
-        claim), "t", "p" (two-sided), "p_holm" (over the data sets of the statement; NaN without a standard deviation),
-        "agrees" and "outcome": "holds", "fails", "undecided" or "not testable".
+        Columns "comparison", "dataset", "difference" (≥ 0 where the means agree with the statement), "agrees", "t", "p"
+        (two-sided), "p_holm" (over the statement's data sets; NaN without a standard deviation) and "outcome": "holds",
+        "fails", "undecided" or "not testable".
     """
     numbers = pd.concat([numbers, improvements(numbers)])
     return pd.concat([_test(numbers, comparison) for comparison in COMPARISONS], ignore_index=True)
 
 
 def established_table(numbers: pd.DataFrame) -> Table:
-    """`established` by statement: on how many data sets the paper's tables agree with it, and decide it.
+    """`established` by statement: on how many data sets the paper's tables agree with it, and on how many decide it.
 
     Args:
         numbers: Result of `load_published`.
@@ -81,28 +90,54 @@ def established_table(numbers: pd.DataFrame) -> Table:
         One row per statement.
     """
     rows = []
-    for (claim, statement, tables), found in established(numbers).groupby(["claim", "statement", "tables"], sort=False):
-        holds, fails, untested = ((found["outcome"] == name).sum() for name in ("holds", "fails", "not testable"))
-        decided = f"{holds} of {len(found) - untested}" + (f", {fails} against" if fails else "")
+    for comparison, found in established(numbers).groupby("comparison", sort=False):
+        agree, decided = _counts(found)
         rows.append(
             {
-                "claim": claim,
-                "statement": statement,
-                "tables": tables,
-                "means agree": f"{found['agrees'].sum()} of {len(found)}",
-                "decided": decided if untested < len(found) else "no SD printed",
+                "claim": comparison.ids[0].split(".")[0],
+                "statement": comparison.words,
+                "tables": ", ".join(map(str, comparison.tables)),
+                "means agree": agree,
+                "decided": decided,
                 "exceptions": ", ".join(found.loc[~found["agrees"], "dataset"]),
             }
         )
     shown = Table(pd.DataFrame(rows).set_index("claim"))
     shown.attrs["note"] = (
-        "Decided: Welch’s test of the printed means and standard deviations, two-sided, Holm over the data sets of a "
-        f"row, p < {1 - LEVEL:.2f}. "
-        "The standard deviation of an improvement is that of a difference of independent means. "
-        + "; ".join(f"claim {number} has figures only ({what})" for number, what in FIGURES.items())
-        + "."
+        f"All numbers: {LABEL}. Decided: Welch’s test of the printed means and standard deviations (SD), two-sided, "
+        f"Holm over the data sets of a row, p < {1 - LEVEL:.2f}. The SD of an improvement is that of a difference of "
+        f"independent means. Figures only: {'; '.join(f'claim {n} ({what})' for n, what in FIGURES.items())}."
     )
     return shown
+
+
+def beside(verdicts: Sequence[Verdict], numbers: pd.DataFrame, reference: Reference) -> Table:
+    """What the paper's tables, the reference runs and this run say of the same statements.
+
+    Args:
+        verdicts: Verdicts of this run.
+        numbers: Result of `load_published`.
+        reference: The reference runs.
+
+    Returns:
+        One row per verdict. Published: on how many data sets the means agree, and on how many the paper's standard
+        deviations decide; reference runs: the outcome on each task; this run: the difference and the outcome.
+    """
+    theirs = established(numbers)
+    ours: dict[Any, list[str]] = {}
+    for task in (entry["name"] for entry in reference.about):
+        for v in reference.verdicts(task):
+            ours.setdefault(_key(v), []).append(f"{task}: {v.outcome}")
+    rows = []
+    for v in verdicts:
+        same = theirs["comparison"].map(lambda c, v=v: v.record.id in c.ids and c.pair == v.where[:2])
+        counts = [_counts(found) for _, found in theirs[same].groupby("comparison", sort=False)]
+        published = [f"{agree} ({NO_SD if decided == NO_SD else f'decided: {decided}'})" for agree, decided in counts]
+        row = {"claim": v.claim, "statement": v.statement, LABEL: "; ".join(published)}
+        row[LABEL] = row[LABEL] or FIGURES.get(v.claim, "no such number")
+        row["reference runs"] = "; ".join(ours.get(_key(v), ["missing"]))
+        rows.append(row | {"this run": f"{v.difference.format(v.record.digits)}, {v.shown}"})
+    return Table(pd.DataFrame(rows).set_index("claim"))
 
 
 def improvements(numbers: pd.DataFrame) -> pd.DataFrame:
@@ -125,89 +160,118 @@ def improvements(numbers: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(rows)
 
 
+def _key(v: Verdict) -> tuple[Any, ...]:
+    return v.record.id, *v.where[:2], "ood_" if v.where[2].startswith("ood_") else v.where[2], OWN_HEAD in v.statement
+
+
+def _counts(found: pd.DataFrame) -> tuple[str, str]:
+    """On how many data sets the means agree, and how many are decided."""
+    holds, fails, untested = ((found["outcome"] == name).sum() for name in ("holds", "fails", "not testable"))
+    decided = f"{holds} of {len(found) - untested}" + (f", {fails} against" if fails else "")
+    return f"{found['agrees'].sum()} of {len(found)}", decided if untested < len(found) else NO_SD
+
+
 def _test(numbers: pd.DataFrame, comparison: Comparison) -> pd.DataFrame:
     chosen: Any = numbers[numbers["table"].isin(comparison.tables) & numbers["metric"].isin(comparison.metrics)]
     chosen = chosen[chosen["split"] != "train"]
     if comparison.outside is not None:
         chosen = chosen[chosen["split"].str.startswith("ood_") == comparison.outside]
-    keys = [*SETS, "metric"] if len(comparison.metrics) > 1 else list(SETS)
-    sides = [_side(chosen, side) for side in (comparison.a, comparison.b)]
-    both = sides[0].merge(sides[1], on=keys, suffixes=("_a", "_b"))
-    both["mean_a"] += comparison.margin
-    difference = both["mean_a"] - both["mean_b"]
+    sides = []
+    for method, part in zip(comparison.pair, comparison.parts, strict=True):
+        sides.append(chosen[(chosen["method"] == ("" if part == "P" else method)) & (chosen["kernel"] == part)])
+    both = sides[0].merge(sides[1], on=[*SETS, "metric"], suffixes=("_a", "_b"))
+    if comparison.within is None:
+        difference = comparison.sign * (both["mean_b"] - both["mean_a"]) + comparison.margin
+    else:
+        difference = comparison.within - np.log10(both["mean_b"] / both["mean_a"]).abs()
+    a, b = ([both[f"{column}_{side}"].to_numpy() for column in ("sd", "n_seeds")] for side in "ab")
     with np.errstate(invalid="ignore", divide="ignore"):
-        found = ttest_ind_from_stats(
-            *(both[f"{column}_{side}"].to_numpy() for side in "ab" for column in ("mean", "sd", "n_seeds")),
-            equal_var=False,
-        )
-    testable = both[["sd_a", "sd_b"]].notna().all(axis=1)
-    p = pd.Series(found.pvalue).mask(testable & (difference == 0), 1.0)  # 0 / 0 where nothing varies
+        found = ttest_ind_from_stats(difference.to_numpy(), *b, 0.0, *a, equal_var=False)
+    p = pd.Series(found.pvalue).mask((difference == 0) & both["sd_a"].notna(), 1.0)  # 0 / 0 where nothing varies
     tested = p.dropna()
     p_holm = pd.Series(holm(tested.tolist()), tested.index).reindex(p.index)
-    decided = np.where(difference > 0, "holds", "fails")
-    outcome = np.select([p_holm.isna(), p_holm < 1 - LEVEL], ["not testable", decided], "undecided")
+    outcome = np.where(difference > 0, "holds", "fails")
     return pd.DataFrame(
         {
-            "claim": comparison.claim,
-            "statement": comparison.words,
-            "tables": ", ".join(map(str, comparison.tables)),
+            "comparison": [comparison] * len(both),
             "dataset": both["dataset"],
             "difference": difference,
+            "agrees": (difference >= 0) if comparison.weak else (difference > 0),
             "t": found.statistic,
             "p": p,
             "p_holm": p_holm,
-            "agrees": (difference >= 0) if comparison.weak else (difference > 0),
-            "outcome": outcome,
+            "outcome": np.select([p_holm.isna(), p_holm < 1 - LEVEL], ["not testable", outcome], "undecided"),
         }
     )
 
 
-def _side(chosen: pd.DataFrame, side: str | Mapping[str, Any]) -> Any:
-    where = {"method": side, "kernel": ""} if isinstance(side, str) else side
-    mask = np.logical_and.reduce([chosen[column] == value for column, value in where.items()])
-    return chosen[mask]
+_ACCURACY: dict[str, Any] = {"tables": (8, 10, 16), "metrics": ("accuracy", "MCC"), "outside": False}
+_KERNELS = (
+    ("4.rank", "F of {b} has at least the rank of P", "rank", ("P", "F")),
+    ("4.F", "F of {b} is at least as accurate as P on test texts", "accuracy", ("P", "F")),
+    ("4.between", "F of {b} is at least as accurate as P + F on test texts", "accuracy", ("P+F", "F")),
+    ("4.between", "P + F of {b} is at least as accurate as P on test texts", "accuracy", ("P", "P+F")),
+)
+_NORM: dict[str, Any] = {"tables": (13,), "metrics": ("head_norm",)}
 
-
-def _kernel(method: str, part: str) -> dict[str, str]:
-    return {"method": method, "kernel": part}
-
-
-_P, _F, _SUM = _kernel("", "P"), _kernel("lp_ft", "F"), _kernel("lp_ft", "P+F")
-_ACCURACY = ("accuracy", "MCC")
-_TUNED = (("lp_ft", "ft"), ("lp_lora", "lora"))
+_CHANGE = (
+    ("2.Diff", "Diff(F) of {b} is smaller than of {a}", (12,), "Diff", -1, None),
+    ("2.among", "CS(F) among texts of {b} is larger than of {a}", (1, 11), "CS", 1, None),
+    ("2.FDR", "FDR(F) of {b} is smaller than of {a}, in distribution", (1, 11), "FDR", -1, False),
+    ("2.FDR, ood", "FDR(F) of {b} is larger than of {a}, out of distribution", (11,), "FDR", 1, True),
+)
 COMPARISONS = (
-    *(
-        Comparison(1, "‖V‖ is larger after {a} than after {b}", (13,), ("head_norm",), a, b)
-        for a, b in (("lp", "ft"), ("lp", "lora"), *_TUNED)
-    ),
-    *(Comparison(2, "Diff(F) is smaller for {b} than for {a}", (12,), ("Diff",), a, b) for b, a in _TUNED),
-    *(Comparison(2, "CS(F) is larger for {a} than for {b}", (1, 11), ("CS",), a, b) for a, b in _TUNED),
-    Comparison(
-        2, "FDR(F) is smaller for {b} than for {a}, in distribution", (1, 11), ("FDR",), "ft", "lp_ft", outside=False
-    ),
-    Comparison(
-        2, "FDR(F) is larger for {a} than for {b}, out of distribution", (11,), ("FDR",), "lp_ft", "ft", outside=True
-    ),
-    Comparison(4, "F of LP-FT has at least the rank of P", (2, 9), ("rank",), _F, _P, True),
-    Comparison(4, "F of LP-FT is at least as accurate as P on test texts", (2, 9), ("accuracy",), _F, _P, True),
-    Comparison(4, "F of LP-FT is at least as accurate as P + F on test texts", (2, 9), ("accuracy",), _F, _SUM, True),
-    Comparison(4, "P + F of LP-FT is at least as accurate as P on test texts", (2, 9), ("accuracy",), _SUM, _P, True),
-    *(Comparison(4, "the FT ratio is larger for {a} than for {b}", (2, 9), ("ft_ratio",), a, b) for a, b in _TUNED),
+    *(Comparison(("1.lp",), "‖V‖ after {b} is larger than after {a}", pair=(a, "lp"), **_NORM) for a in ("ft", "lora")),
     *(
         Comparison(
-            7, f"{key} improves more by temperature scaling for {{a}} than for {{b}}", (14, 15),
-            (f"{key}, improvement",), "lp_ft", rival,
+            ("1.stays",), "{b} keeps the ‖V‖ of {a} (within ±{within} in log10)", pair=("lp", b), within=0.1, **_NORM
+        )
+        for b in ("lp_ft", "lp_lora")
+    ),
+    *(
+        Comparison((claim,), statement, tables, (metric,), pair, sign, outside=outside)
+        for claim, statement, tables, metric, sign, outside in _CHANGE
+        for pair in PAIRS
+    ),
+    *(
+        Comparison((claim,), statement, (2, 9), (metric,), (m, m), weak=True, parts=parts)
+        for claim, statement, metric, parts in _KERNELS
+        for m in ("lp_ft", "lp_lora")
+    ),
+    *(
+        Comparison(("4.ratio",), "the FT ratio is larger for {b} than for {a}", (2, 9), ("ft_ratio",), pair)
+        for pair in PAIRS
+    ),
+    *(
+        Comparison(
+            ("5.rank",), "F of {b} and of {a} have nearly the same rank (within ±{within} in log10)", (2, 9), ("rank",),
+            pair, within=0.1, parts=("F", "F"),
+        )
+        for pair in (("ft", "lora"), ("lp_ft", "lp_lora"))
+    ),
+    *(
+        Comparison(
+            (f"7.{key}",), f"temperature scaling takes more off the {key} of {{b}} than of {{a}}", (14, 15),
+            (f"{key}, improvement",), (rival, "lp_ft"),
         )
         for key in ("ECE", "MCE")
         for rival in ("ft", "lora", "lp_lora")
     ),
     Comparison(
-        8, "{a} is at least as accurate as {b}, in distribution", (8, 10, 16), _ACCURACY, "lp_ft", "ft", True,
-        outside=False,
+        ("8.more",), "{b} is at least as accurate as {a}, in distribution", pair=PAIRS[0], weak=True, **_ACCURACY
     ),
-    Comparison(
-        8, "{a} loses less than one point of accuracy to {b}, in distribution", (8, 10, 16), _ACCURACY, "lp_ft", "ft",
-        outside=False, margin=0.01,
+    *(
+        comparison
+        for pair in (*PAIRS, ("lp", "lp_ft"))
+        for comparison in (
+            Comparison(
+                ("8.test",), "{b} loses less than one point to {a}, in distribution", pair=pair, margin=0.01,
+                **_ACCURACY,
+            ),
+            Comparison(
+                ("8.shift", "8.each"), "{b} is more accurate than {a}, out of distribution", (10,), ("accuracy",), pair,
+                outside=True,
+            ),
+        )
     ),
-    Comparison(8, "{a} is more accurate than {b}, out of distribution", (10,), _ACCURACY, "lp_ft", "ft", outside=True),
 )  # fmt: skip
