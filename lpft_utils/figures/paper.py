@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -24,21 +23,6 @@ from lpft_utils.training.methods import METHODS
 Panel = Callable[[Any], None]
 
 
-@dataclass(frozen=True)
-class PaperFigure:
-    """A figure of the paper.
-
-    Attributes:
-        caption: What it shows.
-        tasks: The tasks it is about; of others the experiments on their own task are shown.
-        draw: From experiments by task to the figure.
-    """
-
-    caption: str
-    tasks: tuple[str, ...]
-    draw: Callable[[Mapping[str, Experiments]], Figure]
-
-
 def paper_figure(number: int, found: Mapping[str, Experiments]) -> Figure:
     """A figure of the paper, drawn from experiments.
 
@@ -54,8 +38,8 @@ def paper_figure(number: int, found: Mapping[str, Experiments]) -> Figure:
     """
     if number not in FIGURES:
         raise ParameterError(f"figure: expected one of {', '.join(map(str, FIGURES))}, got {number}.")
-    wanted = FIGURES[number]
-    return wanted.draw({task: found[task] for task in wanted.tasks if task in found} or found)
+    tasks, draw = FIGURES[number]
+    return draw({task: found[task] for task in tasks if task in found} or found)
 
 
 def norms_and_accuracy(found: Mapping[str, Experiments]) -> Figure:
@@ -102,14 +86,14 @@ def sweep(splits: Sequence[str], found: Mapping[str, Experiments]) -> Figure:
     """
     panels: dict[str, Panel | None] = {}
     for task, e in found.items():
-        own = [name for curve in e.sweep.values() for group in curve.values() for name in group[0].metrics["change"]]
-        outside = [name for name in dict.fromkeys(own) if name == "test" or name.startswith("ood_")]
-        for split in [name for name in splits if name in outside] or outside or ["test"]:
-            curves = e.sweep if split in own else {}
-            panels[f"{task}, {split_label(split)}"] = partial(_sweep, curves, split) if curves else None
-        lone = [METHODS[m].label for m in ("ft", "lp_ft") if m not in e.sweep]
-        if e.sweep and len(e.sweep) < 2:
-            panels[f"sweep of {', '.join(lone)}, {task}"] = None
+        runs_here = [r for curve in e.sweep.values() for group in curve.values() for r in converged(group)]
+        own = dict.fromkeys(
+            name for r in runs_here for name in r.metrics["change"] if name not in ("train", "validation")
+        )
+        for split in [name for name in splits if name in own] or own or splits:
+            panels[f"{task}, {split_label(split)}"] = partial(_sweep, e.sweep, split) if runs_here else None
+        if len(e.sweep) == 1:
+            panels[f"the other head’s sweep, {task}"] = None
     return _draw(panels, 2)
 
 
@@ -133,12 +117,11 @@ def feature_maps(methods: Sequence[str], found: Mapping[str, Experiments]) -> Fi
     return _say_missing(runs.feature_map(planes, names), missing)
 
 
-def heat_maps(methods: Sequence[str], with_p: bool, found: Mapping[str, Experiments]) -> Figure:
+def heat_maps(parts: Sequence[str], found: Mapping[str, Experiments]) -> Figure:
     """Figures 8 and 9: trace norms of the blocks K(x_i, x_j), training texts sorted by class, first seed.
 
     Args:
-        methods: Initialisations whose F is shown.
-        with_p: Whether P is shown as well.
+        parts: "P", or initialisations whose F is shown.
         found: Experiments by task.
 
     Returns:
@@ -146,13 +129,10 @@ def heat_maps(methods: Sequence[str], with_p: bool, found: Mapping[str, Experime
     """
     panels: dict[str, Panel | None] = {}
     for task, e in found.items():
-        at = e.kernels[0] if e.kernels else {}
-        if with_p:
-            panels[f"P, {task}"] = partial(_heat_map, at["ft"].train.P, e, at["ft"].labels) if at else None
-        for m in methods:
-            title = f"F of {METHODS[m].label}, {task}"
-            panels[title] = partial(_heat_map, at[m].train.F, e, at[m].labels) if at else None
-    return _draw(panels, len(methods) + with_p)
+        for part in parts:
+            title = f"P, {task}" if part == "P" else f"F of {METHODS[part].label}, {task}"
+            panels[title] = partial(_heat_map, part, e) if e.kernels else None
+    return _draw(panels, len(parts))
 
 
 @mpl.rc_context(STYLE)
@@ -215,29 +195,27 @@ def _sweep(curves: Mapping[str, Mapping[float, Sequence[Run]]], split: str, axes
     axes.set(xscale="log", xlabel="‖V0‖", ylabel="Diff(F)")
 
 
-def _heat_map(K: Any, e: Experiments, labels: Any, axes: Any) -> None:
-    norms = block_trace_norms(K).cpu()
+def _heat_map(part: str, e: Experiments, axes: Any) -> None:
+    at = e.kernels[0]["ft" if part == "P" else part]
+    norms = block_trace_norms(at.train.P if part == "P" else at.train.F).cpu()
     names = e.runs["lp"][0].metrics["task"]["label_names"]
-    kernels.class_image(axes, norms, labels, names, vmin=0, vmax=float(np.percentile(norms, 99)) or 1.0)
+    kernels.class_image(axes, norms, at.labels, names, vmin=0, vmax=float(np.percentile(norms, 99)) or 1.0)
     axes.tick_params(labelsize=8)
 
 
 _BOSS = ("test", "ood_dynasent", "ood_semeval")
-FIGURES = {
-    1: PaperFigure("accuracy and norm of the head during training, RTE", ("rte",), norms_and_accuracy),
-    2: PaperFigure("spectra of P and F, CB", ("cb",), spectra),
-    3: PaperFigure("feature change against the norm of the head, SST-5", ("amazon",), partial(sweep, ("ood_sst5",))),
-    4: PaperFigure("accuracy and norm of the head during training, CB and RTE", ("cb", "rte"), norms_and_accuracy),
-    5: PaperFigure("t-SNE of FT and LP-FT, CB", ("cb",), partial(feature_maps, ("ft", "lp_ft"))),
-    6: PaperFigure("t-SNE of LoRA and LP-LoRA, CB", ("cb",), partial(feature_maps, ("lora", "lp_lora"))),
-    7: PaperFigure("spectra of P and F, RTE, BoolQ, WiC", ("rte", "boolq", "wic"), spectra),
-    8: PaperFigure(
-        "trace norms by class, P, FT, LP-FT", ("cb", "rte", "boolq", "wic"), partial(heat_maps, ("ft", "lp_ft"), True)
-    ),
-    9: PaperFigure(
-        "trace norms by class, LoRA, LP-LoRA", ("cb", "rte", "boolq", "wic"),
-        partial(heat_maps, ("lora", "lp_lora"), False),
-    ),
-    10: PaperFigure("feature change against the norm of the head, BOSS", ("amazon",), partial(sweep, _BOSS)),
-    11: PaperFigure("feature change against the norm of the head, CB, RTE", ("cb", "rte"), partial(sweep, ("test",))),
-}  # fmt: skip
+_FOUR = ("cb", "rte", "boolq", "wic")
+# The tasks that a figure is about, and what draws it from experiments by task.
+FIGURES: dict[int, tuple[tuple[str, ...], Callable[[Mapping[str, Experiments]], Figure]]] = {
+    1: (("rte",), norms_and_accuracy),
+    2: (("cb",), spectra),
+    3: (("amazon",), partial(sweep, ("ood_sst5",))),
+    4: (("cb", "rte"), norms_and_accuracy),
+    5: (("cb",), partial(feature_maps, ("ft", "lp_ft"))),
+    6: (("cb",), partial(feature_maps, ("lora", "lp_lora"))),
+    7: (("rte", "boolq", "wic"), spectra),
+    8: (_FOUR, partial(heat_maps, ("P", "ft", "lp_ft"))),
+    9: (_FOUR, partial(heat_maps, ("lora", "lp_lora"))),
+    10: (("amazon",), partial(sweep, _BOSS)),
+    11: (("cb", "rte"), partial(sweep, ("test",))),
+}

@@ -88,13 +88,6 @@ TABLES = {
     15: PaperTable("calibration on GLUE", ERRORS),
     16: PaperTable("accuracy on PubMed 20k", ACCURACY),
 }
-OTHERS = {
-    3: "Table 3 is the part of Table 14 on RTE",
-    4: "Tables 4 and 5 are abbreviations and symbols (see the glossary)",
-    5: "Tables 4 and 5 are abbreviations and symbols (see the glossary)",
-    6: "Table 6 has the hyperparameters (see `runs.paper_settings`)",
-    7: "Table 7 has the sizes of the data sets",
-}
 
 
 def measured(found: Sequence[Experiments]) -> pd.DataFrame:
@@ -134,7 +127,7 @@ def paper_table(number: int, published: pd.DataFrame, measured: Mapping[str, pd.
     frame = paper_frame(number, published, measured)
     caption, metrics = TABLES[number].caption, TABLES[number].metrics
     keys = ["dataset", "method", "kernel"] if metrics is KERNEL else ["dataset", "method"]
-    cells = frame.assign(text=[_cell(row) for row in frame.to_dict("records")])
+    cells: Any = frame.assign(text=[_cell(row) for row in frame.to_dict("records")])
     wide = cells.set_index([*keys, "metric", "source"])["text"].unstack(["metric", "source"])
     columns = [(metric, source) for metric in metrics for source in (LABEL, *measured)]
     rows = cells[keys].drop_duplicates()
@@ -165,14 +158,17 @@ def paper_frame(number: int, published: pd.DataFrame, measured: Mapping[str, pd.
         ParameterError: If there is no such table of results.
     """
     if number not in TABLES:
-        known = ", ".join(map(str, TABLES))
-        raise ParameterError(f"table: expected one of {known}, got {number}. {OTHERS.get(number, 'The paper has 16')}.")
-    theirs = _published(published[published["table"] == number])
+        raise ParameterError(
+            f"table: expected one of {', '.join(map(str, TABLES))}, got {number}. (Table 3 is part of 14; 4 to 7 hold "
+            "words, symbols, settings and sizes.)"
+        )
+    theirs = _published(select(published, table=number))
     ours = {source: _named(frame) for source, frame in measured.items()}
     keys = _keys(theirs, [name for frame in ours.values() for name in frame["dataset"]])
     found = [_summary(keys, frame).assign(source=source) for source, frame in ours.items()]
     columns = [*KEYS, "source", "mean", "sd", "n_seeds", "diverged"]
-    return pd.concat([theirs, *found]).reindex(columns=columns).fillna({"n_seeds": 0, "diverged": 0})
+    everything: Any = pd.concat([theirs, *found])
+    return everything.reindex(columns=columns).fillna({"n_seeds": 0, "diverged": 0})
 
 
 def _published(numbers: pd.DataFrame) -> pd.DataFrame:
@@ -184,8 +180,8 @@ def _published(numbers: pd.DataFrame) -> pd.DataFrame:
 
 def _keys(theirs: pd.DataFrame, datasets: Sequence[str]) -> pd.DataFrame:
     """What a table has: the paper's numbers, and for each further data set those of the paper's of its kind."""
-    template = theirs.assign(outside=theirs["dataset"].map(_is_outside))
-    rows = [theirs[KEYS]]
+    template: Any = theirs.assign(outside=theirs["dataset"].map(_is_outside))
+    rows: list[Any] = [theirs[KEYS]]
     for name in dict.fromkeys(name for name in datasets if name not in PAPER_TASKS):
         like: Any = template[template["outside"] == _is_outside(name)]
         rows.append(like[KEYS].assign(dataset=name).drop_duplicates())
@@ -197,7 +193,7 @@ def _named(frame: pd.DataFrame) -> pd.DataFrame:
     check_measured(frame)
     frame = pd.concat([frame, *(_improvement(frame, key) for key in ("ECE", "MCE"))])
     rows = []
-    for row in frame[frame["group"] == ""].to_dict("records") if "group" in frame else frame.to_dict("records"):
+    for row in (select(frame, group="") if "group" in frame else frame).to_dict("records"):
         method, metric, split = row["method"], row["metric"], row["split"]
         key = None
         if metric in PARTS and (PARTS[metric][0] != "P" or method == "ft"):  # P is the same for every method
@@ -211,7 +207,7 @@ def _named(frame: pd.DataFrame) -> pd.DataFrame:
             key = (method, "", NAMES[metric])
         if key is not None:
             rows.append((_dataset(row["task"], split), *key, row["value"]))
-    named = pd.DataFrame(rows, columns=[*KEYS, "value"])
+    named: Any = pd.DataFrame(rows, columns=[*KEYS, "value"])
     matthews = named["dataset"].map(lambda name: name in TASKS and TASKS[name].metric == "MCC")
     named = named[named["metric"].ne("accuracy") & matthews | named["metric"].ne("MCC") & ~matthews]
     return named.replace({"metric": {"MCC": "accuracy"}})

@@ -57,9 +57,9 @@ def load_published(path: Path | str = "reference/published.csv") -> pd.DataFrame
         raise RunError(f"{path}, line {twice.index[0] + 2}: this number is there twice: {', '.join(twice.iloc[0])}.")
     if missing := [number for number in map(str, TABLES) if number not in set(read["table"])]:
         raise RunError(f"{path}: expected Tables {', '.join(map(str, TABLES))}; {missing[0]} is missing.")
-    scale = read["metric"].isin(PER_CENT).map({True: 0.01, False: 1.0})
+    scale = 1 - 0.99 * read["metric"].isin(PER_CENT)
     outside = read["dataset"].map(lambda name: TASKS[name].rule == "test")
-    found = read.assign(
+    found: Any = read.assign(
         table=read["table"].astype(int),
         task=read["dataset"].mask(outside, "amazon"),
         split=read["split"].mask(outside, "ood_" + read["dataset"]),

@@ -18,6 +18,7 @@ from scipy.stats import ttest_ind_from_stats
 from lpft_utils.common.table import Table
 from lpft_utils.metrics.intervals import LEVEL, holm
 from lpft_utils.results.claims import Verdict
+from lpft_utils.results.frame import select
 from lpft_utils.results.published import LABEL
 from lpft_utils.results.reference import OWN_HEAD, Reference
 from lpft_utils.results.statements import PAIRS
@@ -33,7 +34,7 @@ class Comparison:
     """A statement of the paper as a comparison of its own numbers.
 
     Attributes:
-        ids: Ids of the claims (`statements.CLAIMS`) that say the same of measured results.
+        id: Id of the claim (`statements.CLAIMS`) that says the same of measured results, if there is one.
         statement: The statement, with {a} and {b} for the methods.
         tables: The tables that it is read from.
         metrics: The metrics compared; "MCC" stands beside "accuracy" because the paper prints it for CoLA.
@@ -46,7 +47,7 @@ class Comparison:
         outside: None for all data sets, otherwise whether those out of distribution are meant.
     """
 
-    ids: tuple[str, ...]
+    id: str
     statement: str
     tables: tuple[int, ...]
     metrics: tuple[str, ...]
@@ -90,11 +91,13 @@ def established_table(numbers: pd.DataFrame) -> Table:
         One row per statement.
     """
     rows = []
-    for comparison, found in established(numbers).groupby("comparison", sort=False):
+    everything = established(numbers)
+    for comparison in COMPARISONS:
+        found = select(everything, comparison=comparison)
         agree, decided = _counts(found)
         rows.append(
             {
-                "claim": comparison.ids[0].split(".")[0],
+                "claim": comparison.id.split(".")[0],
                 "statement": comparison.words,
                 "tables": ", ".join(map(str, comparison.tables)),
                 "means agree": agree,
@@ -130,8 +133,9 @@ def beside(verdicts: Sequence[Verdict], numbers: pd.DataFrame, reference: Refere
             ours.setdefault(_key(v), []).append(f"{task}: {v.outcome}")
     rows = []
     for v in verdicts:
-        same = theirs["comparison"].map(lambda c, v=v: v.record.id in c.ids and c.pair == v.where[:2])
-        counts = [_counts(found) for _, found in theirs[same].groupby("comparison", sort=False)]
+        name = v.record.id.replace("8.shift", "8.each")  # the mean over the sets is not in the tables
+        same = [c for c in COMPARISONS if (c.id, c.pair) == (name, v.where[:2])]
+        counts = [_counts(select(theirs, comparison=c)) for c in same]
         published = [f"{agree} ({NO_SD if decided == NO_SD else f'decided: {decided}'})" for agree, decided in counts]
         row = {"claim": v.claim, "statement": v.statement, LABEL: "; ".join(published)}
         row[LABEL] = row[LABEL] or FIGURES.get(v.claim, "no such number")
@@ -164,7 +168,7 @@ def _key(v: Verdict) -> tuple[Any, ...]:
     return v.record.id, *v.where[:2], "ood_" if v.where[2].startswith("ood_") else v.where[2], OWN_HEAD in v.statement
 
 
-def _counts(found: pd.DataFrame) -> tuple[str, str]:
+def _counts(found: Any) -> tuple[str, str]:
     """On how many data sets the means agree, and how many are decided."""
     holds, fails, untested = ((found["outcome"] == name).sum() for name in ("holds", "fails", "not testable"))
     decided = f"{holds} of {len(found) - untested}" + (f", {fails} against" if fails else "")
@@ -184,10 +188,10 @@ def _test(numbers: pd.DataFrame, comparison: Comparison) -> pd.DataFrame:
         difference = comparison.sign * (both["mean_b"] - both["mean_a"]) + comparison.margin
     else:
         difference = comparison.within - np.log10(both["mean_b"] / both["mean_a"]).abs()
-    a, b = ([both[f"{column}_{side}"].to_numpy() for column in ("sd", "n_seeds")] for side in "ab")
+    sd_a, n_a, sd_b, n_b = (both[name].to_numpy() for name in ("sd_a", "n_seeds_a", "sd_b", "n_seeds_b"))
     with np.errstate(invalid="ignore", divide="ignore"):
-        found = ttest_ind_from_stats(difference.to_numpy(), *b, 0.0, *a, equal_var=False)
-    p = pd.Series(found.pvalue).mask((difference == 0) & both["sd_a"].notna(), 1.0)  # 0 / 0 where nothing varies
+        found = ttest_ind_from_stats(difference.to_numpy(), sd_b, n_b, 0.0, sd_a, n_a, equal_var=False)
+    p = pd.Series(found.pvalue).mask((difference == 0) & ~np.isnan(sd_a), 1.0)  # 0 / 0 where nothing varies
     tested = p.dropna()
     p_holm = pd.Series(holm(tested.tolist()), tested.index).reindex(p.index)
     outcome = np.where(difference > 0, "holds", "fails")
@@ -205,73 +209,45 @@ def _test(numbers: pd.DataFrame, comparison: Comparison) -> pd.DataFrame:
     )
 
 
-_ACCURACY: dict[str, Any] = {"tables": (8, 10, 16), "metrics": ("accuracy", "MCC"), "outside": False}
-_KERNELS = (
-    ("4.rank", "F of {b} has at least the rank of P", "rank", ("P", "F")),
-    ("4.F", "F of {b} is at least as accurate as P on test texts", "accuracy", ("P", "F")),
-    ("4.between", "F of {b} is at least as accurate as P + F on test texts", "accuracy", ("P+F", "F")),
-    ("4.between", "P + F of {b} is at least as accurate as P on test texts", "accuracy", ("P", "P+F")),
-)
-_NORM: dict[str, Any] = {"tables": (13,), "metrics": ("head_norm",)}
-
-_CHANGE = (
-    ("2.Diff", "Diff(F) of {b} is smaller than of {a}", (12,), "Diff", -1, None),
-    ("2.among", "CS(F) among texts of {b} is larger than of {a}", (1, 11), "CS", 1, None),
-    ("2.FDR", "FDR(F) of {b} is smaller than of {a}, in distribution", (1, 11), "FDR", -1, False),
-    ("2.FDR, ood", "FDR(F) of {b} is larger than of {a}, out of distribution", (11,), "FDR", 1, True),
-)
-COMPARISONS = (
-    *(Comparison(("1.lp",), "‖V‖ after {b} is larger than after {a}", pair=(a, "lp"), **_NORM) for a in ("ft", "lora")),
+_CALIBRATION = "temperature scaling takes more off the {key} of {{b}} than of {{a}}"
+_MOST = (("ft", "lp_ft"), ("lora", "lp_ft"), ("lp_lora", "lp_ft"))
+_ADAPTED, _BEFORE = (("ft", "lora"), ("lp_ft", "lp_lora")), (("lp_ft", "lp_ft"), ("lp_lora", "lp_lora"))
+_COMPARED = (*PAIRS, ("lp", "lp_ft"))
+_INSIDE: dict[str, Any] = {"outside": False}
+_WEAK: dict[str, Any] = {"weak": True}
+_ACCURACY = ((8, 10, 16), ("accuracy", "MCC"))
+_STATEMENTS: list[tuple[Any, ...]] = [  # id, statement, tables, metrics, pairs, further fields
+    ("1.lp", "‖V‖ after {b} is larger than after {a}", (13,), ("head_norm",), (("ft", "lp"), ("lora", "lp")), {}),
+    ("1.stays", "{b} keeps the ‖V‖ of {a} (within ±{within} in log10)", (13,), ("head_norm",),
+     (("lp", "lp_ft"), ("lp", "lp_lora")), {"within": 0.1}),
+    ("2.Diff", "Diff(F) of {b} is smaller than of {a}", (12,), ("Diff",), PAIRS, {"sign": -1}),
+    ("2.among", "CS(F) among texts of {b} is larger than of {a}", (1, 11), ("CS",), PAIRS, {}),
+    ("2.FDR", "FDR(F) of {b} is smaller than of {a}, in distribution", (1, 11), ("FDR",), PAIRS,
+     {"sign": -1} | _INSIDE),
+    ("2.FDR, ood", "FDR(F) of {b} is larger than of {a}, out of distribution", (11,), ("FDR",), PAIRS,
+     {"outside": True}),
+    ("4.rank", "F of {b} has at least the rank of P", (2, 9), ("rank",), _BEFORE, {"parts": ("P", "F")} | _WEAK),
+    ("4.F", "F of {b} is at least as accurate as P on test texts", (2, 9), ("accuracy",), _BEFORE,
+     {"parts": ("P", "F")} | _WEAK),
+    ("4.between", "F of {b} is at least as accurate as P + F on test texts", (2, 9), ("accuracy",), _BEFORE,
+     {"parts": ("P+F", "F")} | _WEAK),
+    ("4.between", "P + F of {b} is at least as accurate as P on test texts", (2, 9), ("accuracy",), _BEFORE,
+     {"parts": ("P", "P+F")} | _WEAK),
+    ("4.ratio", "the FT ratio is larger for {b} than for {a}", (2, 9), ("ft_ratio",), PAIRS, {}),
+    ("5.rank", "F of {b} and of {a} have nearly the same rank (within ±{within} in log10)", (2, 9), ("rank",), _ADAPTED,
+     {"within": 0.1, "parts": ("F", "F")}),
     *(
-        Comparison(
-            ("1.stays",), "{b} keeps the ‖V‖ of {a} (within ±{within} in log10)", pair=("lp", b), within=0.1, **_NORM
-        )
-        for b in ("lp_ft", "lp_lora")
-    ),
-    *(
-        Comparison((claim,), statement, tables, (metric,), pair, sign, outside=outside)
-        for claim, statement, tables, metric, sign, outside in _CHANGE
-        for pair in PAIRS
-    ),
-    *(
-        Comparison((claim,), statement, (2, 9), (metric,), (m, m), weak=True, parts=parts)
-        for claim, statement, metric, parts in _KERNELS
-        for m in ("lp_ft", "lp_lora")
-    ),
-    *(
-        Comparison(("4.ratio",), "the FT ratio is larger for {b} than for {a}", (2, 9), ("ft_ratio",), pair)
-        for pair in PAIRS
-    ),
-    *(
-        Comparison(
-            ("5.rank",), "F of {b} and of {a} have nearly the same rank (within ±{within} in log10)", (2, 9), ("rank",),
-            pair, within=0.1, parts=("F", "F"),
-        )
-        for pair in (("ft", "lora"), ("lp_ft", "lp_lora"))
-    ),
-    *(
-        Comparison(
-            (f"7.{key}",), f"temperature scaling takes more off the {key} of {{b}} than of {{a}}", (14, 15),
-            (f"{key}, improvement",), (rival, "lp_ft"),
-        )
+        (f"7.{key}", _CALIBRATION.format(key=key), (14, 15), (f"{key}, improvement",), _MOST, {})
         for key in ("ECE", "MCE")
-        for rival in ("ft", "lora", "lp_lora")
     ),
-    Comparison(
-        ("8.more",), "{b} is at least as accurate as {a}, in distribution", pair=PAIRS[0], weak=True, **_ACCURACY
-    ),
-    *(
-        comparison
-        for pair in (*PAIRS, ("lp", "lp_ft"))
-        for comparison in (
-            Comparison(
-                ("8.test",), "{b} loses less than one point to {a}, in distribution", pair=pair, margin=0.01,
-                **_ACCURACY,
-            ),
-            Comparison(
-                ("8.shift", "8.each"), "{b} is more accurate than {a}, out of distribution", (10,), ("accuracy",), pair,
-                outside=True,
-            ),
-        )
-    ),
-)  # fmt: skip
+    ("8.more", "{b} is at least as accurate as {a}, in distribution", *_ACCURACY, PAIRS[:1], _INSIDE | _WEAK),
+    ("8.test", "{b} loses less than one point to {a}, in distribution", *_ACCURACY, _COMPARED,
+     _INSIDE | {"margin": 0.01}),
+    ("8.each", "{b} is more accurate than {a}, out of distribution", (10,), ("accuracy",), _COMPARED,
+     {"outside": True}),
+]  # fmt: skip
+COMPARISONS = tuple(
+    Comparison(name, statement, tables, metrics, pair, **more)
+    for name, statement, tables, metrics, pairs, more in _STATEMENTS
+    for pair in pairs
+)

@@ -17,7 +17,7 @@ from lpft_utils.common.table import Table
 from lpft_utils.data.catalog import PAPER_TASKS, TASKS
 from lpft_utils.runs.paper_settings import DESCENT_TASKS, KERNEL_TASKS, SWEEP_METHODS, SWEEP_SEEDS, TABLE
 from lpft_utils.runs.profiles import Profile, get_profile
-from lpft_utils.runs.run import load_data, run
+from lpft_utils.runs.run import run
 from lpft_utils.runs.store import Run, find
 from lpft_utils.studies.initialisation import INITIALISATIONS, Initialisation, initialisations, kernel_folder
 from lpft_utils.training.methods import METHODS, everything
@@ -46,11 +46,6 @@ class Experiments:
     descents: list[Run]
     sweep: dict[str, dict[float, list[Run]]]
     kernels: list[dict[str, Initialisation]]
-
-    @property
-    def missing(self) -> list[str]:
-        """The methods that lack a run of a seed."""
-        return [METHODS[m].label for m, runs in self.runs.items() if len(runs) < len(self.setting.seeds)]
 
 
 def settings(profile: str, tasks: Sequence[str] = ()) -> list[Profile]:
@@ -142,7 +137,7 @@ def plan_table(chosen: Sequence[Profile], sizes: Mapping[tuple[str, str], int], 
 
     Args:
         chosen: Results of `settings`.
-        sizes: Published numbers of texts by data set and split, for tasks whose data are not here yet.
+        sizes: Published numbers of texts by data set and split; other tasks are not estimated.
         store: The run store; default: `paths.run_store()`.
 
     Returns:
@@ -201,21 +196,13 @@ def _every_seed(seeds: Sequence[int], wanted: Sequence[RunSpec]) -> list[RunSpec
 
 def _token_passes(spec: RunSpec, sizes: Mapping[tuple[str, str], int]) -> float | None:
     """How many times a token goes forward through the backbone; a backward pass counts as two."""
-    if spec.task in PAPER_TASKS:
-        outside = spec.ood or TASKS[spec.task].ood
-        train, validation, test = (sizes.get((spec.task, name), 0) for name in ("train", "validation", "test"))
-        test += sum(sizes.get((name, "test"), 0) for name in outside)
-    else:
-        try:
-            n = {name: len(split) for name, split in load_data(spec).splits.items()}
-        except TaskError:
-            return None
-        train, validation = n.pop("train"), n.pop("validation")
-        test = sum(n.values())
+    if (spec.task, "train") not in sizes:
+        return None
+    train, validation, test = (sizes[spec.task, name] for name in ("train", "validation", "test"))
     train = min(train, spec.n_train or train)
-    evaluated = train + validation + test
-    tuned = 0.0 if spec.method == "lp" else spec.epochs * (3 * train + validation) + evaluated
-    return spec.max_length * (evaluated * (spec.method == "lp") + tuned)
+    evaluated = train + validation + test + sum(sizes[name, "test"] for name in spec.ood or TASKS[spec.task].ood)
+    tuning = spec.epochs * (3 * train + validation) if METHODS[spec.method].learning_rate else 0
+    return spec.max_length * (tuning + evaluated)
 
 
 def _rate() -> float:
