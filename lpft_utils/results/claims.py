@@ -30,7 +30,7 @@ from lpft_utils.results.statements import CLAIMS, SHIFT, Claim, success, sweep
 from lpft_utils.runs.store import Run, converged
 from lpft_utils.training.methods import METHODS
 
-SEEDS, TEXTS = "seeds", "seeds × texts"  # what an interval is over
+SEEDS, OWN_TEXTS, TEXTS = "seeds", "seeds, each with its own texts", "seeds × texts"  # what an interval is over
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,8 @@ class Verdict:
         p_holm: The same, adjusted for what is tested together.
         role: "primary", "replication" or "secondary", by the plan.
         reason: Why the statement is not testable here; "" if it is.
-        over: What the interval is over: "seeds" (other texts may give other values, unless every seed has its own) or
-            "seeds × texts".
+        over: What the interval is over: "seeds × texts", "seeds, each with its own texts" (generated ones), or "seeds"
+            (other texts may give other values).
         smallest: The plan's smallest effect of interest, for its endpoints.
         diverged: Seeds left out because a run diverged.
         note: What the split is, where its name does not say it.
@@ -121,8 +121,10 @@ def evaluate(
     Raises:
         ParameterError: If a wanted claim cannot be tested on these results, or a seed occurs twice.
     """
-    runs = [] if isinstance(source, (pd.DataFrame, Mapping)) else list(source)
-    frame = source if isinstance(source, pd.DataFrame) else results(source if isinstance(source, Mapping) else runs)
+    swept: Any = {k: list(v) for k, v in source.items()} if isinstance(source, Mapping) else None
+    runs = [] if isinstance(source, pd.DataFrame) else list(itertools.chain(*swept.values()) if swept else source)
+    frame = source if isinstance(source, pd.DataFrame) else results(swept or runs)
+    own = bool(runs) and all(run.metrics.get("task", {}).get("synthetic") for run in runs)
     check_measured(frame)
     plan, ood, found = plan or load_plan(), [s for s in evaluated_splits(frame) if s.startswith("ood_")], []
     splits = {"": [""], "test": [split], "each ood": ood, SHIFT: [SHIFT] if len(ood) > 1 else []}
@@ -133,9 +135,10 @@ def evaluate(
         for (s, on), (p, pair) in itertools.product(enumerate(splits[claim.on]), enumerate(claim.pairs)):
             values = claim.statistic(here, *pair, on).dropna()
             if len(values) or _all_diverged(here, *pair):
-                more: dict[str, Any] = {"reason": claim.untestable(here, *pair, on) if len(values) else ""}
+                reason = claim.untestable(here, *pair, on) if len(values) else ""
+                more: dict[str, Any] = {"reason": reason, "over": OWN_TEXTS if own else SEEDS}
                 difference = interval(values.tolist()) if len(values) else Interval(math.nan, math.nan, 0)
-                if over_texts := _texts(claim, here, runs, (*pair, on)):
+                if not swept and not own and (over_texts := _texts(claim, here, runs, (*pair, on))):
                     difference, more["over"] = over_texts, TEXTS
                 if claim.test == "trend" and len(values) > 1:
                     more |= _trend(sweep(here, pair[1], on))
@@ -220,7 +223,7 @@ def verdict_of(
     names = {"a": METHODS[a].label, "b": METHODS[b].label, "split": split_label(split), "margin": claim.margin}
     side = claim.margin - abs(difference.mean) if claim.test == "within" else difference.mean + claim.margin
     lost = select(frame, metric="diverged", value=1.0)
-    task = frame["task"].iloc[0] if "task" in frame else ""
+    task = next(iter(frame["task"]), "") if "task" in frame else ""
     planned = (a, b) == claim.pairs[0] and split in ("", "test", SHIFT)
     fields = {
         "side": side,
@@ -249,7 +252,10 @@ def _all_diverged(frame: pd.DataFrame, a: str, b: str) -> bool:
 
 
 def _trend(by_norm: pd.DataFrame) -> dict[str, float]:
-    """Page's test, two-sided, and the mean −ρ that it would detect: about, L standardised is ρ̄ √(n (k − 1))."""
+    """Page's test, two-sided, and a mean −ρ that it would detect: L, standardised, is ρ̄ √(n (k − 1)).
+
+    With the spread of no trend, so that what is detectable is a little less.
+    """
     diffs = by_norm.to_numpy()
     one_sided = [float(stats.page_trend_test(d).pvalue) for d in (diffs[:, ::-1], diffs)]
     n, k = diffs.shape
@@ -269,7 +275,7 @@ def _texts(claim: Claim, frame: pd.DataFrame, runs: Sequence[Run], where: tuple[
         return None
     labels = {s: everyone[0].predictions[s][1] for s in splits}
     same = all(np.array_equal(run.predictions[s][1], labels[s]) for run in everyone for s in splits)
-    if not same or any(run.metrics.get("task", {}).get("synthetic") for run in everyone):
+    if not same:
         return None
     score, metric = claim.score, success(frame)
     scores = [[(score(x, s, metric), score(y, s, metric)) for s in splits] for x, y in pairs]

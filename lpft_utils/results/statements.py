@@ -77,7 +77,7 @@ def sweep(frame: pd.DataFrame, method: str, split: str, metric: str = "Diff") ->
     """A metric by seed (rows) and norm or factor of the head (columns, ascending); incomplete seeds are left out."""
     found = select(frame, metric=metric, method=method, split=split)
     found = found.assign(group=pd.to_numeric(found.get("group", ""), errors="coerce")).dropna(subset="group")
-    if found["group"].nunique() < 2:
+    if found["group"].nunique() < 3:  # two have no trend
         return pd.DataFrame()
     return found.pivot(index="seed", columns="group", values="value").sort_index(axis=1).dropna()
 
