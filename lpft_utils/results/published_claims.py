@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from lpft_utils.common.table import Table
 from lpft_utils.metrics.intervals import LEVEL, holm
 from lpft_utils.results.claims import Verdict
 from lpft_utils.results.frame import select
-from lpft_utils.results.published import LABEL
+from lpft_utils.results.published import LABEL, load_published
 from lpft_utils.results.reference import OWN_HEAD, Reference
 from lpft_utils.results.statements import PAIRS
 from lpft_utils.training.methods import METHODS
@@ -114,19 +115,21 @@ def established_table(numbers: pd.DataFrame) -> Table:
     return shown
 
 
-def beside(verdicts: Sequence[Verdict], numbers: pd.DataFrame, reference: Reference) -> Table:
+def beside(
+    verdicts: Sequence[Verdict], reference: Reference, published: Path | str = "reference/published.csv"
+) -> Table:
     """What the paper's tables, the reference runs and this run say of the same statements.
 
     Args:
         verdicts: Verdicts of this run.
-        numbers: Result of `load_published`.
         reference: The reference runs.
+        published: The file of published numbers.
 
     Returns:
         One row per verdict. Published: on how many data sets the means agree, and on how many the paper's standard
         deviations decide; reference runs: the outcome on each task; this run: the difference and the outcome.
     """
-    theirs = established(numbers)
+    theirs = established(load_published(published))
     ours: dict[Any, list[str]] = {}
     for task in (entry["name"] for entry in reference.about):
         for v in reference.verdicts(task):
@@ -136,8 +139,8 @@ def beside(verdicts: Sequence[Verdict], numbers: pd.DataFrame, reference: Refere
         name = v.record.id.replace("8.shift", "8.each")  # the mean over the sets is not in the tables
         same = [c for c in COMPARISONS if (c.id, c.pair) == (name, v.where[:2])]
         counts = [_counts(select(theirs, comparison=c)) for c in same]
-        published = [f"{agree} ({NO_SD if decided == NO_SD else f'decided: {decided}'})" for agree, decided in counts]
-        row = {"claim": v.claim, "statement": v.statement, LABEL: "; ".join(published)}
+        shown = [f"{agree} ({NO_SD if decided == NO_SD else f'decided: {decided}'})" for agree, decided in counts]
+        row = {"claim": v.claim, "statement": v.statement, LABEL: "; ".join(shown)}
         row[LABEL] = row[LABEL] or FIGURES.get(v.claim, "no such number")
         row["reference runs"] = "; ".join(ours.get(_key(v), ["missing"]))
         rows.append(row | {"this run": f"{v.difference.format(v.record.digits)}, {v.shown}"})

@@ -198,13 +198,13 @@ def test_without_standard_deviations_nothing_is_tested(numbers, tested):
     assert set(tested("2.Diff", ("ft", "lp_ft"))["outcome"]) == {"not testable"}
 
 
-def test_published_reference_and_this_run_stand_in_one_row(numbers):
+def test_published_reference_and_this_run_stand_in_one_row():
     rows = [
         ("cb", m, seed, "test", "Diff", x + seed / 100) for m, x in (("ft", 2.0), ("lp_ft", 1.0)) for seed in range(3)
     ]
     verdicts = claims.evaluate(measured(*rows), "2.Diff")
     reference = load_reference(FOLDER / "five-methods.json")
-    (shown,) = established.beside(verdicts, numbers, reference).to_dict("records")
+    (shown,) = established.beside(verdicts, reference, FOLDER / "published.csv").to_dict("records")
     kept = {t: v.outcome for t in ("cb", "rte") for v in reference.verdicts(t) if v.statement == verdicts[0].statement}
     assert shown[LABEL] == "12 of 12 (no SD printed)"
     assert shown["reference runs"] == "; ".join(f"{task}: {outcome}" for task, outcome in kept.items())
