@@ -27,7 +27,7 @@ from lpft_utils.training.methods import METHODS
 if TYPE_CHECKING:
     from lpft_utils.studies.initialisation import Initialisation
 
-# What tells claim 5 with a head that has seen no more labels than P apart.
+# What tells claims 4 and 6 with a head that has seen no more labels than P apart.
 OWN_HEAD = ", head fitted on the same texts"
 
 
