@@ -137,7 +137,7 @@ def beside(
     rows = []
     for v in verdicts:
         name = v.record.id.replace("8.shift", "8.each")  # the mean over the sets is not in the tables
-        same = [c for c in COMPARISONS if (c.id, c.pair) == (name, v.where[:2])]
+        same = [c for c in COMPARISONS if (c.id, c.pair) == (name, v.where[:2]) and OWN_HEAD not in v.statement]
         counts = [_counts(select(theirs, comparison=c)) for c in same]
         shown = [f"{agree} ({NO_SD if decided == NO_SD else f'decided: {decided}'})" for agree, decided in counts]
         row = {"claim": v.claim, "statement": v.statement, LABEL: "; ".join(shown)}
