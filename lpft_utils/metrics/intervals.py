@@ -106,12 +106,9 @@ def interval(values: Sequence[float]) -> Interval:
 
 
 def two_way_interval(
-    value: Callable[[int, Sequence[np.ndarray]], float],
-    n_seeds: int,
-    n_texts: Sequence[int],
-    n_draws: int = 200,
+    value: Callable[[int, Sequence[np.ndarray]], float], n_seeds: int, n_texts: Sequence[int], n_draws: int = 200,
     seed: int = 0,
-) -> Interval:
+) -> Interval:  # fmt: skip
     """Mean over seeds with an interval for other seeds *and* other texts: every seed is evaluated on the same texts.
 
     Seeds and texts are drawn with replacement, each on its own (Owen 2007, Annals of Applied Statistics 1(2)), one

@@ -99,12 +99,9 @@ class Verdict:
 
 
 def evaluate(
-    source: pd.DataFrame | Iterable[Run] | Mapping[Any, Iterable[Run]],
-    *wanted: str,
-    split: str = "test",
-    note: str = "",
-    plan: Plan | None = None,
-) -> list[Verdict]:
+    source: pd.DataFrame | Iterable[Run] | Mapping[Any, Iterable[Run]], *wanted: str, split: str = "test",
+    note: str = "", plan: Plan | None = None,
+) -> list[Verdict]:  # fmt: skip
     """Test claims on results.
 
     Args:
@@ -190,7 +187,7 @@ def ledger(verdicts: Sequence[Verdict]) -> Table:
             "difference (95 % interval)": v.difference.format(v.record.digits),
             "over": v.over,
             "seeds": f"{v.difference.n} ({v.diverged} diverged)" if v.diverged else v.difference.n,
-            "detectable": "" if math.isnan(v.detectable) else f"{v.detectable:.{v.record.digits}f}",
+            "detectable": f"{v.detectable:.{v.record.digits}f}".replace("nan", "").replace("inf", "∞"),
             "p (Holm)": "" if math.isnan(v.p_holm) else f"{v.p_holm:.2g}",
             "outcome": v.shown,
         }
@@ -252,10 +249,8 @@ def _all_diverged(frame: pd.DataFrame, a: str, b: str) -> bool:
 
 
 def _trend(by_norm: pd.DataFrame) -> dict[str, float]:
-    """Page's test, two-sided, and a mean −ρ that it would detect: L, standardised, is ρ̄ √(n (k − 1)).
-
-    With the spread of no trend, so that what is detectable is a little less.
-    """
+    """Page's test, two-sided, and a mean −ρ that it would detect: L, standardised, is ρ̄ √(n (k − 1))."""
+    # The spread is that of no trend, so that what is detectable is a little less.
     diffs = by_norm.to_numpy()
     one_sided = [float(stats.page_trend_test(d).pvalue) for d in (diffs[:, ::-1], diffs)]
     n, k = diffs.shape

@@ -11,17 +11,8 @@ import numpy as np
 import pandas as pd
 
 from lpft_utils.common.table import Table
-from lpft_utils.kernel_methods.statistics import (
-    alignment,
-    class_contrast,
-    effective_rank,
-    frobenius,
-    ft_ratio,
-    numerical_rank,
-    residual_ft_ratio,
-    spectrum,
-)
-from lpft_utils.results.frame import per_run
+from lpft_utils.kernel_methods import statistics
+from lpft_utils.results.frame import per_run, select
 from lpft_utils.results.tables import column, each, mean, table
 from lpft_utils.runs.cache import cache_path
 from lpft_utils.runs.execute import load_model
@@ -46,8 +37,9 @@ def kernel_results(
 
     Returns:
         Columns "group", "method", "seed" (the place in `by_seed`), "split", "metric", "value". Metrics: norms of P, F,
-        P + F, both FT ratios, effective and numerical ranks, how much the classes stand out in the trace norms of P and
-        F, and, where FT is there, alignment of F with its F and mean distance of their normalised spectra (split "");
+        P + F, both FT ratios, effective and numerical ranks, how much the classes stand out in the trace norms of P and F,
+        and, where FT is there, alignment of F with its F; of adapters the distance ½ Σ |σ_i − σ'_i| of F's singular
+        values from those of the adapted method's F, each divided by their sum (split "");
         accuracy of each regression with P, F and P + F ("ridge, P", …; train and test), and "majority, kernel", the
         share of the most frequent class of the test texts.
     """
@@ -69,9 +61,9 @@ def statistics_table(by_seed: Sequence[Mapping[str, Initialisation]]) -> Table:
     Returns:
         Indexed by what is measured, one column per initialisation: all that `kernel_results` says of the kernels.
     """
-    frame = kernel_results(by_seed, ())
+    frame = select(kernel_results(by_seed, ()), split="")
     shown = table(frame, ROWS, {m: column(m, lambda v: f"{np.mean(v):.3g}") for m in frame["metric"].unique()})
-    return Table(shown.T.rename_axis("kernel"))
+    return Table(shown.T.rename_axis(index="kernel", columns=None))
 
 
 def regression_table(by_seed: Sequence[Mapping[str, Initialisation]], *, store: Path | None = None) -> Table:
@@ -167,9 +159,9 @@ def trained_table(
                 folder / when, model, few.inputs, groups=lambda k: "A" if "lora_A" in k else "B"
             )
             F[when] = found.F
-            yield method, "", f"‖F‖, {when}", frobenius(found.F)
+            yield method, "", f"‖F‖, {when}", statistics.frobenius(found.F)
             yield method, "", f"share of A, {when}", kernels.trace_shares(found).get("A", 0.0)
-        yield method, "", "alignment, centred", alignment(F["initial"], F["trained"], centered=True)
+        yield method, "", "alignment, centred", statistics.alignment(F["initial"], F["trained"], centered=True)
 
     forms = {"‖F‖, initial": ".3g", "‖F‖, trained": ".3g", "share of A, initial": ".1%", "share of A, trained": ".1%"}
     forms |= {"alignment, centred": ".3f"}
@@ -183,22 +175,23 @@ def trained_table(
 
 def _statistics(at: Initialisation, found: Mapping[str, Initialisation]) -> Iterator[tuple[str, str, float]]:
     P, F = at.train.P, at.train.F
-    yield "", "‖P‖", frobenius(P)
-    yield "", "‖F‖", frobenius(F)
-    yield "", "‖P+F‖", frobenius(P + F)
-    yield "", "‖F‖/‖P+F‖", ft_ratio(P, F)
-    yield "", "FT ratio", residual_ft_ratio(P, F, at.residuals)
-    yield "", "effective rank of P", effective_rank(P)
-    yield "", "effective rank of F", effective_rank(F)
+    yield "", "‖P‖", statistics.frobenius(P)
+    yield "", "‖F‖", statistics.frobenius(F)
+    yield "", "‖P+F‖", statistics.frobenius(P + F)
+    yield "", "‖F‖/‖P+F‖", statistics.ft_ratio(P, F)
+    yield "", "FT ratio", statistics.residual_ft_ratio(P, F, at.residuals)
+    yield "", "effective rank of P", statistics.effective_rank(P)
+    yield "", "effective rank of F", statistics.effective_rank(F)
     counts = at.labels.bincount()
     for name, part in (("P", P), ("F", F), ("P+F", P + F)):
-        yield "", f"rank of {name}", numerical_rank(part)
+        yield "", f"rank of {name}", statistics.numerical_rank(part)
         if name != "P+F" and counts.max() > 1 and len(counts.nonzero()) > 1:
-            yield "", f"classes in {name}", class_contrast(part, at.labels)
+            yield "", f"classes in {name}", statistics.class_contrast(part, at.labels)
     if "ft" in found:
-        yield "", "alignment with F of FT", alignment(F, found["ft"].train.F)
+        yield "", "alignment with F of FT", statistics.alignment(F, found["ft"].train.F)
     if full := found.get({"lora": "ft", "lp_lora": "lp_ft"}.get(at.method, "")):
-        yield "", "distance of spectra", (spectrum(F) - spectrum(full.train.F)).abs().mean().item()
+        ours, theirs = (s / s.sum() for s in (statistics.spectrum(F), statistics.spectrum(full.train.F)))
+        yield "", "distance of spectra", 0.5 * (ours - theirs).abs().sum().item()
 
 
 def _fits(at: Initialisation, kinds: Sequence[str]) -> Iterator[tuple[str, str, float]]:

@@ -101,17 +101,7 @@ def summarise(
         "environment": first.metrics["environment"],
         "seconds": sum(run.metrics["seconds"] for run in everything),
         "plan": load_plan().hash,
-        "claims": [
-            {
-                "id": v.record.id,
-                "where": v.where,
-                "difference": v.difference.mean,
-                "half_width": v.difference.half_width,
-                "over": v.over,
-            }
-            for v in evaluate(runs.get("", ()))
-            if v.over == TEXTS
-        ],
+        "claims": [_kept(v) for v in evaluate(runs.get("", ())) if v.over == TEXTS],
     }
     if by_seed:
         from lpft_utils.results.kernel_tables import kernel_results  # here, because it brings the engine
@@ -240,6 +230,11 @@ def provenance(found: Reference) -> str:
         f"learning rate {rate}, seeds {', '.join(map(str, first['seeds']))}; {e['device']}, "
         f"torch {e['torch']}, transformers {e['transformers']}, {e['date']}, {minutes:.0f} minutes of training"
     )
+
+
+def _kept(v: Verdict) -> dict[str, Any]:
+    interval = {"difference": v.difference.mean, "half_width": v.difference.half_width}
+    return {"id": v.record.id, "where": v.where, **interval, "over": v.over}
 
 
 def _read(path: Path) -> Reference:
