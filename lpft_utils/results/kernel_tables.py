@@ -37,11 +37,11 @@ def kernel_results(
 
     Returns:
         Columns "group", "method", "seed" (the place in `by_seed`), "split", "metric", "value". Metrics: norms of P, F,
-        P + F, both FT ratios, effective and numerical ranks, how much the classes stand out in the trace norms of P and F,
-        and, where FT is there, alignment of F with its F; of adapters the distance ½ Σ |σ_i − σ'_i| of F's singular
-        values from those of the adapted method's F, each divided by their sum (split "");
-        accuracy of each regression with P, F and P + F ("ridge, P", …; train and test), and "majority, kernel", the
-        share of the most frequent class of the test texts.
+        P + F, both FT ratios, effective and numerical ranks, how much the classes stand out in the trace norms of P and
+        F, and, where FT is there, alignment of F with its F; of adapters the distance ½ Σ |σ_i − σ'_i| of F's singular
+        values from those of the adapted method's F, each divided by their sum (split ""); accuracy of each regression
+        with P, F and P + F ("ridge, P", …; train and test), and "majority, kernel", the share of the most frequent
+        class of the test texts.
     """
     rows = [
         (group, method, seed, *row)
