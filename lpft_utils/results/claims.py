@@ -24,7 +24,7 @@ from lpft_utils.common.errors import ParameterError
 from lpft_utils.common.names import split_label
 from lpft_utils.common.table import Table
 from lpft_utils.metrics.intervals import LEVEL, POWER, Interval, holm, interval, two_way_interval
-from lpft_utils.results.frame import evaluated_splits, results, select, validation_note
+from lpft_utils.results.frame import check_measured, evaluated_splits, results, select, validation_note
 from lpft_utils.results.plan import Plan, load_plan
 from lpft_utils.results.statements import CLAIMS, SHIFT, Claim, success, sweep
 from lpft_utils.runs.store import Run, converged
@@ -122,6 +122,7 @@ def evaluate(
     runs = [] if isinstance(source, pd.DataFrame) else list(itertools.chain(*swept.values()) if swept else source)
     frame = source if isinstance(source, pd.DataFrame) else results(swept or runs)
     own = bool(runs) and all(run.metrics.get("task", {}).get("synthetic") for run in runs)
+    check_measured(frame)
     plan, ood, found = plan or load_plan(), [s for s in evaluated_splits(frame) if s.startswith("ood_")], []
     splits = {"": [""], "test": [split], "each ood": ood, SHIFT: [SHIFT] if len(ood) > 1 else []}
     for claim in CLAIMS.values():

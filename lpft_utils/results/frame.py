@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from lpft_utils.common.errors import ParameterError
 from lpft_utils.runs.store import Run
 from lpft_utils.studies.calibration import evaluation_splits, temperature_scaled
 
@@ -39,6 +40,19 @@ def results(runs: Iterable[Run] | Mapping[Any, Iterable[Run]]) -> pd.DataFrame:
         (run.spec.task, run.spec.backbone, run.spec.method, run.spec.seed, *row) for run in runs for row in _rows(run)
     ]
     return pd.DataFrame(rows, columns=COLUMNS).astype({"value": float})
+
+
+def check_measured(frame: pd.DataFrame) -> None:
+    """Refuse a frame with published numbers in it: a mean must not be taken over them.
+
+    Args:
+        frame: A frame of results.
+
+    Raises:
+        ParameterError: If there is a column "source".
+    """
+    if "source" in frame:
+        raise ParameterError("expected measured results alone: published numbers stand beside them, never among them.")
 
 
 def select(frame: pd.DataFrame, **where: Any) -> Any:

@@ -36,12 +36,12 @@ def kernel_results(
         group: Name of these kernels, to tell them from others in the same frame.
 
     Returns:
-        Columns "group", "method", "seed" (the place in `by_seed`), "split", "metric", "value". Metrics: norms of P and
-        F, both FT ratios, effective and numerical ranks, how much the classes stand out in the trace norms of P and F,
-        and, where FT is there, alignment of F with its F; of adapters the distance ½ Σ |σ_i − σ'_i| of F's singular
-        values from those of the adapted method's F, each divided by their sum (split "");
-        accuracy of each regression with P, F and P + F ("ridge, P", …; train and test), and "majority, kernel", the
-        share of the most frequent class of the test texts.
+        Columns "group", "method", "seed" (the place in `by_seed`), "split", "metric", "value". Metrics: norms of P, F,
+        P + F, both FT ratios, effective and numerical ranks, how much the classes stand out in the trace norms of P and
+        F, and, where FT is there, alignment of F with its F; of adapters the distance ½ Σ |σ_i − σ'_i| of F's singular
+        values from those of the adapted method's F, each divided by their sum (split ""); accuracy of each regression
+        with P, F and P + F ("ridge, P", …; train and test), and "majority, kernel", the share of the most frequent
+        class of the test texts.
     """
     rows = [
         (group, method, seed, *row)
@@ -177,6 +177,7 @@ def _statistics(at: Initialisation, found: Mapping[str, Initialisation]) -> Iter
     P, F = at.train.P, at.train.F
     yield "", "‖P‖", statistics.frobenius(P)
     yield "", "‖F‖", statistics.frobenius(F)
+    yield "", "‖P+F‖", statistics.frobenius(P + F)
     yield "", "‖F‖/‖P+F‖", statistics.ft_ratio(P, F)
     yield "", "FT ratio", statistics.residual_ft_ratio(P, F, at.residuals)
     yield "", "effective rank of P", statistics.effective_rank(P)

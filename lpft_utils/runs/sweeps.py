@@ -8,12 +8,11 @@ from pathlib import Path
 from tqdm import tqdm
 
 from lpft_utils.common.errors import RunError
+from lpft_utils.runs.paper_settings import FACTORS
 from lpft_utils.runs.run import run_seeds
 from lpft_utils.runs.store import Run
 from lpft_utils.training.methods import METHODS
 from lpft_utils.training.spec import RunSpec
-
-FACTORS = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 50.0, 100.0)  # on the head, in the paper
 
 
 def head_norm_sweep(

@@ -201,16 +201,21 @@ def initialisations(
     train, test = examples(setting, seed)
     found = {}
     for method in methods:
-        name = f"{setting.task}-{method}-s{seed}-{cache_key(setting, method, seed, own_head)}"
+        folder = kernel_folder(setting, method, seed, own_head, store)
         own = train if own_head else None
         model = functools.cache(functools.partial(initial_model, setting, method, seed, own=own, store=store))
-        square = stored_kernel(cache_path(name, store) / "train", model, train.inputs, groups=part_of_model)
-        block = stored_kernel(cache_path(name, store) / "test", model, test.inputs, train.inputs)
-        f_0 = cached(f"{name}-logits", lambda model=model: _logits(model(), train), store)
+        square = stored_kernel(folder / "train", model, train.inputs, groups=part_of_model)
+        block = stored_kernel(folder / "test", model, test.inputs, train.inputs)
+        f_0 = cached(f"{folder.name}-logits", lambda model=model: _logits(model(), train), store)
         softmax = torch.tensor(f_0, dtype=torch.float64).softmax(1)
         residuals = one_hot(train.labels, softmax.shape[1]) - softmax
         found[method] = Initialisation(method, square, block, train.labels, test.labels, residuals)
     return found
+
+
+def kernel_folder(setting: Profile, method: str, seed: int, own_head: bool = False, store: Path | None = None) -> Path:
+    """Where `initialisations` keeps the kernels of a method, in "train" and "test"; they need not be there yet."""
+    return cache_path(f"{setting.task}-{method}-s{seed}-{cache_key(setting, method, seed, own_head)}", store)
 
 
 def cache_key(setting: Profile, method: str, seed: int, *more: object) -> str:
