@@ -195,8 +195,20 @@ def training(kit: Kit) -> dict[str, Any]:
     with quiet_transformers():
         phi.save_pretrained(backbone)
     load_tokenizer("tiny").save_pretrained(backbone)
-    spec: RunSpec = get_profile("smoke", backbone=str(backbone)).spec("lp_ft")
-    command = ["run", "--profile", "smoke", "--method", spec.method, "--backbone", spec.backbone, "--seed", "0"]
+    spec: RunSpec = get_profile("smoke", task="synthetic", backbone=str(backbone)).spec("lp_ft")
+    command = [
+        "run",
+        "--profile",
+        "smoke",
+        "--task",
+        spec.task,
+        "--method",
+        spec.method,
+        "--backbone",
+        spec.backbone,
+        "--seed",
+        "0",
+    ]
     here, there = kit.folder / "runs", kit.folder / "cpu-runs"
     kit.call(["-c", "from lpft_utils.cli import main; main()", *command], CUDA_VISIBLE_DEVICES="", LPFT_RUNS=str(there))
     expected = Run(there / run_key(spec))
@@ -396,7 +408,7 @@ def smoke_book(kit: Kit) -> dict[str, Any]:
     build = kit.folder / "build"
     program = (
         "import sys; from pathlib import Path; from lpft_utils.publishing.publish import publish; "
-        "publish(Path(sys.argv[1]), {'profile': 'smoke'}, build=Path(sys.argv[2]), jobs=2)"
+        "publish(Path(sys.argv[1]), {'profile': 'smoke', 'task': 'synthetic'}, build=Path(sys.argv[2]), jobs=2)"
     )
     output = kit.call(["-c", program, str(ROOT), str(build)], LPFT_RUNS=str(kit.folder / "book-runs"))
     page = build / "html" / "index.html"

@@ -66,7 +66,7 @@ class Profile:
 PROFILES: dict[str, Profile] = {
     "smoke": Profile(
         "smoke",
-        task="builtin",
+        task="snippets",
         backbone="tiny",
         seeds=(0, 1),
         settings={"n_train": 96, "n_eval": 60, "epochs": 1, "batch_size": 16, "lp": 1.0},
@@ -76,7 +76,7 @@ PROFILES: dict[str, Profile] = {
     ),
     "laptop": Profile(
         "laptop",
-        task="builtin",
+        task="snippets",
         backbone="minilm",
         seeds=(0, 1, 2),
         settings={"n_train": 320, "n_eval": 200, "epochs": 3, "batch_size": 16},

@@ -34,7 +34,7 @@ def load_data(spec: RunSpec) -> Task:
     Raises:
         TaskError: If the task cannot be loaded or has no training split.
     """
-    options: dict[str, Any] = {"label_noise": spec.label_noise} if spec.task == "builtin" else {}
+    options: dict[str, Any] = {"label_noise": spec.label_noise} if spec.task == "synthetic" else {}
     task = load_task(spec.task, ood=spec.ood, **options)
     for needed in ("train", "validation", "test"):
         task.split(needed)

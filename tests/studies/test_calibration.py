@@ -194,7 +194,7 @@ def test_the_weight_decay_reaches_the_factor_that_was_asked_for():
 
 
 def test_alternatives_change_one_thing_each(tmp_path):
-    setting = get_profile("smoke", seeds=0)
+    setting = get_profile("smoke", task="synthetic", seeds=0)
     sweep = head_norm_sweep(setting.sweep_spec(), (0.5, 5.0), (0,), store=tmp_path)
     found = study.alternatives(sweep, store=tmp_path)
     assert all(group[0].folder.parent == tmp_path for group in found.values())

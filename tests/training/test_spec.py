@@ -72,7 +72,7 @@ IGNORED = {
         ({"lora_targets": ()}, "lora_targets: "),
         ({"lora_targets": [""]}, "lora_targets: "),
         ({"lora_targets": [1]}, "lora_targets: "),
-        ({"label_noise": 0.1, "task": "rte"}, "only the built-in task can have it, not 'rte'"),
+        ({"label_noise": 0.1, "task": "rte"}, "only the task 'synthetic' can have it, not 'rte'"),
     ],
 )  # fmt: skip
 def test_bad_value_is_refused_with_its_name(fields, message):
@@ -144,7 +144,7 @@ def test_equal_numbers_of_another_type_are_the_same_run():
     assert RunSpec(head_norm=3).key("x") == RunSpec(head_norm=3.0).key("x")
 
 
-@pytest.mark.parametrize("task", ["builtin", "/data/My folder/réviews", "../..", "a" * 300, "aps/super_glue"])
+@pytest.mark.parametrize("task", ["synthetic", "/data/My folder/réviews", "../..", "a" * 300, "aps/super_glue"])
 def test_key_is_a_safe_folder_name(task):
     key = RunSpec(task=task, method="ft", seed=7).key("0123")
     assert re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.]{0,39}-ft-s7-[0-9a-f]{10}", key)
