@@ -96,20 +96,21 @@ def fetch(archive: Archive) -> Path:
     answers = []
     for place in _places(settings, archive.project):
         try:
-            links = [link for link in _links(session, place) if _filename(link) == archive.filename]
-            for link in links:
-                content, _ = _get(session, link)
-                if hashlib.sha256(content).hexdigest() == archive.sha256:
-                    with whole(archive.path) as partial:
-                        partial.write_bytes(content)
-                    return archive.path
-            answers.append(f"{place}: " + ("another SHA-256" if links else f"no {archive.filename}"))
-        except (OSError, ValueError) as error:  # requests' errors are OSErrors, those about URLs ValueErrors as well
-            answers.append(f"{place}: {type(error).__name__}: {error}"[:300])
-    tried = re.sub(r"//[^/@\s]*@", "//", "; ".join(answers))  # no passwords in messages
+            found = [link for link in _links(session, place) if _filename(link) == archive.filename]
+            contents = [_get(session, link)[0] for link in found]
+        except (OSError, ValueError) as error:  # requests' errors are OSErrors; a malformed URL is a ValueError
+            answers.append(f"{place}: {type(error).__name__}: {error}")
+            continue
+        for content in contents:
+            if hashlib.sha256(content).hexdigest() == archive.sha256:
+                with whole(archive.path) as partial:
+                    partial.write_bytes(content)
+                return archive.path
+        answers.append(f"{place}: " + ("a file with another SHA-256" if found else "no such file"))
+    shown = [re.sub(r"//[^/@\s]*@", "//", answer)[:300] for answer in answers]  # no passwords in messages
     raise FetchError(
-        f"{archive.filename} was not found where pip looks (see `pip config list`): "
-        f"{tried or 'no index and no find-links are set'}. It is kept at {archive.path}. {archive.remedy}."
+        f"{archive.filename} could not be had from where pip looks (`pip config list`): "
+        f"{'; '.join(shown) or 'no index and no find-links are set'}. It belongs at {archive.path}. {archive.remedy}."
     )
 
 

@@ -91,6 +91,10 @@ def soft_labels(split: Split) -> np.ndarray:
     return np.stack([1 - positive, positive], axis=1)
 
 
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def _archive() -> bytes:
     try:
         return ARCHIVE.read()
@@ -101,12 +105,10 @@ def _archive() -> bytes:
 @lru_cache(maxsize=2)
 def _task(archive: bytes) -> Task:
     rows = _rows(archive)
-    distinct = rows[~rows["repeated"]]
-    repeated, unclear = len(rows) - len(distinct), int((distinct["label"] < 0).sum())
-    rows = distinct[distinct["label"] >= 0]
-    order = rows["text"].map(lambda text: hashlib.sha256(text.encode()).hexdigest())
-    rows = rows.loc[order.sort_values().index]
-    domains = {name: rows[rows["domain"] == name] for name in FILES}
+    distinct = rows.query("not repeated")
+    kept = distinct.query("label >= 0").sort_values("text", key=lambda texts: texts.map(_digest))
+    repeated, unclear = len(rows) - len(distinct), len(distinct) - len(kept)
+    domains = {name: kept.query("domain == @name") for name in FILES}
     movies = domains.pop("movies")
     start = N_TEST + N_VALIDATION
     if len(movies) <= start:
@@ -114,7 +116,7 @@ def _task(archive: bytes) -> Task:
     parts = {"train": movies[start:], "validation": movies[N_TEST:start], "test": movies[:N_TEST]}
     parts |= {f"ood_{name}": domain for name, domain in domains.items()}
     splits = {
-        name: Split(tuple((text,) for text in part["text"]), part["label"].to_numpy(), tuple(part.index))
+        name: Split(tuple((text,) for text in part["text"]), np.asarray(part["label"]), tuple(part.index))
         for name, part in parts.items()
     }
     source = (
@@ -141,14 +143,14 @@ def _rows(archive: bytes) -> pd.DataFrame:
 
 def _domain(tar: tarfile.TarFile, domain: str) -> pd.DataFrame:
     """Texts and ratings of one domain, matched by id."""
-    texts = _table(tar, f"{FILES[domain]}_GroundTruth.txt", ["id", "mean", "text"])["text"]
-    given = _table(tar, f"{FILES[domain]}_anonDataRatings.txt", ["id", "mean", "sd", "ratings"])["ratings"]
-    if set(texts.index) != set(given.index):
+    texts = _last_column(tar, f"{FILES[domain]}_GroundTruth.txt", ["id", "mean", "text"])
+    given = _last_column(tar, f"{FILES[domain]}_anonDataRatings.txt", ["id", "mean", "sd", "ratings"])
+    if texts.keys() != given.keys():
         raise TaskError(f"{FILES[domain]}: expected ratings of the same ids as texts.")
-    ratings = given[texts.index].map(_ratings)
     # Not the mean of the texts' file: for 199 tweets it is another, as of other raters. No class differs by it.
-    rows = pd.DataFrame({"domain": domain, "text": texts, "ratings": ratings, "mean": ratings.map(np.mean)})
-    return rows.set_axis(f"{domain}/" + rows.index)
+    rows = [(domain, text, ratings := _ratings(given[key]), ratings.mean()) for key, text in texts.items()]
+    ids = [f"{domain}/{key}" for key in texts]
+    return pd.DataFrame(rows, index=ids, columns=pd.Index(["domain", "text", "ratings", "mean"]))
 
 
 def _ratings(listed: str) -> np.ndarray:
@@ -161,17 +163,19 @@ def _ratings(listed: str) -> np.ndarray:
     return ratings
 
 
-def _table(tar: tarfile.TarFile, name: str, columns: list[str]) -> pd.DataFrame:
-    """A file of tab-separated rows without quotes or header, indexed by id."""
+def _last_column(tar: tarfile.TarFile, name: str, columns: list[str]) -> dict[str, str]:
+    """The last column of a file of tab-separated rows without quotes or header, by id."""
     member = tar.extractfile(f"hutto_ICWSM_2014/{name}")
     if member is None:
         raise TaskError(f"{name}: expected a file, got a folder or a link.")
     lines = member.read().decode("utf-8-sig").replace("\r\n", "\n").split("\n")
-    cells = [line.split("\t") for line in lines if line]
-    for number, row in enumerate(cells, 1):
-        if len(row) != len(columns) or not all(cell.strip() for cell in row):
-            raise TaskError(f"{name}, line {number}: expected {', '.join(columns)}, separated by tabs, got {row}.")
-    table = pd.DataFrame(cells, columns=pd.Index(columns)).set_index("id")
-    if table.index.has_duplicates:
-        raise TaskError(f"{name}: the id {table.index[table.index.duplicated()][0]!r} occurs twice.")
-    return table
+    values: dict[str, str] = {}
+    for number, line in enumerate(lines[:-1] if lines[-1] == "" else lines, 1):
+        row = line.split("\t")
+        if len(row) != len(columns) or not all(cell.strip() for cell in row) or row[0] in values:
+            raise TaskError(
+                f"{name}, line {number}: expected {', '.join(columns)}, separated by tabs, with an id of its own, "
+                f"got {line[:80]!r}."
+            )
+        values[row[0]] = row[-1]
+    return values
