@@ -84,7 +84,8 @@ def fetch(archive: Archive) -> Path:
         Where it is kept, written whole.
 
     Raises:
-        FetchError: If no place has a file of that name and SHA-256; says what each place answered.
+        FetchError: If no place has a file of that name and SHA-256 (says what each place answered), or the file cannot
+            be written.
     """
     try:
         archive.read()
@@ -103,8 +104,7 @@ def fetch(archive: Archive) -> Path:
             continue
         for content in contents:
             if hashlib.sha256(content).hexdigest() == archive.sha256:
-                with whole(archive.path) as partial:
-                    partial.write_bytes(content)
+                _keep(content, archive.path)
                 return archive.path
         answers.append(f"{place}: " + ("a file with another SHA-256" if found else "no such file"))
     shown = [re.sub(r"//[^/@\s]*@", "//", answer)[:300] for answer in answers]  # no passwords in messages
@@ -112,6 +112,14 @@ def fetch(archive: Archive) -> Path:
         f"{archive.filename} could not be had from where pip looks (`pip config list`): "
         f"{'; '.join(shown) or 'no index and no find-links are set'}. It belongs at {archive.path}. {archive.remedy}."
     )
+
+
+def _keep(content: bytes, path: Path) -> None:
+    try:
+        with whole(path) as partial:
+            partial.write_bytes(content)
+    except OSError as error:
+        raise FetchError(f"{path} cannot be written: {error}. Set LPFT_CACHE to a folder that can.") from error
 
 
 def pip_settings() -> dict[str, str]:
