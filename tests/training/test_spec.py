@@ -103,7 +103,7 @@ def test_replace_changes_a_copy():
 @pytest.mark.parametrize("method", METHODS)
 def test_key_depends_on_exactly_what_the_method_uses(method):
     assert set(OTHER_VALUES) == set(RunSpec().to_dict())
-    spec = RunSpec(method=method, lp=1.0)
+    spec = RunSpec(task="synthetic", method=method, lp=1.0)
     ignored = set()
     for name, value in OTHER_VALUES.items():
         changed = {"label_noise": 0.0, name: value}
