@@ -72,7 +72,7 @@ def main() -> None:
         from lpft_utils.studies.published_code import published_kernel
 
         few = {k: t[: args.published] for k, t in inputs.items()}
-        theirs, F = timed(lambda: published_kernel(model, few, exclude=words), args.device)
+        theirs, F = timed(lambda: published_kernel(model, few), args.device)
         agree(F, model, few)
         print(f"published algorithm: {theirs / args.published:.1f} s an example ({args.published} run)", flush=True)
         print(f"ntk_vs_published: {theirs / args.published / (ours / args.n):.0f}")

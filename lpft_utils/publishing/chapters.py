@@ -93,6 +93,7 @@ def execute(
     parameters: Mapping[str, Any] | None = None,
     *,
     only: Sequence[str] = (),
+    build: Path | None = None,
     jobs: int = 1,
     say: Say = print,
 ) -> list[Path]:
@@ -106,6 +107,7 @@ def execute(
         root: Folder that holds `_toc.yml`.
         parameters: Values to inject, plain literals.
         only: Names of chapters to run; empty runs all.
+        build: Build folder; `_build` under `root` when None.
         jobs: Chapters that run at the same time; the cores are shared out among them.
         say: Gets one line when a chapter starts and one when it is done.
 
@@ -120,7 +122,7 @@ def execute(
     selected = chapters(root, only)
     known = {chapter.stem: list(papermill.inspect_notebook(str(chapter))) for chapter in selected}
     check_names(known, given)
-    build = root / "_build"
+    build = build or root / "_build"
     tasks = {}
     for number, chapter in enumerate(selected, start=1):
         values = {name: value for name, value in given.items() if name in known[chapter.stem]}

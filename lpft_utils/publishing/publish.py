@@ -23,11 +23,12 @@ from lpft_utils.publishing import site
 from lpft_utils.publishing.chapters import PublishError, Say, chapters, execute, pages
 
 
-def build_site(root: Path, *, say: Say = print) -> Path:
+def build_site(root: Path, build: Path | None = None, *, say: Say = print) -> Path:
     """Build the pages from the executed chapters and put them in place of the old site.
 
     Args:
         root: Folder that holds `_toc.yml` and `_config.yml`.
+        build: Build folder; `_build` under `root` when None.
         say: Gets one line when the work starts and one when it is done.
 
     Returns:
@@ -36,8 +37,8 @@ def build_site(root: Path, *, say: Say = print) -> Path:
     Raises:
         PublishError: A chapter has no executed copy yet, or Sphinx reported a warning or an error; the old site stays.
     """
-    build = root / "_build"
-    if missing := _not_executed(root):
+    build = build or root / "_build"
+    if missing := _not_executed(root, build):
         raise PublishError(f"the site needs every chapter; not executed yet: {missing}. Run `lpft book` for all")
     say("site: building")
     start = time.perf_counter()
@@ -64,9 +65,9 @@ def build_site(root: Path, *, say: Say = print) -> Path:
     return first
 
 
-def _not_executed(root: Path, besides: Sequence[Path] = ()) -> str:
+def _not_executed(root: Path, build: Path, besides: Sequence[Path] = ()) -> str:
     """Names of the chapters without an executed copy."""
-    copies = {chapter: root / "_build" / "executed" / chapter.relative_to(root) for chapter in chapters(root)}
+    copies = {chapter: build / "executed" / chapter.relative_to(root) for chapter in chapters(root)}
     return ", ".join(chapter.stem for chapter, copy in copies.items() if chapter not in besides and not copy.is_file())
 
 
@@ -97,7 +98,7 @@ def publish(
         PublishError: A cell failed, or the site was not built.
     """
     if make_site:
-        if lacking := _not_executed(root, besides=chapters(root, only)):
+        if lacking := _not_executed(root, root / "_build", besides=chapters(root, only)):
             raise ParameterError(
                 f"the site needs every chapter, and {lacking} has not run yet: run `lpft book` once without --chapter, "
                 "or add --no-site"

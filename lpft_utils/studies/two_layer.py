@@ -139,10 +139,10 @@ def gradient_flow(X: Array, y: Array, v_0: Array, B_0: Array, t: Array) -> Flow:
 def one_direction_limit(v_0: Array, w_0: Array, y: float) -> tuple[Array, Array]:
     r"""Where the flow ends when all training inputs lie along one unit vector u: closed form.
 
-    With w = B u the flow is dv/dt = −e w, dw/dt = −e v, e = vᵀw − y. In s = (v + w)/√2 and d = (v − w)/√2 it decouples:
-    s_t = a s_0 and d_t = d_0 / a for one scalar a > 0, and vᵀw = (‖s‖² − ‖d‖²)/2 = y fixes it:
+    With w = B u the flow is dv/dt = −e w, dw/dt = −e v, e = vᵀw − y. In μ = (v + w)/√2 and ν = (v − w)/√2 it decouples:
+    μ_t = a μ_0 and ν_t = ν_0 / a for one scalar a > 0, and vᵀw = (‖μ‖² − ‖ν‖²)/2 = y fixes its limit:
 
-        a² = (y + √(y² + ‖s_0‖² ‖d_0‖²)) / ‖s_0‖².
+        a² = (y + √(y² + ‖μ_0‖² ‖ν_0‖²)) / ‖μ_0‖².
 
     Args:
         v_0: Head at the start, shape (k,).
@@ -153,12 +153,15 @@ def one_direction_limit(v_0: Array, w_0: Array, y: float) -> tuple[Array, Array]
         v and w in the limit t → ∞, each of shape (k,).
 
     Raises:
-        ValueError: If v_0 = −w_0, where the flow cannot reach a positive target.
+        ValueError: If v_0 = −w_0, or v_0 = w_0 and y ≤ 0: the flow stays on v = ∓w, and a has no such limit.
     """
-    s_0, d_0 = (v_0 + w_0) / np.sqrt(2), (v_0 - w_0) / np.sqrt(2)
-    S, D = s_0 @ s_0, d_0 @ d_0
-    if S == 0:
+    mu_0, nu_0 = (v_0 + w_0) / np.sqrt(2), (v_0 - w_0) / np.sqrt(2)
+    M, N = mu_0 @ mu_0, nu_0 @ nu_0
+    if M == 0:
         raise ValueError("Expected v_0 ≠ −w_0: from there the flow stays on v = −w.")
-    a = np.sqrt((y + np.sqrt(y**2 + S * D)) / S)
-    s, d = a * s_0, d_0 / a
-    return (s + d) / np.sqrt(2), (s - d) / np.sqrt(2)
+    if N == 0 and y <= 0:
+        raise ValueError(f"Expected y > 0 where v_0 = w_0, got {y}: from there the flow stays on v = w.")
+    root = np.sqrt(y**2 + M * N)
+    a = np.sqrt((y + root) / M if y >= 0 else N / (root - y))  # the same number, without cancellation
+    mu, nu = a * mu_0, nu_0 / a
+    return (mu + nu) / np.sqrt(2), (mu - nu) / np.sqrt(2)

@@ -124,7 +124,21 @@ def test_closed_form_is_where_the_flow_ends(seed, y):
     assert v @ w == pytest.approx(y, abs=1e-10)
 
 
-def test_closed_form_refuses_the_start_from_which_it_has_none():
+def test_closed_form_survives_cancellation():
+    """ν_0 is tiny and y negative: a² is a difference of nearly equal numbers in the usual form of the root."""
+    w_0 = np.array([1.0, 0.0])
+    v, w = one_direction_limit(w_0 + np.array([0.0, 1e-9]), w_0, -0.5)
+    assert v @ w == pytest.approx(-0.5, rel=1e-9)
+
+
+@pytest.mark.parametrize(("sign", "y", "message"), [(-1, 1.0, "v_0 ≠ −w_0"), (1, -1.0, "y > 0"), (1, 0.0, "y > 0")])
+def test_closed_form_refuses_starts_from_which_the_flow_cannot_fit(sign, y, message):
     v = np.array([1.0, 2.0])
-    with pytest.raises(ValueError, match="v_0 ≠ −w_0"):
-        one_direction_limit(v, -v, 1.0)
+    with pytest.raises(ValueError, match=message):
+        one_direction_limit(v, sign * v, y)
+
+
+def test_flow_from_equal_head_and_feature_cannot_fit_a_negative_target():
+    v = np.array([1.0, 2.0])
+    flow = gradient_flow(np.ones((1, 1)), np.array([-1.0]), v, v[:, None], np.array([0.0, 60.0]))
+    assert abs(flow.v[-1] @ flow.B[-1][:, 0]) < 1e-6
