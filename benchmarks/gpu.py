@@ -36,7 +36,9 @@ from torch import Tensor, nn
 from transformers import RobertaConfig
 
 from lpft_utils.common.environment import environment
+from lpft_utils.common.errors import FetchError
 from lpft_utils.common.files import whole
+from lpft_utils.data.snippets import ARCHIVE
 from lpft_utils.models.backbones import load_backbone, load_tokenizer, quiet_transformers
 from lpft_utils.models.classifier import Classifier, ClassifierConfig
 from lpft_utils.ntk import Kernel, dense_kernel, kernel, sketch
@@ -405,10 +407,14 @@ def smoke_book(kit: Kit) -> dict[str, Any]:
         raise NotRunError("the tiny form leaves the book to the book's own tests")
     if lacking := [name for name in ("papermill", "jupyter_book") if importlib.util.find_spec(name) is None]:
         raise NotRunError(f"{', '.join(lacking)} not installed: pip install -e '.[book]'")
+    try:
+        ARCHIVE.read()
+    except FetchError as error:
+        raise NotRunError(str(error)) from error
     build = kit.folder / "build"
     program = (
         "import sys; from pathlib import Path; from lpft_utils.publishing.publish import publish; "
-        "publish(Path(sys.argv[1]), {'profile': 'smoke', 'task': 'synthetic'}, build=Path(sys.argv[2]), jobs=2)"
+        "publish(Path(sys.argv[1]), {'profile': 'smoke'}, build=Path(sys.argv[2]), jobs=2)"
     )
     output = kit.call(["-c", program, str(ROOT), str(build)], LPFT_RUNS=str(kit.folder / "book-runs"))
     page = build / "html" / "index.html"
