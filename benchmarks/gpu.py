@@ -374,6 +374,23 @@ def product_rate(device: str, precision: str) -> float:
         torch.backends.cuda.matmul.allow_tf32 = False
 
 
+def adapter_kernel(kit: Kit) -> dict[str, Any]:
+    """The kernel of LoRA's factors at the same shape, both away from zero; its error against float64 on 4 examples."""
+    model, inputs = kit.model(), kit.inputs(kit.size(250, 6))
+    METHODS["lora"].trains(model, RunSpec(method="lora"))
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if "lora_B" in name:
+                p.copy_(0.02 * torch.randn(p.shape, generator=generator))
+    few = {k: t[:4] for k, t in inputs.items()}
+    exact = kernel(model, few, dtype=torch.float64)
+    kit.reset_peak()
+    seconds, K = timed(lambda: kernel(model, inputs), kit.device)
+    found = {"N": len(K.gram), "parameters": K.spec["parameters"], "kernel_seconds": seconds, "peak_GiB": kit.peak()}
+    return {"value": relative(K.F[:4, :, :4], exact.F), "tolerance": 1e-4, **found}
+
+
 def torch_func(kit: Kit) -> dict[str, Any]:
     """Our kernel of the layers alone against whole Jacobians by `torch.func`, on as many examples as fit."""
     model = kit.model()
@@ -393,8 +410,8 @@ def torch_func(kit: Kit) -> dict[str, Any]:
 
 
 def large_sketch(kit: Kit) -> dict[str, Any]:
-    """The sketch of all parameters at the same shape; the value is its error against exact blocks, as it states it."""
-    model, inputs = kit.model(), kit.inputs(kit.size(250, 6))
+    """The sketch of a training set of RTE's size; the value is its error against exact blocks, as it states it."""
+    model, inputs = kit.model(), kit.inputs(kit.size(2490, 6))
     kit.reset_peak()
     seconds, made = timed(lambda: sketch(model, inputs, kit.size(1024, 64), check=kit.size(16, 4)), kit.device)
     found = {"k": made.spec["k"], "N": len(made.Z), "sketch_seconds": seconds, "peak_GiB": kit.peak()}
@@ -432,6 +449,7 @@ CHECKS: dict[str, Callable[[Kit], dict[str, Any]]] = {
     "speed of LoRA": throughput("lora"),
     "large kernel, full precision": large_kernel("full", 1e-4),
     "large kernel, tf32": large_kernel("tf32", 2e-2),
+    "LoRA's kernel": adapter_kernel,
     "kernel against torch.func": torch_func,
     "large sketch": large_sketch,
     "smoke book": smoke_book,

@@ -5,6 +5,7 @@ embeddings, which are left out of every side. The word embeddings' own cost is p
 
     python benchmarks/ntk.py                          # the three ratios, CPU
     python benchmarks/ntk.py --growth docs/ntk-growth # time and peak memory at N = 16, 32, 64, 128
+    python benchmarks/ntk.py --others                 # DeBERTa-v3 and Mamba against BERT
     python benchmarks/ntk.py --device cuda --shape roberta-base --n 250 --tokens 128 --precision tf32 --only ours,floor
 
 The published algorithm is run on one example (`--published`) and compared per example, which favours it: its Gram is
@@ -26,7 +27,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from transformers import RobertaConfig
+from transformers import BertConfig, DebertaV2Config, MambaConfig, RobertaConfig
 
 from lpft_utils.models.classifier import Classifier, ClassifierConfig, load_classifier
 from lpft_utils.ntk import dense_kernel, kernel
@@ -48,10 +49,14 @@ def main() -> None:
     parser.add_argument("--func", type=int, default=32, help="examples of the torch.func loop")
     parser.add_argument("--only", default="ours,floor,func,published", help="sides to run (default %(default)s)")
     parser.add_argument("--growth", type=Path, help="measure growth instead and write PATH.json and PATH.svg")
+    parser.add_argument("--others", action="store_true", help="DeBERTa-v3 and Mamba against BERT, all of one size")
     parser.add_argument("--peak", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.growth:
         growth(args)
+        return
+    if args.others:
+        others(args)
         return
     model = make_model(args.shape, args.classes).to(args.device)
     inputs = make_inputs(args.n, args.tokens, args.device)
@@ -107,6 +112,33 @@ def make_inputs(n: int, tokens: int, device: str) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(1000, 20000, (n, tokens), generator=generator).to(device)
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+
+def others(args: argparse.Namespace) -> None:
+    """Seconds of models that pass through the engine one example at a time, or by other rules, per weight of BERT's."""
+    size = {"vocab_size": 20001, "hidden_size": 384, "num_hidden_layers": 6}
+    attention = {"num_attention_heads": 12, "intermediate_size": 1536}
+    relative = {"relative_attention": True, "pos_att_type": ["c2p", "p2c"], "share_att_key": True}
+    configs = {
+        "BERT": BertConfig(**size, **attention),
+        "DeBERTa-v3": DebertaV2Config(**size, **attention, **relative, position_buckets=256, norm_rel_ebd="layer_norm"),
+        "Mamba": MambaConfig(**size),
+    }
+    inputs, base = make_inputs(args.n, args.tokens, args.device), 0.0
+    for name, config in configs.items():
+        torch.manual_seed(0)
+        pooling = "last" if name == "Mamba" else "first"
+        model = Classifier(ClassifierConfig(config, num_labels=args.classes, pooling=pooling)).eval().to(args.device)
+        parameters = [n for n, p in model.backbone.named_parameters(prefix="backbone") if p.shape[0] != 20001]
+        seconds = best(lambda: kernel(model, inputs, parameters=parameters), args.device, 1)  # noqa: B023
+        made = kernel(model, {k: t[:2] for k, t in inputs.items()}, parameters=parameters)
+        millions = made.spec["parameters"] / 1e6
+        base = base or seconds / millions
+        print(
+            f"{name}: {seconds:.1f} s, {millions:.1f} million parameters, {seconds / millions / base:.2f} times BERT's "
+            f"time for each; one example at a time: {made.spec['alone']}, by autograd: {len(made.spec['autograd'])}",
+            flush=True,
+        )
 
 
 def words(name: str) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import (
     AlbertConfig,
     BertConfig,
@@ -48,10 +48,6 @@ def classifier(family: str, pooling: str = "first", n_classes: int = 3, seed: in
     torch.manual_seed(seed)
     config = ClassifierConfig(FAMILIES[family], pooling=pooling, num_labels=n_classes)
     model = Classifier(config).double().eval()
-    for module in list(model.modules()):
-        for name, child in list(module.named_children()):
-            if type(child).__name__ == "LlamaRMSNorm":  # computes in float32 whatever its input
-                setattr(module, name, nn.RMSNorm(H, eps=1e-6).double())
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))

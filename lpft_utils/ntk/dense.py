@@ -14,7 +14,7 @@ from torch.func import functional_call, jacrev
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lpft_utils.ntk.factors import Inputs
-from lpft_utils.ntk.problem import count, named_inputs, prepared, take
+from lpft_utils.ntk.problem import count, named_inputs, prepared
 
 
 class _Features(nn.Module):
@@ -55,11 +55,10 @@ def jacobian(
     out = []
     # fused attention has no batching rule, and warns that it is slow
     with prepared(model, compute, V, head, parameters, None) as problem, sdpa_kernel(SDPBackend.MATH):
-        by_name = dict(problem.model.named_parameters())
-        theta = {f"model.{name}": by_name[name] for name in problem.wanted.names}
+        theta = {f"model.{name}": p for name, p in problem.wanted.items()}
         phi = _Features(problem.model, compute)
         for n in range(count(rows)):
-            x = take(rows, torch.tensor([n]))
+            x = {name: t[n : n + 1] for name, t in rows.items()}
 
             def f(values: dict[str, Tensor], x: Inputs = x) -> Tensor:
                 return functional_call(phi, values, (x,))[0] @ problem.V.T

@@ -9,6 +9,7 @@ given, so that an interrupted computation goes on where it stopped.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -22,13 +23,14 @@ from tqdm import tqdm
 from lpft_utils.common.errors import KernelError
 from lpft_utils.common.tensors import read_tensors, write_tensors
 from lpft_utils.common.validation import check_integer
-from lpft_utils.ntk.factors import Batch, Inputs, verify
-from lpft_utils.ntk.gradients import Product
-from lpft_utils.ntk.memory import Sizes, cost, sizes
-from lpft_utils.ntk.problem import Problem, by_length, count, longest, named_inputs, prepared, take
+from lpft_utils.ntk.factors import Batch, Inputs
+from lpft_utils.ntk.gradients import Gradient, Product, alike
+from lpft_utils.ntk.memory import Sizes, sizes
+from lpft_utils.ntk.problem import Problem, by_length, count, named_inputs, prepared
 from lpft_utils.ntk.result import Kernel, begin, describe, stored
 
 PRECISIONS = ("full", "tf32", "bf16")
+SLOW = 10.0  # seconds; what takes less needs no explanation
 N_ERROR = 4  # examples on which the rounding error of reduced precision is measured
 
 
@@ -46,6 +48,7 @@ def kernel(
     precision: str = "full",
     memory: int | None = None,
     block_size: int | None = None,
+    unsupported: str = "autograd",
     folder: Path | None = None,
 ) -> Kernel:
     """The empirical NTK of f(x) = V φ(x; θ) + b, exact for every parameter asked for.
@@ -66,14 +69,16 @@ def kernel(
             the last two is measured on a few examples against float64 and stated in `spec["error"]`.
         memory: Bytes that may be used beyond the model and the inputs; default: half of what is free.
         block_size: Examples in a block; default: as many as fit.
+        unsupported: What becomes of parameters whose gradients the engine cannot tell apart by example: "autograd"
+            differentiates them exactly, one example at a time, which is slower; "error" names them.
         folder: Keep finished blocks and the result here, and go on from them if they are of the same computation.
 
     Returns:
         The kernel, on the CPU, in the type of the computation.
 
     Raises:
-        KernelError: If a parameter is wanted that the engine has no exact rule for (it is named), if the inputs do not
-            fit the model, if the memory bound is too small, or if the folder holds another computation.
+        KernelError: If φ does not depend on the parameters, a gradient is not finite, the inputs do not fit the model,
+            the memory bound is too small, or the folder holds another computation.
     """
     if precision not in PRECISIONS:
         raise KernelError(f"precision: expected one of {', '.join(PRECISIONS)}, got {precision!r}.")
@@ -82,32 +87,32 @@ def kernel(
             check_integer(name, value, error=KernelError)
     rows, compute = named_inputs(inputs, features)
     columns = None if other is None else named_inputs(other, features)[0]
-    with prepared(model, compute, V, head, parameters, dtype) as problem:
+    sides = [rows] if columns is None else [rows, columns]
+    with prepared(model, compute, V, head, parameters, dtype, unsupported) as problem, _tf32(False):
         if precision == "tf32" and problem.device.type != "cuda":
             raise KernelError("precision: 'tf32' exists on CUDA only; use 'full' here, or 'bf16' to study its error.")
-        one = problem.moved(longest(rows if columns is None else columns))
-        verify(problem.model, problem.features, one, problem.V, problem.wanted)
-        labels = _labels(problem.wanted.names, groups or (lambda _: "F"))
+        labels = _labels(problem.wanted, groups or (lambda _: "F"))
         spec = describe(problem, labels, rows, columns, precision, folder is not None)
         found = stored(folder, spec) if folder else None
         if isinstance(found, Kernel):
             return found
+        start = time.perf_counter()
+        problem.examine(*sides)
         result = _result_bytes(len(problem.V), rows, columns, len(set(labels.values())))
-        measured = cost(problem.model, problem.features, one, problem.V, problem.wanted)
-        n_columns = None if columns is None else count(columns)
-        plan_ = sizes(measured, count(rows), n_columns, result, problem.device, memory, found or block_size)
+        plan_ = sizes(problem, sides, result, memory, found or block_size)
         if folder and _rank()[0] == 0:
             begin(folder, spec, plan_.block)
-        with _tf32(precision == "tf32"):
-            parts = _blocks(problem, rows, columns, plan_, labels, precision, folder)
+        parts = _blocks(problem, rows, columns, plan_, labels, precision, folder)
+        problem.check_reached()
+        _say_if_slow(problem, time.perf_counter() - start)
     spec |= {"block_size": plan_.block, "memory": plan_.memory, "error": None}
+    spec |= {"alone": problem.alone, "autograd": sorted(problem.autograd), "trimmed": problem.trim}
     done = _assemble(parts, len(problem.V), spec, grouped=groups is not None, dtype=problem.V.dtype)
     if precision != "full":
         few, few_columns = (by_length(side)[:N_ERROR] for side in (rows, columns or rows))
-        some = take(rows, few), take(columns or rows, few_columns)
-        exact = kernel(
-            model, *some, V=V, features=compute, head=head, parameters=problem.wanted.names, dtype=torch.float64
-        )
+        some = _chosen(rows, few), _chosen(columns or rows, few_columns)
+        wanted = list(problem.wanted) if problem.named else parameters
+        exact = kernel(model, *some, V=V, features=compute, head=head, parameters=wanted, dtype=torch.float64)
         spec["error"] = ((done.F[few][:, :, few_columns] - exact.F).norm() / exact.F.norm()).item()
     if folder and _rank()[0] == 0:
         done.save(folder / "kernel.safetensors")
@@ -129,6 +134,22 @@ def _labels(names: Iterable[str], groups: Callable[[str], str]) -> dict[str, str
                 f"groups: expected labels that are text, not empty and not 'gram', got {labels[name]!r} for {name!r}."
             )
     return labels
+
+
+def _chosen(inputs: Inputs, index: Tensor) -> dict[str, Tensor]:
+    return {name: t[index] for name, t in inputs.items()}
+
+
+def _say_if_slow(problem: Problem, seconds: float) -> None:
+    """One line where the model's ways cost more than a tenth of the time."""
+    if not problem.alone or problem.seconds < seconds / 10 or seconds < SLOW:
+        return
+    why = sorted(set(problem.autograd.values()))
+    how = f"; {len(problem.autograd)} parameters were left to autograd ({'; '.join(why[:3])})" if why else ""
+    tqdm.write(
+        f"kernel: examples passed through the model one at a time, {100 * problem.seconds / seconds:.0f} % of "
+        f"{seconds:.0f} s{how}."
+    )
 
 
 def _rank() -> tuple[int, int]:
@@ -156,15 +177,18 @@ class _Side:
     inputs: Inputs
     plan: Sizes
     held: dict[int, list[Batch]] = field(default_factory=dict)
+    checked: set[int] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.blocks = by_length(self.inputs).split(self.plan.block)
 
     def factors(self, index: int) -> list[Batch]:
-        """Factors of a block, computed if they are not held."""
+        """Factors of a block, computed if they are not held, and the first time compared with autograd's."""
         if index not in self.held:
+            problem, check = self.problem, index not in self.checked
             parts = self.blocks[index].split(self.plan.batch)
-            self.held[index] = [self.problem.factors(take(self.inputs, part)) for part in parts]
+            self.held[index] = [problem.factors(problem.take(self.inputs, part), check=check) for part in parts]
+            self.checked.add(index)
         return self.held[index]
 
     def release(self, keep: set[int]) -> None:
@@ -198,7 +222,8 @@ def _blocks(
                 bar.update(len(labels))
             else:
                 x, y = _factors_of_pair(left, i, right, j)
-                part = _pair(problem, x, y, labels, Product(precision), workspace, bar)
+                with _tf32(precision == "tf32"):
+                    part = _pair(problem, x, y, labels, Product(precision), workspace, bar)
                 if path is not None:
                     write_tensors(path, part, {})
             for label, value in part.items():
@@ -263,14 +288,22 @@ def _pair(
     phi_other = phi if y is None else torch.cat([b.phi for b in y]).double()
     n, m, C = len(phi), len(phi_other), len(problem.V)
     part = {label: torch.zeros(n * C, m * C, dtype=torch.float64, device=problem.device) for label in labels.values()}
+    batches = [*x, *(y or ())]
     for name, label in labels.items():
-        if name in x[0].gradients:
-            left = [b.gradients[name] for b in x]
-            right = None if y is None else [b.gradients[name] for b in y]
-            part[label] += left[0].gram(left, right, product, workspace)
+        found = [b.gradients.get(name) for b in batches]
+        same = alike(found, [len(b.phi) for b in batches], problem.wanted[name].shape)
+        if _any(found[: len(x)]) and (y is None or _any(found[len(x) :])):
+            K = same[0].gram(same[: len(x)], None if y is None else same[len(x) :], product, workspace)
+            if not K.isfinite().all():
+                raise KernelError(f"The gradient with respect to {name!r} is not finite for some example, though φ is.")
+            part[label] += K
         bar.update()
     part["gram"] = phi @ phi_other.T + float(problem.bias)
     return {label: value.cpu() for label, value in part.items()}
+
+
+def _any(found: list[Gradient | None]) -> bool:
+    return any(x is not None for x in found)
 
 
 def _assemble(parts: dict[str, Tensor], C: int, spec: dict[str, Any], *, grouped: bool, dtype: torch.dtype) -> Kernel:

@@ -1,26 +1,31 @@
-"""One forward pass with hooks and C backward passes: the factors of every per-example gradient of a batch.
+"""One forward pass on record and C backward passes: the factors of every per-example gradient of a batch.
 
 The cotangents of the backward passes are the rows of V, so f_c = ⟨V_c, φ⟩ is differentiated for the whole batch at
-once: no Jacobian of φ is formed, and no gradient of a weight. Only inputs and output gradients of layers are kept.
+once: no Jacobian of φ is formed, and no gradient of a weight. Only inputs and output gradients of operations are kept.
+What they give is then compared with a gradient that autograd forms itself, so that no kernel is wrong in silence.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from lpft_utils.common.errors import KernelError
-from lpft_utils.ntk.gradients import Gradient, merge
-from lpft_utils.ntk.rules import rules
+from lpft_utils.ntk.gradients import Dense, Gradient, merge
+from lpft_utils.ntk.rules import Broadcast
+from lpft_utils.ntk.tape import Entry, Tape
 
 Inputs = Mapping[str, Tensor]
 Features = Callable[[nn.Module, Inputs], Tensor]
+
+# Weights of examples and classes in the comparison with autograd: powers of two, which backward passes scale exactly.
+WEIGHTS = (1.0, -2.0, 0.5, -1.0, 2.0, -0.5)
+# Rounding of a sum, relative to its terms, by the lowest precision in which a model computes.
+TOLERANCE = {torch.float64: 1e-10, torch.float32: 3e-5, torch.float16: 3e-2, torch.bfloat16: 3e-2}
 
 
 def model_features(model: nn.Module, inputs: Inputs) -> Tensor:
@@ -40,13 +45,15 @@ class Batch:
     Attributes:
         phi: Features, shape (B, H).
         gradients: By parameter name; a parameter that φ does not depend on is absent.
+        reached: Parameters that φ depends on as autograd sees it; empty where it was not asked.
     """
 
     phi: Tensor
     gradients: dict[str, Gradient]
+    reached: set[str]
 
     def nbytes(self) -> int:
-        """Bytes held, counting shared layer inputs once."""
+        """Bytes held, counting shared inputs once."""
         tensors = {}
         for gradient in self.gradients.values():
             for t in vars(gradient).values():
@@ -55,220 +62,215 @@ class Batch:
         return sum(tensors.values())
 
 
-@dataclass
-class _Call:
-    module: nn.Module
-    input: Tensor
-    output: GradientEdge  # where the derivative with respect to the output arrives: the output itself need not be kept
-
-
-@dataclass
-class Plan:
-    """Which parameters are wanted, and in which modules they live.
+class NoRule(Exception):
+    """Parameters whose gradients the rules do not give.
 
     Attributes:
-        names: Wanted parameters; of a tied parameter the name that `named_parameters` gives.
-        homes: For every module with wanted parameters: local name → name in `names`.
-        shapes: Shape by name.
+        why: Reason by parameter.
     """
 
-    names: tuple[str, ...]
-    homes: dict[nn.Module, dict[str, str]] = field(repr=False)
-    shapes: dict[str, torch.Size] = field(repr=False)
-
-
-def plan(model: nn.Module, wanted: Mapping[str, nn.Parameter]) -> Plan:
-    """Find the modules of the wanted parameters.
-
-    Args:
-        model: The model.
-        wanted: Parameters by name.
-
-    Returns:
-        The plan.
-    """
-    names = {id(parameter): name for name, parameter in wanted.items()}
-    homes: dict[nn.Module, dict[str, str]] = {}
-    for module in model.modules():
-        if isinstance(module, nn.ParameterDict):  # has no forward of its own: its owner uses it
-            continue
-        own = dict(module.named_parameters(recurse=False))
-        for prefix, child in module.named_children():
-            if isinstance(child, nn.ParameterDict):
-                own |= {f"{prefix}.{k}": p for k, p in child.named_parameters(recurse=False)}
-        local = {k: names[id(p)] for k, p in own.items() if id(p) in names}
-        if local:
-            homes[module] = local
-    return Plan(tuple(wanted), homes, {name: p.shape for name, p in wanted.items()})
+    def __init__(self, why: Mapping[str, str]) -> None:
+        super().__init__(", ".join(why))
+        self.why = dict(why)
 
 
 @contextlib.contextmanager
-def frozen(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode, no parameter requiring gradients; restored afterwards."""
-    required = [p.requires_grad for p in model.parameters()]
+def frozen(model: nn.Module, wanted: Mapping[str, nn.Parameter]) -> Iterator[None]:
+    """Evaluation mode, only the wanted parameters requiring gradients; restored afterwards."""
+    required = [(p, p.requires_grad) for p in model.parameters()]
     training = {module: module.training for module in model.modules()}
     model.eval()
     model.requires_grad_(False)
+    for parameter in wanted.values():
+        parameter.requires_grad_(True)
     try:
         yield
     finally:
-        for parameter, flag in zip(model.parameters(), required, strict=True):
+        for parameter, flag in required:
             parameter.requires_grad_(flag)
         for module, flag in training.items():
             module.training = flag
 
 
-class SharedInput(Exception):
-    """A layer computes something once for the whole batch, so only a batch of one example tells gradients apart."""
-
-
-def factors(model: nn.Module, features: Features, inputs: Inputs, V: Tensor, wanted: Plan) -> Batch:
+def factors(
+    phi_of: Callable[[Inputs], Tensor],
+    inputs: Inputs,
+    V: Tensor,
+    wanted: Mapping[str, nn.Parameter],
+    *,
+    autograd: Sequence[str] = (),
+    check: bool = False,
+) -> Batch:
     """φ and the factors of all per-example gradients of V φ with respect to the wanted parameters.
 
     Args:
-        model: The model, `frozen`.
-        features: Computes φ (B, H) from the model and its inputs.
+        phi_of: Computes φ (B, H), finite.
         inputs: Tensors with first dimension B.
         V: Cotangents, shape (C, H).
-        wanted: Parameters.
+        wanted: Parameters by name, the only ones that require gradients.
+        autograd: Names of those that autograd differentiates, possible for a single example only.
+        check: Whether they are compared with autograd's.
 
     Returns:
         The batch.
 
     Raises:
-        KernelError: If a layer's input is not laid out by example, or φ is not finite.
-        SharedInput: If a layer's input is shared by all examples.
+        KernelError: If a gradient of a single example is not finite.
+        NoRule: If gradients of some parameters cannot be told apart by example, or differ from autograd's.
     """
     B = len(next(iter(inputs.values())))
-    calls: list[_Call] = []
-    label = {module: next(iter(local.values())) for module, local in wanted.homes.items()}
-
-    def record(module: nn.Module, given: tuple[Any, ...], output: Tensor) -> Tensor:
-        if not given or not isinstance(given[0], Tensor) or not isinstance(output, Tensor):
-            return output  # no rule for it: `verify` names its parameters
-        a = given[0]
-        if len(a) != B and len(a) == 1:  # made once and broadcast over the batch
-            if not isinstance(module, nn.Embedding):  # as for the relative positions of DeBERTa
-                raise SharedInput
-            a, output = a.expand(B, *a.shape[1:]), output.expand(B, *output.shape[1:])
-        if len(a) != B:
-            raise KernelError(
-                f"The layer of {label[module]!r} got an input of shape {tuple(a.shape)} for a batch of {B} examples. "
-                f"Expected "
-                "the examples as its first dimension: per-example gradients cannot be told apart otherwise. Leave its "
-                "parameters out (`parameters=`), or rewrite the layer."
-            )
-        if not output.requires_grad:  # the first layer on the way; a leaf must not be changed in place, its copy may
-            output = output.detach().requires_grad_().clone()
-        calls.append(_Call(module, a.detach(), get_gradient_edge(output)))
-        return output
-
-    hooks = [module.register_forward_hook(record) for module in wanted.homes]
-    try:
-        with torch.enable_grad():
-            phi = features(model, inputs)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    if not isinstance(phi, Tensor) or phi.ndim != 2 or len(phi) != B:
-        got = tuple(phi.shape) if isinstance(phi, Tensor) else type(phi).__name__
-        raise KernelError(f"features: expected φ of shape ({B}, H) for a batch of {B}, got {got}.")
-    if phi.shape[1] != V.shape[1]:
-        raise KernelError(
-            f"V: expected shape (C, {phi.shape[1]}), since φ has {phi.shape[1]} numbers for each example, got "
-            f"{tuple(V.shape)}. Without `V=` it is the weight of the layer that `head=` names."
-        )
-    if not phi.isfinite().all():
-        raise KernelError("features: φ has entries that are not finite. Check the inputs and the model's weights.")
-    uses = _differentiate(phi, calls, V)
-    gradients: dict[str, list[Gradient]] = {}
-    for call, g in uses:
-        known = rules(call.module)
-        a = call.input if isinstance(call.module, nn.Embedding) else _by_token(call.input)
-        for local, name in wanted.homes[call.module].items():
-            if local in known:
-                gradients.setdefault(name, []).append(known[local](call.module, a, g))
-    merged = {name: merge(found, wanted.shapes[name]).active() for name, found in gradients.items()}
-    return Batch(phi.detach(), merged)
+    tape = Tape(wanted, B)
+    with torch.enable_grad(), tape:
+        phi = phi_of(inputs)
+    others = {name: f"used in {what}" for name, what in tape.unknown.items() if name not in autograd}
+    if others:
+        raise NoRule(others)
+    entries = [entry for entry in tape.entries if entry.name not in autograd]
+    if not phi.requires_grad:
+        return Batch(phi.detach(), {}, set())
+    w = _weights(len(V)).to(V) if check else None
+    gradients, outputs = _differentiate(phi, entries, V, wanted, autograd, w)
+    if w is None:
+        return Batch(phi.detach(), gradients, set())
+    checked = {name: p for name, p in wanted.items() if name not in autograd}
+    if not checked:
+        return Batch(phi.detach(), gradients, set(gradients))
+    reached = _certify(phi, entries, outputs, w @ V, checked, TOLERANCE[tape.dtype])
+    return Batch(phi.detach(), gradients, reached | (gradients.keys() & set(autograd)))
 
 
-def _differentiate(phi: Tensor, calls: Sequence[_Call], V: Tensor) -> list[tuple[_Call, Tensor]]:
-    """One backward pass for each row of V; output gradients of the calls that φ depends on, shape (B, T, C, p)."""
-    if not calls or not phi.requires_grad:
-        return []
-    passes: list[list[Tensor | None]] = []
-    outputs = [call.output for call in calls]
-    for c, row in enumerate(V):
-        cotangent = row.to(phi.dtype).expand_as(phi)
-        more = c + 1 < len(V)
-        passes.append(list(torch.autograd.grad(phi, outputs, cotangent, retain_graph=more, allow_unused=True)))
-    found = []
-    for i, call in enumerate(calls):
-        g = [_by_token(x) for x in (p[i] for p in passes) if x is not None]
-        for p in passes:
-            p[i] = None  # copied below; held twice, all layers together would double the peak
-        if g:
-            found.append((call, torch.stack(g, 2)))
-    return found
+def close(x: Tensor, y: Tensor, dtype: torch.dtype) -> bool:
+    """Whether they differ by no more than rounding in this type."""
+    return bool((x - y).norm() <= 10 * TOLERANCE[dtype] * y.norm())
 
 
-def _by_token(x: Tensor) -> Tensor:
-    """(B, …, p) → (B, T, p)."""
-    return x[:, None] if x.ndim == 2 else x.flatten(1, -2)
+def _weights(n: int) -> Tensor:
+    """A weight for each of n examples or classes, in an order that repeats nothing of a batch's own."""
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(n))
+    return torch.tensor(WEIGHTS)[order % len(WEIGHTS)]
 
 
-def verify(model: nn.Module, features: Features, inputs: Inputs, V: Tensor, wanted: Plan) -> None:
-    """Compare the gradients of one example with autograd's, so that no parameter is wrong or left out in silence.
+def _differentiate(
+    phi: Tensor,
+    entries: Sequence[Entry],
+    V: Tensor,
+    wanted: Mapping[str, Tensor],
+    autograd: Sequence[str],
+    w: Tensor | None,
+) -> tuple[dict[str, Gradient], list[Tensor | None]]:
+    """One backward pass for each row of V.
+
+    Returns:
+        Gradients by parameter, and with weights w (C,) for each entry Σ_c w_c g_c, as it came.
+    """
+    ends = [*(entry.output for entry in entries), *(wanted[name] for name in autograd)]
+    parts: list[list[Tensor]] = [[] for _ in ends]
+    weighted: list[Tensor | None] = [None] * len(entries)
+    for c, row in enumerate(V if ends else V[:0]):
+        found = torch.autograd.grad(phi, ends, row.to(phi.dtype).expand_as(phi), retain_graph=True, allow_unused=True)
+        for i, g in enumerate(found):
+            if g is None:
+                continue
+            parts[i].append(entries[i].use.part(g) if i < len(entries) else g[None])
+            if w is not None and i < len(entries):
+                before = weighted[i]
+                weighted[i] = w[c] * g if before is None else before.add_(g, alpha=w[c].item())
+    uses: dict[str, list[Gradient]] = {}
+    for entry, part in zip(entries, parts, strict=False):
+        if part:
+            gradient = _of_parameter(entry, entry.use.gradient(part), wanted[entry.name])
+            uses.setdefault(entry.name, []).append(gradient.to(V.dtype))
+    for name, part in zip(autograd, parts[len(entries) :], strict=True):
+        if part:
+            uses[name] = [Dense(torch.stack(part, 1).reshape(1, len(V), -1).to(V.dtype))]
+    return {name: merge(found, wanted[name].shape).active() for name, found in uses.items()}, weighted
+
+
+def _of_parameter(entry: Entry, gradient: Gradient, parameter: Tensor) -> Gradient:
+    """From the tensor that meets the data back to the parameter of which it is made."""
+    u = entry.use.source
+    if u is parameter or not isinstance(gradient, Dense):
+        return gradient
+    B, C, _ = gradient.rows.shape
+    G = gradient.rows.reshape(B * C, *u.shape).to(u.dtype)
+    (back,) = torch.autograd.grad(u, parameter, G, retain_graph=True, is_grads_batched=True)
+    return Dense(back.reshape(B, C, -1))
+
+
+def _certify(
+    phi: Tensor,
+    entries: Sequence[Entry],
+    outputs: Sequence[Tensor | None],
+    cotangent: Tensor,
+    wanted: Mapping[str, Tensor],
+    tolerance: float,
+) -> set[str]:
+    """Compare Σ_b r_b Σ_c w_c ∂f_bc/∂θ with autograd's gradient of Σ_b r_b Σ_c w_c f_bc, parameter by parameter.
+
+    The weights r differ between examples, so that a gradient given to the wrong example shows.
 
     Args:
-        model: The model, `frozen`.
-        features: Computes φ.
-        inputs: Tensors with first dimension 1.
-        V: Cotangents, shape (C, H).
+        phi: Features (B, H), with their graph.
+        entries: Uses of the parameters.
+        outputs: For each, the derivative of Σ_c w_c f_c with respect to its output, None if there is none.
+        cotangent: Σ_c w_c V_c, shape (H,).
         wanted: Parameters.
+        tolerance: Relative to the terms of the sum.
+
+    Returns:
+        Names of the parameters that φ depends on.
 
     Raises:
-        KernelError: Naming the parameters that φ depends on and that the engine does not handle.
+        KernelError: If the gradient of a single example is not finite.
+        NoRule: If there is a difference beyond rounding.
     """
-    mine = factors(model, features, inputs, V, wanted).gradients
-    by_name = dict(model.named_parameters(remove_duplicate=True))
-    parameters = [by_name[name].requires_grad_() for name in wanted.names]
-    # Any one combination of classes shows an error in any class, but for a set of measure zero.
-    weights = torch.linspace(1.0, 2.0, len(V), dtype=V.dtype, device=V.device)
-    try:
-        with torch.enable_grad():
-            phi = features(model, inputs)
-            output = (phi * (weights @ V).to(phi.dtype)).sum()
-        # A φ that needs no gradient at all depends on none of them.
-        true = (
-            torch.autograd.grad(output, parameters, allow_unused=True)
-            if output.requires_grad
-            else [None] * len(parameters)
-        )
-    finally:
-        for parameter in parameters:
-            parameter.requires_grad_(False)
-    tolerance = 1e-3  # some layers compute in float32 whatever the model's type, and a wrong rule is wrong by much more
-    largest = max((g.norm().item() for g in true if g is not None), default=0.0)
-    bad = []
-    for name, gradient in zip(wanted.names, true, strict=True):
-        if gradient is None:
+    B = len(phi)
+    r = _weights(B).to(phi)
+    whole = r[:, None] * cotangent.to(phi.dtype)
+    truth = torch.autograd.grad(phi, list(wanted.values()), whole, retain_graph=True, allow_unused=True)
+    wrong: dict[str, str] = {}
+    reached = set()
+    for (name, parameter), true in zip(wanted.items(), truth, strict=True):
+        uses = [(e, g) for e, g in zip(entries, outputs, strict=True) if e.name == name and g is not None]
+        if true is None and not uses:
             continue
-        size = gradient.norm().item()
-        if name not in mine:
-            bad.append(name)
-            continue
-        got = torch.tensordot(weights.to(gradient.dtype), mine[name].as_parameter(gradient.shape)[0], 1)
-        # Rounding is relative to the gradients of the whole model: a key's bias has a gradient of exactly zero.
-        if not (got - gradient).norm().item() <= tolerance * size + 1e-5 * largest:
-            bad.append(name)
-    if bad:
-        kinds = sorted({type(m).__name__ for m, local in wanted.homes.items() if set(local.values()) & set(bad)})
-        shown = ", ".join(bad[:5]) + (", …" if len(bad) > 5 else "")
-        raise KernelError(
-            f"The engine has no exact rule for {len(bad)} of the {len(wanted.names)} parameters asked for: {shown} "
-            f"(in modules {', '.join(kinds)}). It handles weights and biases of Linear, Conv1D, Embedding, LayerNorm "
-            "and RMSNorm, and IA³'s vectors, that are used through their module's forward and whose output no in-place "
-            "operation changes. "
-            "Ask for others with `parameters=`, for example parameters=lambda name: name not in (…)."
-        )
+        reached.add(name)
+        if true is None or not _agrees(uses, true, parameter, r, tolerance):
+            wrong[name] = "with a gradient that differs from autograd's"
+        if B == 1 and true is not None and not true.isfinite().all():
+            raise KernelError(_not_finite(name, entries, outputs))
+    if wrong:
+        raise NoRule(wrong)
+    return reached
+
+
+def _not_finite(name: str, entries: Sequence[Entry], outputs: Sequence[Tensor | None]) -> str:
+    """Where a gradient stops being finite on its way back."""
+    bad = [e.name for e, g in zip(entries, outputs, strict=True) if g is not None and not g.isfinite().all()]
+    return (
+        f"The gradient of an example with respect to {name!r} is not finite, though φ is. The last layer in the "
+        f"forward pass whose output gradient is not: {(bad or [name])[-1]!r}. A softmax over masked tokens only does "
+        "that; other attention (attn_implementation) or float32 may not."
+    )
+
+
+def _agrees(uses: Sequence[tuple[Entry, Tensor]], true: Tensor, parameter: Tensor, r: Tensor, tolerance: float) -> bool:
+    """Whether the uses of a parameter add up to its gradient, a matrix seen through one random vector."""
+    v, scale = None, 1.0
+    if true.ndim > 1:
+        generator = torch.Generator().manual_seed(true.numel())
+        v = torch.randn(true[0].numel(), generator=generator, dtype=torch.float64).to(true)
+        true, scale = true.flatten(1) @ v, v.norm().item() / len(v) ** 0.5
+    total, squares = torch.zeros_like(true), 0.0
+    for entry, g in uses:
+        value, size = entry.use.weighted(g, r.to(g.dtype), v)
+        if isinstance(entry.use, Broadcast):
+            u = entry.use.source
+            if u is not parameter:
+                (value,) = torch.autograd.grad(u, parameter, value.to(u.dtype), retain_graph=True)
+            if v is not None:
+                value = value.flatten(1).to(v.dtype) @ v
+        total += value.reshape(total.shape)
+        squares += size**2
+    terms = r.abs().max().item() * scale * squares**0.5
+    return bool((total - true).norm() <= tolerance * max(terms, true.norm().item()))

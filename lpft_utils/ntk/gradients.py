@@ -10,6 +10,7 @@ so the pair (g, a) is all that has to be kept: T (C p + q) numbers in place of C
 
 from __future__ import annotations
 
+import copy
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -30,7 +31,7 @@ class Gradient(ABC):
     """Gradients of V φ by one parameter, for B examples."""
 
     def kind(self) -> tuple[object, ...]:
-        """Gradients of one kind have a `total` and can be joined."""
+        """Gradients of one kind have a `total`, a `gram`, and can be joined."""
         return (type(self),)
 
     @abstractmethod
@@ -40,6 +41,18 @@ class Gradient(ABC):
     @abstractmethod
     def join(self, others: Sequence[Self]) -> Self:
         """One batch of these examples and others."""
+
+    @abstractmethod
+    def zeros(self, B: int) -> Self:
+        """Gradients of this kind that are zero, for B other examples."""
+
+    def to(self, dtype: torch.dtype) -> Self:
+        """In another type."""
+        made = copy.copy(self)
+        for name, t in vars(self).items():
+            if isinstance(t, Tensor) and t.is_floating_point():
+                setattr(made, name, t.to(dtype))
+        return made
 
     @abstractmethod
     def as_parameter(self, shape: torch.Size) -> Tensor:
@@ -97,6 +110,10 @@ class _ByToken(Gradient):
         T = max(part.g.shape[1] for part in parts)
         return replace(self, g=_padded([part.g for part in parts], T), a=_padded([part.a for part in parts], T))
 
+    def zeros(self, B: int) -> Self:
+        """One token each."""
+        return replace(self, g=self.g.new_zeros(B, 1, *self.g.shape[2:]), a=self.a.new_zeros(B, 1, *self.a.shape[2:]))
+
     def samples(self) -> tuple[Tensor, ...]:
         """All a, then all g."""
         return self.a.flatten(0, 1), self.g.flatten(0, 2)
@@ -135,7 +152,7 @@ class Outer(_ByToken):
     def as_parameter(self, shape: torch.Size) -> Tensor:
         """The sums of outer products, turned as the layer keeps its weight."""
         matrix = self.dense().unflatten(2, (self.g.shape[3], self.a.shape[2]))
-        return matrix.mT if self.transposed else matrix
+        return (matrix.mT if self.transposed else matrix).reshape(*matrix.shape[:2], *shape)
 
     def active(self) -> Self:
         """Without tokens whose g is zero, as far as the fullest example of the batch allows."""
@@ -217,9 +234,13 @@ class Dense(Gradient):
         """One below the other."""
         return replace(self, rows=torch.cat([self.rows, *(other.rows for other in others)]))
 
+    def zeros(self, B: int) -> Self:
+        """Rows of zeros."""
+        return replace(self, rows=self.rows.new_zeros(B, *self.rows.shape[1:]))
+
     def as_parameter(self, shape: torch.Size) -> Tensor:
         """What is kept."""
-        return self.rows.unflatten(2, shape)
+        return self.rows.reshape(*self.rows.shape[:2], *shape)
 
     @classmethod
     def gram(cls, x: Sequence[Self], y: Sequence[Self] | None, product: Product, workspace: Tensor) -> Tensor:
@@ -249,7 +270,32 @@ def merge(uses: Sequence[Gradient], shape: torch.Size) -> Gradient:
     if len({use.kind() for use in uses}) == 1:
         return uses[0].total(uses[1:]) if len(uses) > 1 else uses[0]
     # An embedding tied to a linear layer: rare, and the two sides differ, so the sum is formed.
-    return Dense(torch.stack([use.as_parameter(shape).flatten(2) for use in uses]).sum(0))
+    return Dense(torch.stack([_formed(use, shape).rows for use in uses]).sum(0))
+
+
+def alike(batches: Sequence[Gradient | None], sizes: Sequence[int], shape: torch.Size) -> list[Gradient]:
+    """Gradients of one parameter in several batches, in one form.
+
+    Args:
+        batches: Gradients, None where φ does not depend on the parameter.
+        sizes: Examples of each batch.
+        shape: Shape of the parameter.
+
+    Returns:
+        As many; empty if all are None.
+    """
+    found = [x for x in batches if x is not None]
+    if not found:
+        return []
+    if len({x.kind() for x in found}) > 1:  # for some examples the parameter has another use
+        found = [_formed(x, shape) for x in found]
+        batches = [None if x is None else _formed(x, shape) for x in batches]
+    return [found[0].zeros(B) if x is None else x for x, B in zip(batches, sizes, strict=True)]
+
+
+def _formed(x: Gradient, shape: torch.Size) -> Dense:
+    whole = x.as_parameter(shape)
+    return Dense(whole.reshape(*whole.shape[:2], -1))
 
 
 @dataclass(frozen=True)

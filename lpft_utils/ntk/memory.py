@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import psutil
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lpft_utils.common.errors import KernelError
-from lpft_utils.ntk.factors import Features, Inputs, Plan, factors
+from lpft_utils.ntk.factors import Inputs
+from lpft_utils.ntk.problem import Problem, by_length, count
 
 # Share of the bound that is planned for; the rest is for what is not counted: fragments, buffers of the libraries.
 PLANNED = 0.7
@@ -57,20 +59,18 @@ def available(device: torch.device) -> int:
     return free // 2
 
 
-def cost(model: nn.Module, features: Features, inputs: Inputs, V: Tensor, wanted: Plan) -> Cost:
-    """Measure one example.
+def cost(problem: Problem, side: Inputs) -> Cost:
+    """Measure the longest example of the rows or the columns.
 
     Args:
-        model: The model, `frozen`.
-        features: Computes φ.
-        inputs: The longest example, first dimension 1.
-        V: Cotangents, shape (C, H).
-        wanted: Parameters.
+        problem: The model and what is wanted of it.
+        side: Inputs.
 
     Returns:
         Its cost.
     """
-    own = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    one = problem.take(side, by_length(side)[-1:])
+    own = {p.untyped_storage().data_ptr() for p in problem.model.parameters()}
     saved: dict[int, int] = {}
 
     def count(t: Tensor) -> Tensor:
@@ -80,22 +80,18 @@ def cost(model: nn.Module, features: Features, inputs: Inputs, V: Tensor, wanted
         return t
 
     with torch.autograd.graph.saved_tensors_hooks(count, lambda t: t):
-        batch = factors(model, features, inputs, V, wanted)
-    tokens = next((t.shape[1] for t in inputs.values() if t.ndim > 1), 1)
+        batch = problem.factors(one)
+    tokens = next((t.shape[1] for t in one.values() if t.ndim > 1), 1)
     return Cost(batch.nbytes(), sum(saved.values()), tokens)
 
 
-def sizes(
-    one: Cost, rows: int, columns: int | None, result: int, device: torch.device, memory: int | None, block: int | None
-) -> Sizes:
+def sizes(problem: Problem, sides: Sequence[Inputs], result: int, memory: int | None, block: int | None) -> Sizes:
     """Plan blocks under a bound.
 
     Args:
-        one: Cost of the longest example.
-        rows: N.
-        columns: M, or None for a symmetric kernel.
+        problem: The model and what is wanted of it.
+        sides: The rows, and the columns if they are others.
         result: Bytes of the result.
-        device: Where it is computed.
         memory: Bound in bytes, beyond the model and the inputs; None means half of what is free.
         block: Block size asked for; None means the largest that fits.
 
@@ -105,23 +101,26 @@ def sizes(
     Raises:
         KernelError: If not even blocks of one example fit.
     """
+    device, costs = problem.device, [cost(problem, side) for side in sides]
     bound = available(device) if memory is None else memory
-    budget = int(PLANNED * bound) - result
+    checked = sum(p.numel() * p.element_size() for p in problem.wanted.values())  # autograd's gradient, to compare with
+    budget = int(PLANNED * bound) - result - checked
     chunk = max(1, min(CHUNK.get(device.type, CHUNK["cuda"]), budget // 4))
-    per_pass = one.graph + 2 * one.factors
-    batch = max(1, min(TOKENS.get(device.type, TOKENS["cuda"]) // one.tokens, budget // 4 // max(per_pass, 1)))
+    per_pass = max(one.graph + 2 * one.factors for one in costs)
+    tokens = TOKENS.get(device.type, TOKENS["cuda"]) // max(one.tokens for one in costs)
+    batch = max(1, min(tokens, budget // 4 // max(per_pass, 1)))
     left = budget - chunk - batch * per_pass
-    total = rows + (columns or 0)
-    largest = max(rows, columns or 0)
-    if left < 2 * one.factors and total * one.factors > left:
-        need = int((result + 4 * per_pass + 2 * one.factors) / PLANNED) + 1
+    all_factors = sum(count(side) * one.factors for side, one in zip(sides, costs, strict=True))
+    two = sum(one.factors for one in costs) * (3 - len(costs))  # one example of the rows and one of the columns
+    if left < two and all_factors > left:
+        need = int((result + checked + 4 * per_pass + two) / PLANNED) + 1
         raise KernelError(
             f"memory: expected at least {need / 2**20:.0f} MiB for blocks of one example, got {bound / 2**20:.0f} "
-            f"MiB. Give "
-            "more, fewer or shorter examples, or fewer parameters."
+            "MiB. Give more, fewer or shorter examples, or fewer parameters."
         )
-    hold_all = total * one.factors <= left
-    fitting = largest if hold_all else max(1, left // (2 * max(one.factors, 1)))
+    largest = max(count(side) for side in sides)
+    hold_all = all_factors <= left
+    fitting = largest if hold_all else max(1, left // max(two, 1))
     if block is not None and block > fitting:
         raise KernelError(f"block_size: {fitting} examples fit into {bound / 2**20:.0f} MiB, got {block}.")
     chosen = min(largest, block or fitting)

@@ -1,56 +1,233 @@
-"""A model made ready for the engine: frozen, its head found, the parameters chosen."""
+"""A model made ready for the engine: its head found, the parameters chosen, its ways with batches and padding known."""
 
 from __future__ import annotations
 
 import copy
 import functools
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lpft_utils.common.errors import KernelError
-from lpft_utils.ntk.factors import Batch, Features, Inputs, Plan, SharedInput, factors, frozen, model_features, plan
+from lpft_utils.ntk.factors import (
+    Batch,
+    Features,
+    Inputs,
+    NoRule,
+    close,
+    factors,
+    frozen,
+    model_features,
+)
+from lpft_utils.ntk.gradients import alike
+from lpft_utils.ntk.tape import Tape
+
+TOKENS = {"input_ids", "attention_mask", "token_type_ids", "position_ids"}  # inputs (N, T) that may be cut at padding
+N_CHECK = 3  # examples on which a model is examined before anything is computed
+TOKENS_CHECK = 1024  # that these have together at most
+FIRST = torch.tensor([0])
+UNSUPPORTED = ("autograd", "error")
 
 
-@dataclass(frozen=True)
+@dataclass
 class Problem:
     """A model, ready for the engine.
 
     Attributes:
-        model: Evaluation mode, nothing requiring gradients.
+        model: Evaluation mode, nothing but the wanted parameters requiring gradients.
         features: Computes φ.
         V: Cotangents, shape (C, H).
         bias: Whether the head has a bias.
-        wanted: Parameters.
+        wanted: Parameters by name; of a tied parameter the name that `named_parameters` gives.
+        named: Whether they were asked for one by one.
         device: Where the model is.
+        unsupported: What becomes of parameters without a rule: "autograd" or "error".
+        trim: Whether padding at the end may be cut off, because φ does not depend on it.
+        alone: Whether examples pass through the model one at a time.
+        autograd: Parameters that autograd differentiates, one example at a time.
+        reached: Parameters that φ depends on, as far as seen.
+        seconds: Time spent on examples that passed alone.
     """
 
     model: nn.Module
     features: Features
     V: Tensor
     bias: bool
-    wanted: Plan
+    wanted: dict[str, nn.Parameter]
+    named: bool
     device: torch.device
+    unsupported: str = "autograd"
+    trim: bool = True
+    alone: bool = False
+    autograd: dict[str, str] = field(default_factory=dict)
+    reached: set[str] = field(default_factory=set)
+    seconds: float = 0.0
 
-    def factors(self, inputs: Inputs) -> Batch:
-        """Factors of a batch."""
+    @property
+    def shapes(self) -> dict[str, torch.Size]:
+        """Shapes of the wanted parameters."""
+        return {name: p.shape for name, p in self.wanted.items()}
+
+    def phi(self, inputs: Inputs) -> Tensor:
+        """Features of a batch, shape (B, H), finite."""
+        phi, B, H = self.features(self.model, inputs), count(inputs), self.V.shape[1]
+        if not isinstance(phi, Tensor) or phi.ndim != 2 or len(phi) != B:
+            got = tuple(phi.shape) if isinstance(phi, Tensor) else type(phi).__name__
+            raise KernelError(f"features: expected φ of shape ({B}, H) for a batch of {B}, got {got}.")
+        if phi.shape[1] != H:
+            raise KernelError(
+                f"V: expected shape (C, {phi.shape[1]}), since φ has {phi.shape[1]} numbers for each example, got "
+                f"{tuple(self.V.shape)}. Without `V=` it is the weight of the layer that `head=` names."
+            )
+        if not phi.isfinite().all():
+            raise KernelError(
+                f"features: φ has entries that are not finite{_first_not_finite(self.model, self.features, inputs)}. "
+                "Check the inputs and the model's weights."
+            )
+        return phi
+
+    def factors(self, inputs: Inputs, check: bool = False) -> Batch:
+        """Factors of a batch.
+
+        Args:
+            inputs: Tensors by name, first dimension B.
+            check: Whether they are compared with autograd's.
+
+        Returns:
+            The batch.
+
+        Raises:
+            KernelError: If a gradient is not finite, or a parameter has no rule and this is an error here.
+        """
         moved = self.moved(inputs)
+        if not self.alone:
+            try:
+                batch = factors(self.phi, moved, self.V, self.wanted, check=check)
+                self.reached |= batch.reached
+                return batch
+            except NoRule:
+                self.alone = True
+        start = time.perf_counter()
+        found = [self._alone(self.take(moved, torch.tensor([n])), check) for n in range(count(moved))]
+        joined = {}
+        for name in self.wanted:
+            same = alike([b.gradients.get(name) for b in found], [1] * len(found), self.wanted[name].shape)
+            if same:
+                joined[name] = same[0].join(same[1:])
+        self.seconds += time.perf_counter() - start
+        return Batch(torch.cat([b.phi for b in found]), joined, set())
+
+    def _alone(self, one: Inputs, check: bool) -> Batch:
+        """Factors of one example; what no rule handles is left to autograd."""
+        while True:
+            try:
+                batch = factors(self.phi, one, self.V, self.wanted, autograd=list(self.autograd), check=check)
+                self.reached |= batch.reached
+                return batch
+            except NoRule as none:
+                if not none.why.keys() - self.autograd.keys():
+                    raise KernelError(f"No gradient for {none}.") from none
+                self.autograd |= none.why
+                if self.unsupported == "error":
+                    raise KernelError(self._refusal()) from none
+
+    def _refusal(self) -> str:
+        homes = {id(p): type(m).__name__ for m in self.model.modules() for p in m.parameters(recurse=False)}
+        groups: dict[str, list[str]] = {}
+        for name, why in self.autograd.items():
+            groups.setdefault(f"{homes.get(id(self.wanted[name]), 'model')}, {why}", []).append(name)
+        listed = "; ".join(f"{', '.join(names)} ({kind})" for kind, names in groups.items())
+        return (
+            f"unsupported: the engine has no rule for {len(self.autograd)} of the {len(self.wanted)} parameters asked "
+            f'for: {listed}. Pass unsupported="autograd", which differentiates them one example at a time, or ask for '
+            "others with `parameters=`."
+        )
+
+    def examine(self, *sides: Inputs) -> None:
+        """Find out, on a few examples of several lengths, how the model treats batches and padding.
+
+        Args:
+            *sides: Inputs of the rows, and of the columns if they are others.
+
+        Raises:
+            KernelError: As `factors`, or if φ depends on none of the parameters.
+        """
+        for inputs in sides:
+            order = by_length(inputs)
+            width = max(t.shape[1] if t.ndim > 1 else 1 for t in inputs.values())
+            n = min(len(order), max(2, min(N_CHECK, TOKENS_CHECK // width)))
+            few = order[torch.linspace(0, len(order) - 1, n).long()]
+            whole = self.moved({k: t[few] for k, t in inputs.items()})
+            singles = [{k: t[n : n + 1] for k, t in whole.items()} for n in range(len(few))]
+            self.trim = self.trim and whole.keys() <= TOKENS
+            with torch.no_grad(), Tape({}, len(few)) as tape:
+                together = self.phi(whole)
+                one = torch.cat([self.phi(x) for x in singles])
+                cut = self._trimmed(singles) if self.trim else one
+            self.alone = self.alone or not close(one, together, tape.dtype)
+            self.trim = cut is not None and self.trim and close(cut, one, tape.dtype)
+            self.factors(self.take(whole, torch.arange(len(few))), check=True)
+        if self.wanted and not self.reached:
+            raise KernelError(
+                f"parameters: φ depends on none of the {len(self.wanted)} parameters asked for ({_some(self.wanted)}). "
+                "An adapter that sits around the model, such as prompt tuning, is reached only by a `features=` that "
+                "goes through it."
+            )
+
+    def _trimmed(self, singles: Iterable[Inputs]) -> Tensor | None:
+        """φ of examples without their padding, or None if the model cannot do without."""
         try:
-            return factors(self.model, self.features, moved, self.V, self.wanted)
-        except SharedInput:
-            single = [{k: t[i : i + 1] for k, t in moved.items()} for i in range(count(moved))]
-            found = [factors(self.model, self.features, one, self.V, self.wanted) for one in single]
-            first, *others = (batch.gradients for batch in found)
-            joined = {name: g.join([other[name] for other in others]) for name, g in first.items()}
-            return Batch(torch.cat([batch.phi for batch in found]), joined)
+            return torch.cat([self.phi(self.take(x, FIRST)) for x in singles])
+        except (RuntimeError, ValueError):  # such as a pooling over more tokens than there are
+            return None
+
+    def check_reached(self) -> None:
+        """Every parameter that was named has its share.
+
+        Raises:
+            KernelError: If φ depends on one of them for no example.
+        """
+        missing = [name for name in self.wanted if name not in self.reached]
+        if self.named and missing:
+            raise KernelError(f"parameters: φ depends on {_some(missing)} for none of the examples. Leave it out.")
+
+    def take(self, inputs: Inputs, index: Tensor) -> dict[str, Tensor]:
+        """Some examples, without the columns in which all of them are padding at the end, where φ allows it."""
+        return take(inputs, index) if self.trim else {k: t[index] for k, t in inputs.items()}
 
     def moved(self, inputs: Inputs) -> dict[str, Tensor]:
         """Inputs on the model's device; numbers, other than token ids, in the model's type."""
         return {k: t.to(self.device, self.V.dtype if t.is_floating_point() else t.dtype) for k, t in inputs.items()}
+
+
+def _first_not_finite(model: nn.Module, features: Features, inputs: Inputs) -> str:
+    """Where numbers that are not finite come up first, or nothing if no module returns any."""
+    names = {module: name for name, module in model.named_modules()}
+    found: list[str] = []
+
+    def look(module: nn.Module, _: object, output: object) -> None:
+        outputs = output if isinstance(output, (tuple, list)) else [output]
+        if any(isinstance(x, Tensor) and x.is_floating_point() and not x.isfinite().all() for x in outputs):
+            found.append(f"; the first come out of {names[module]!r} ({type(module).__name__})")
+
+    hooks = [module.register_forward_hook(look) for module in names]
+    try:
+        with torch.no_grad():
+            features(model, inputs)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found[0] if found else ""
+
+
+def _some(names: Iterable[str]) -> str:
+    listed = list(names)
+    return ", ".join(listed[:3]) + (f" and {len(listed) - 3} more" if len(listed) > 3 else "")
 
 
 @contextmanager
@@ -61,6 +238,7 @@ def prepared(
     head: str,
     parameters: Callable[[str], bool] | Iterable[str] | None,
     dtype: torch.dtype | None,
+    unsupported: str = "autograd",
 ) -> Iterator[Problem]:
     """Freeze a model for the engine and restore it afterwards.
 
@@ -71,18 +249,19 @@ def prepared(
         head: Name of the linear head.
         parameters: Wanted parameters, as in `kernel`.
         dtype: Type to convert a copy of the model to, or None.
+        unsupported: As in `kernel`.
 
     Yields:
         The problem.
 
     Raises:
-        KernelError: If there is no such head, V does not fit it, a parameter name is unknown, or the weights are not
-            in float32 or float64.
+        KernelError: If there is no such head, it is tied or carries an adapter, V does not fit it, a parameter name is
+            unknown, or the weights are not in float32 or float64.
     """
-    linear = functools.reduce(lambda m, name: getattr(m, name, None), head.split("."), model)
-    if V is None and not isinstance(linear, nn.Linear):
-        raise KernelError(f"head: expected the name of a Linear layer of the model, got {head!r}; or pass V (C, H).")
-    own = {id(p) for p in linear.parameters()} if isinstance(linear, nn.Module) else set()
+    if unsupported not in UNSUPPORTED:
+        raise KernelError(f"unsupported: expected 'autograd' or 'error', got {unsupported!r}.")
+    linear = _head(model, head, needed=V is None)
+    own = {id(p) for p in linear.parameters()} if linear is not None else set()
     body = {name: p for name, p in model.named_parameters() if id(p) not in own}
     names = _wanted_names(body, parameters)
     first = next(iter(body.values()), None)
@@ -100,16 +279,48 @@ def prepared(
         raise KernelError(f"model: expected float32 or float64 weights, got {first.dtype}; pass dtype=torch.float32.")
     bias = not isinstance(linear, nn.Linear) or linear.bias is not None
     V_ = weight.detach().to(first.device, first.dtype)
-    with frozen(model):
-        wanted = plan(model, {name: by_name[name] for name in names})
-        yield Problem(model, features, V_, bias, wanted, first.device)
+    wanted = {name: by_name[name] for name in names}
+    named = parameters is not None and not callable(parameters)
+    with frozen(model, wanted):
+        yield Problem(model, features, V_, bias, wanted, named, first.device, unsupported)
+
+
+def _head(model: nn.Module, name: str, *, needed: bool) -> nn.Module | None:
+    """The head, whose parameters are no part of F."""
+    found = functools.reduce(lambda m, part: getattr(m, part, None), name.split("."), model)
+    parts = name.split(".")
+    if parts[-1] == "base_layer" or hasattr(found, "base_layer"):
+        raise KernelError(
+            f"head: {name!r} carries an adapter, whose parameters belong neither to P nor to F. Train the head itself "
+            "beside the adapter, with modules_to_save instead of target_modules, or merge it."
+        )
+    if not isinstance(found, nn.Module):
+        found = None
+    if needed and not isinstance(found, nn.Linear):
+        inside = [f"{name}.{n}" for n, m in found.named_modules() if isinstance(m, nn.Linear)] if found else []
+        active = [n for n in inside if ".modules_to_save." in n]
+        hint = f", such as {(active or inside)[0]!r}" if inside else ""
+        raise KernelError(
+            f"head: expected the name of a Linear layer of the model{hint}, got {name!r}; or pass V (C, H)."
+        )
+    own = {id(p): n for n, p in found.named_parameters(prefix=name)} if found is not None else {}
+    for other, p in model.named_parameters(remove_duplicate=False):
+        if id(p) in own and not other.startswith(f"{name}."):
+            raise KernelError(
+                f"head: {own[id(p)]!r} is also {other!r} (tied weights), so that P and F are not apart. Give the head "
+                "weights of its own."
+            )
+    return found
 
 
 def _wanted_names(
     body: Mapping[str, nn.Parameter], parameters: Callable[[str], bool] | Iterable[str] | None
 ) -> list[str]:
     if parameters is None:
-        return [name for name, p in body.items() if p.requires_grad]
+        names = [name for name, p in body.items() if p.requires_grad]
+        if not names:
+            raise KernelError("parameters: none of the model's body requires gradients. Say which are wanted.")
+        return names
     if callable(parameters):
         return [name for name in body if parameters(name)]
     names = [parameters] if isinstance(parameters, str) else list(parameters)
@@ -155,7 +366,7 @@ def lengths(inputs: Inputs) -> Tensor | None:
 
 
 def take(inputs: Inputs, index: Tensor) -> dict[str, Tensor]:
-    """Some examples, without the columns in which all of them are padding at the end."""
+    """Some examples, without the columns in which all of them are padding at the end; inputs must be of `TOKENS`."""
     chosen = {k: t[index] for k, t in inputs.items()}
     length = lengths(chosen)
     if length is None:
@@ -168,8 +379,3 @@ def by_length(inputs: Inputs) -> Tensor:
     """Examples from short to long, so that batches have little padding."""
     length = lengths(inputs)
     return torch.arange(count(inputs)) if length is None else length.cpu().argsort(stable=True)
-
-
-def longest(inputs: Inputs) -> dict[str, Tensor]:
-    """The longest example alone, first dimension 1."""
-    return take(inputs, by_length(inputs)[-1:])

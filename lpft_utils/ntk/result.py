@@ -86,7 +86,7 @@ def load_kernel(path: Path) -> Kernel:
     return Kernel(tensors["gram"], tensors["F"], groups, json.loads(header["spec"]))
 
 
-ENGINE_VERSION = 1  # part of every spec; raise it when the numbers change
+ENGINE_VERSION = 2  # part of every spec; raise it when the numbers change
 
 
 def describe(
@@ -102,7 +102,7 @@ def describe(
         "C": len(problem.V),
         "H": problem.V.shape[1],
         "bias": problem.bias,
-        "parameters": sum(shape.numel() for shape in problem.wanted.shapes.values()),
+        "parameters": sum(shape.numel() for shape in problem.shapes.values()),
         "names": hashlib.sha256(json.dumps(dict(labels), sort_keys=True).encode()).hexdigest()[:16],
         "dtype": str(problem.V.dtype).removeprefix("torch."),
         "precision": precision,

@@ -28,8 +28,9 @@ from tqdm import tqdm
 
 from lpft_utils.common.errors import KernelError
 from lpft_utils.ntk.engine import kernel
-from lpft_utils.ntk.factors import Inputs, verify
-from lpft_utils.ntk.problem import Problem, by_length, count, longest, named_inputs, prepared, take
+from lpft_utils.ntk.factors import Batch, Inputs
+from lpft_utils.ntk.gradients import alike
+from lpft_utils.ntk.problem import Problem, by_length, count, named_inputs, prepared
 from lpft_utils.ntk.result import Kernel
 
 N_PILOT = 32  # examples from which leading directions are taken
@@ -113,28 +114,51 @@ def sketch(
     generator = torch.Generator().manual_seed(seed)
     N = count(rows)
     with prepared(model, compute, V, head, parameters, None) as problem:
-        one = problem.moved(longest(rows))
-        verify(problem.model, problem.features, one, problem.V, problem.wanted)
+        problem.examine(rows)
         first = torch.randperm(N, generator=generator)[: max(pilot, 1)]
-        projections = _projections(problem, take(rows, first), k, generator, leading=pilot > 0)
+        projections = _projections(problem, _chosen(rows, first), k, generator, leading=pilot > 0)
         order = by_length(rows)
         Z: Tensor | None = None
         phi = torch.empty(N, problem.V.shape[1], dtype=problem.V.dtype)
-        for part in tqdm(list(_batches(rows, order)), desc="sketch", disable=None, delay=5, leave=False):
-            batch = problem.factors(take(rows, part))
-            z = torch.cat([batch.gradients[name].project(*sides) for name, sides in projections.items()], 2).cpu()
+        for part in tqdm(_batches(rows, order), desc="sketch", disable=None, delay=5, leave=False):
+            batch = problem.factors(problem.take(rows, part), check=True)
+            z = _projected(batch, projections, len(problem.V)).cpu()
             Z = z.new_empty(N, *z.shape[1:]) if Z is None else Z
             Z[part], phi[part] = z, batch.phi.cpu()
         assert Z is not None
-        bias, n_parameters = problem.bias, sum(shape.numel() for shape in problem.wanted.shapes.values())
+        problem.check_reached()
+        bias, n_parameters = problem.bias, sum(shape.numel() for shape in problem.shapes.values())
     spec = {"k": k, "D": Z.shape[2], "seed": seed, "pilot": pilot, "parameters": n_parameters, "N": N, "checked": 0}
     made = Sketch(Z, phi, bias, spec)
     if check:
         some = torch.randperm(N, generator=generator)[:check]
-        exact = kernel(model, take(rows, some), V=V, features=compute, head=head, parameters=parameters)
+        exact = kernel(model, _chosen(rows, some), V=V, features=compute, head=head, parameters=parameters)
         near = made.kernel(some.tolist(), some.tolist()).F
         made.spec |= {"checked": len(some), "error": ((near - exact.F).norm() / exact.F.norm()).item()}
     return made
+
+
+def _chosen(inputs: Inputs, index: Tensor) -> dict[str, Tensor]:
+    return {name: t[index] for name, t in inputs.items()}
+
+
+def _projected(batch: Batch, projections: dict[str, list[Tensor]], C: int) -> Tensor:
+    """Z (B, C, D) of a batch; a parameter on which φ does not depend there has zeros."""
+    new = batch.gradients.keys() - projections.keys()
+    if new:
+        raise KernelError(
+            f"pilot: φ depends on {min(new)!r} for some examples, but for none of the pilot's. Give a larger pilot."
+        )
+    z = []
+    for name, sides in projections.items():
+        gradient = batch.gradients.get(name)
+        if gradient is None:
+            z.append(batch.phi.new_zeros(len(batch.phi), C, math.prod(side.shape[1] for side in sides)))
+        elif len(gradient.samples()) != len(sides):
+            raise KernelError(f"pilot: {name!r} has another use in some examples than in the pilot's. Give more.")
+        else:
+            z.append(gradient.project(*sides))
+    return torch.cat(z, 2)
 
 
 def _batches(rows: Inputs, order: Tensor) -> list[Tensor]:
@@ -147,14 +171,17 @@ def _projections(
     problem: Problem, pilot: Inputs, k: int, generator: torch.Generator, *, leading: bool
 ) -> dict[str, list[Tensor]]:
     """Projections of the sides of the gradient, for every parameter that φ depends on."""
-    batches = [problem.factors(take(pilot, part)).gradients for part in _batches(pilot, by_length(pilot))]
+    batches = [problem.factors(problem.take(pilot, part)) for part in _batches(pilot, by_length(pilot))]
     made = {}
-    for name in batches[0]:
-        sides = [torch.cat(side) for side in zip(*(batch[name].samples() for batch in batches), strict=True)]
+    for name, shape in problem.shapes.items():
+        same = alike([b.gradients.get(name) for b in batches], [len(b.phi) for b in batches], shape)
+        if not same:
+            continue
+        sides = [torch.cat(side) for side in zip(*(x.samples() for x in same), strict=True)]
         each = math.isqrt(k) if len(sides) == 2 else k // 4
         dtype = sides[-1].dtype
         made[name] = [
-            _table(side, problem.wanted.shapes[name][0], each, generator, dtype, leading)
+            _table(side, shape[0], each, generator, dtype, leading)
             if side.ndim == 1  # token ids
             else _orthogonal(side, each, generator, leading)
             for side in sides

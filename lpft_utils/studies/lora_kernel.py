@@ -23,7 +23,7 @@ from lpft_utils.common.validation import check_integer, is_number
 from lpft_utils.kernel_methods.statistics import alignment
 from lpft_utils.models.adapters import default_targets
 from lpft_utils.models.classifier import Classifier
-from lpft_utils.ntk.factors import Inputs, model_features, verify
+from lpft_utils.ntk.factors import Inputs, model_features
 from lpft_utils.ntk.gradients import Outer
 from lpft_utils.ntk.problem import prepared
 
@@ -71,9 +71,7 @@ def layer_factors(model: Classifier, inputs: Inputs, names: Sequence[str]) -> di
         KernelError: If a parameter is no weight of a linear layer.
     """
     with prepared(model, model_features, None, "head", list(names), None) as problem:
-        one = {k: t[:1] for k, t in inputs.items()}
-        verify(problem.model, problem.features, one, problem.V, problem.wanted)
-        gradients = problem.factors(inputs).gradients
+        gradients = problem.factors(inputs, check=True).gradients
     outer = {name: g for name, g in gradients.items() if isinstance(g, Outer)}
     if len(outer) != len(gradients):
         raise KernelError(f"names: expected weights of linear layers, got {min(gradients.keys() - outer.keys())!r}.")

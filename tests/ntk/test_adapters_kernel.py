@@ -69,23 +69,32 @@ def test_ia3_at_its_start_is_a_part_of_the_kernel_of_the_weights_rescaled():
 
 
 @pytest.mark.parametrize("state", ["merged", "disabled"])
-def test_ia3_vectors_that_are_not_in_use_have_no_share(state):
+def test_ia3_vectors_that_are_not_in_use_are_an_error(state):
     model, inputs = with_ia3("bert", trained=True), tokens()
     for module in model.modules():
         if isinstance(module, peft.tuners.ia3.IA3Layer):
             module.merge() if state == "merged" else module.enable_adapters(False)
-    assert kernel(model, inputs, parameters=lambda name: "ia3_" in name).F.abs().max() == 0
+    with pytest.raises(KernelError, match=r"φ depends on none of the 8 parameters asked for \(backbone"):
+        kernel(model, inputs, parameters=lambda name: "ia3_" in name)
 
 
-def test_two_ia3_adapters_in_use_are_an_error_that_names_them():
+def test_two_ia3_adapters_in_use_are_exact_by_autograd_or_named():
     model = with_ia3("bert", trained=True)
     config = peft.IA3Config(target_modules=["key", "value"], feedforward_modules=[])
     peft.inject_adapter_in_model(config, model.backbone, "second")
     for module in model.modules():
         if isinstance(module, peft.tuners.ia3.IA3Layer):
             module.set_adapter(["default", "second"])
-    with pytest.raises(KernelError, match=r"ia3_l\.default"):
-        kernel(model.double(), tokens(), parameters=lambda name: "ia3_" in name)
+    model.double()
+
+    def ia3(name: str) -> bool:
+        return "ia3_" in name
+
+    computed = kernel(model, tokens(), parameters=ia3)
+    assert relative(computed.F, dense_kernel(model, tokens(), parameters=ia3)) < 1e-10
+    assert len(computed.spec["autograd"]) == 8  # one vector times another is of neither alone
+    with pytest.raises(KernelError, match=r"no rule for 8 of the 12 .*ia3_l\.second, .*ia3_l\.default, .*used in mul"):
+        kernel(model, tokens(), parameters=ia3, unsupported="error")
 
 
 @pytest.mark.parametrize("family", ["bert", "gpt2"])
@@ -98,14 +107,12 @@ def test_kernel_of_the_biases_alone_equals_dense_jacobians(family):
     assert relative(kernel(model, inputs, parameters=bias).F, dense_kernel(model, inputs, parameters=bias)) < 1e-10
 
 
-def test_dora_is_an_error_that_names_its_magnitude():
+def test_dora_is_exact():
     model = classifier("bert")
-    config = peft.LoraConfig(r=2, target_modules=["query", "value"], use_dora=True)
+    config = peft.LoraConfig(r=2, target_modules=["query", "value"], use_dora=True, init_lora_weights=False)
     peft.inject_adapter_in_model(config, model.backbone)
-    with pytest.raises(KernelError, match=r"lora_magnitude_vector\.default\.weight"):
-        kernel(model.double().eval(), tokens(), parameters=lambda name: "magnitude" in name)
-    with pytest.raises(KernelError, match=r"lora_(A|B|magnitude)"):
-        kernel(model.double().eval(), tokens())
+    model.double().eval()
+    assert relative(kernel(model, tokens()).F, dense_kernel(model, tokens())) < 1e-10
 
 
 @pytest.mark.parametrize("targets", [["query_proj", "value_proj"], ["key_proj"]])

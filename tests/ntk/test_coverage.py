@@ -44,13 +44,17 @@ CASES = {  # what it stands for
     "bert + lora on embeddings": "adapters on an embedding",
 }
 
+IN_FLOAT32 = {
+    "switch_transformers"
+}  # its router turns its own weights into float32, so that its casts cannot be lifted
+
 
 @pytest.mark.parametrize("name", CASES)
 def test_every_parameter_agrees_with_plain_autograd(name):
     record = coverage.measure(coverage.make(name), everything=False)
     assert record["outcome"] == "exact", record["message"]
     assert record["parameters"] > 0 and record["unreached"] < record["tensors"] / 2
-    assert not record["float32"] or record["error_lifted"] <= 1e-10
+    assert not record["float32"] or name in IN_FLOAT32 or record["error_lifted"] <= 1e-10
 
 
 def test_what_the_engine_does_is_told_apart(monkeypatch):

@@ -181,25 +181,6 @@ def test_no_parameters_give_a_kernel_of_zeros():
     assert torch.equal(F, dense_kernel(model, inputs, parameters=[])) and not F.any()
 
 
-class Convolution(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.mix = nn.Conv1d(4, 4, 1)
-        self.body = nn.Linear(4, 6)
-        self.head = nn.Linear(6, 3)
-
-    def features(self, x):
-        return self.body(torch.tanh(self.mix(x[:, :, None])[:, :, 0]))
-
-
-def test_a_parameter_without_a_rule_is_an_error_with_its_name():
-    model, x = Convolution().double(), torch.randn(5, 4).double()
-    with pytest.raises(KernelError, match=r"no exact rule for 2 of the 4 .*mix\.weight.*Conv1d"):
-        kernel(model, x)
-    only = kernel(model, x, parameters=["body.weight", "body.bias"])
-    assert relative(only.F, dense_kernel(model, x, parameters=["body.weight", "body.bias"])) < 1e-12
-
-
 class Functional(nn.Module):
     """Uses a weight outside its module's forward as well."""
 
@@ -212,9 +193,9 @@ class Functional(nn.Module):
         return nn.functional.linear(torch.relu(self.body(x)), self.body.weight)
 
 
-def test_a_weight_used_behind_the_engines_back_is_an_error():
-    with pytest.raises(KernelError, match=r"body\.weight"):
-        kernel(Functional().double(), torch.randn(3, 4).double())
+def test_a_weight_used_outside_its_layer_is_exact():
+    model, x = Functional().double(), torch.randn(3, 4).double()
+    assert relative(kernel(model, x).F, dense_kernel(model, x)) < 1e-10
 
 
 class Tied(nn.Module):
@@ -234,11 +215,11 @@ class Tied(nn.Module):
         return self.logits(hidden).tanh().mean(1)
 
 
-def test_an_output_changed_in_place_is_refused_rather_than_wrong():
-    model = Tied().double()
+def test_an_output_changed_in_place_is_exact():
+    torch.manual_seed(0)
+    model, inputs = Tied().double(), {"input_ids": torch.randint(0, 11, (4, 6))}
     model.inplace = True
-    with pytest.raises(KernelError, match=r"inner\.weight.*in-place"):
-        kernel(model, {"input_ids": torch.randint(0, 11, (4, 6))})
+    assert relative(kernel(model, inputs).F, dense_kernel(model, inputs)) < 1e-10
 
 
 def test_an_embedding_tied_to_a_linear_layer():
@@ -260,20 +241,6 @@ def test_the_padding_row_of_an_embedding_gets_no_gradient():
     assert relative(only, torch.tensordot(flat, flat, ([2], [2]))) < 1e-10
 
 
-def test_flattened_inputs_are_refused_with_the_layers_name():
-    class Flat(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.body = nn.Linear(4, 4)
-            self.head = nn.Linear(4, 2)
-
-        def features(self, x):
-            return self.body(x.flatten(0, 1)).view(len(x), -1, 4).mean(1)
-
-    with pytest.raises(KernelError, match=r"'body\.weight' got an input of shape \(3, 4\) for a batch of 1"):
-        kernel(Flat(), torch.randn(4, 3, 4))
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -287,7 +254,7 @@ def test_flattened_inputs_are_refused_with_the_layers_name():
         ({"V": torch.ones(3, 5)}, r"V: expected shape \(C, 16\), since φ has 16 .* got \(3, 5\)"),
         (
             {"features": lambda model, batch: model.backbone(**batch)},
-            r"features: expected φ of shape \(1, H\) .* got Bas",
+            r"features: expected φ of shape \(3, H\) .* got Bas",
         ),
         ({"groups": lambda name: name.split(".")[9]}, r"groups: expected a label for 'backbone\..*', got IndexError"),
     ],
@@ -404,17 +371,3 @@ def test_labels_of_groups_are_text(label):
 def test_bad_arguments_are_told_apart(x, options, message):
     with pytest.raises(KernelError, match=message):
         kernel(Small(), x, **options)
-
-
-def test_modules_without_one_tensor_in_and_out_have_no_rule():
-    class Attention(Small):
-        def __init__(self) -> None:
-            super().__init__()
-            self.body = nn.MultiheadAttention(4, 1, batch_first=True)
-            self.last = nn.Linear(4, 3)
-
-        def features(self, x):
-            return self.last(input=self.body(x, x, x)[0]).mean(1)
-
-    with pytest.raises(KernelError, match=r"no exact rule .*body\.in_proj_weight.*last\.weight"):
-        kernel(Attention(), torch.randn(2, 5, 4))
