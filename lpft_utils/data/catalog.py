@@ -1,4 +1,4 @@
-"""The tasks that are known by name: the 13 of the paper and the built-in one.
+"""The tasks that are known by name: the 13 of the paper and the two built-in ones.
 
 Columns, templates and label orders follow Tomihari & Sato (NeurIPS 2024, arXiv 2405.16747) and its reference code
 `tom4649/lp-ft_ntk`.
@@ -110,7 +110,10 @@ _PAPER = (
     ),
 )
 
-BUILTIN = TaskInfo("builtin", _SENTIMENT, ("{text}",), rule="published")
+_BUILT_IN = (
+    TaskInfo("snippets", ("negative", "positive"), ("{text}",), rule="published"),
+    TaskInfo("synthetic", _SENTIMENT, ("{text}",), rule="published"),
+)
 
-TASKS: dict[str, TaskInfo] = {info.name: info for info in (BUILTIN, *_PAPER)}
+TASKS: dict[str, TaskInfo] = {info.name: info for info in (*_BUILT_IN, *_PAPER)}
 PAPER_TASKS: tuple[str, ...] = tuple(info.name for info in _PAPER)

@@ -68,7 +68,7 @@ class Profile:
 PROFILES: dict[str, Profile] = {
     "smoke": Profile(
         "smoke",
-        task="builtin",
+        task="snippets",
         backbone="tiny",
         seeds=(0, 1),
         settings={"n_train": 96, "n_eval": 60, "epochs": 1, "batch_size": 16, "lp": 1.0},
@@ -78,12 +78,12 @@ PROFILES: dict[str, Profile] = {
     ),
     "laptop": Profile(
         "laptop",
-        task="builtin",
+        task="snippets",
         backbone="minilm",
         seeds=(0, 1, 2),
-        settings={"n_train": 320, "n_eval": 200, "epochs": 3, "batch_size": 16},
-        n_kernel=40,
-        sweep={"n_train": 128, "n_eval": 80, "epochs": 2, "n_monitor": 0},
+        settings={"n_train": 256, "n_eval": 150, "epochs": 3, "batch_size": 16},
+        n_kernel=32,
+        sweep={"n_train": 96, "n_eval": 60, "epochs": 2, "n_monitor": 0},
     ),
     "gpu": Profile(
         "gpu",

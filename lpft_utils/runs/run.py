@@ -36,7 +36,7 @@ def load_data(spec: RunSpec) -> Task:
     Raises:
         TaskError: If the task cannot be loaded or has no training split.
     """
-    options: dict[str, Any] = {"label_noise": spec.label_noise, "seed": spec.seed} if spec.task == "builtin" else {}
+    options: dict[str, Any] = {"label_noise": spec.label_noise, "seed": spec.seed} if spec.task == "synthetic" else {}
     task = load_task(spec.task, ood=spec.ood, **options)
     for needed in ("train", "validation", "test"):
         task.split(needed)

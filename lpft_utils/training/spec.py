@@ -54,7 +54,7 @@ class RunSpec:
         ood: Tasks whose test sets are attached as out-of-distribution sets; None means the task's own.
         n_train: Training examples, drawn with `seed`; None means all.
         n_eval: Largest number of examples in each other split; None means all.
-        label_noise: Share of wrong training labels, built-in task only.
+        label_noise: Share of wrong training labels, task `synthetic` only.
         max_length: Longest sequence, in tokens.
         pooling: "auto", "first", "mean" or "last".
         lp: How LP fits the head: "cv" (as published), "gd" (unregularised accelerated gradient steps), or a value of C.
@@ -77,7 +77,7 @@ class RunSpec:
             and value are one matrix that is adapted as a whole.
     """
 
-    task: str = "builtin"
+    task: str = "snippets"
     method: str = "lp_ft"
     backbone: str = "minilm"
     seed: int = 0
@@ -130,8 +130,8 @@ class RunSpec:
                 raise RunError(f"{name}: expected names, such as {example}, got {value!r}.")
         if self.lora_targets == ():
             raise RunError("lora_targets: expected names of layers, such as ['query', 'value'], got ().")
-        if self.label_noise and self.task != "builtin":
-            raise RunError(f"label_noise: only the built-in task can have it, not {self.task!r}.")
+        if self.label_noise and self.task != "synthetic":
+            raise RunError(f"label_noise: only the task 'synthetic' can have it, not {self.task!r}.")
 
     def to_dict(self) -> dict[str, Any]:
         """As plain types for JSON."""
@@ -175,7 +175,7 @@ class RunSpec:
                 that changed files mean a new run.
 
         Returns:
-            For example "builtin-lp_ft-s0-1f3a5c7e9b".
+            For example "snippets-lp_ft-s0-1f3a5c7e9b".
         """
         relevant = {name: getattr(self, name) for name in (*COMMON_FIELDS, *METHODS[self.method].fields)}
         if self.head_weight_decay in (None, self.weight_decay):  # the latter is what None means

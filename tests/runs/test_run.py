@@ -35,14 +35,15 @@ from lpft_utils.runs.store import MAX_FEATURES, Run, list_runs, write_run
 from lpft_utils.training.spec import RunSpec
 
 SPEC = RunSpec(
-    backbone="tiny", method="ft", n_train=24, n_eval=15, epochs=3, batch_size=8, learning_rate=5e-3, lp=1.0
+    task="synthetic", backbone="tiny", method="ft", n_train=24, n_eval=15, epochs=3, batch_size=8, learning_rate=5e-3,
+    lp=1.0,
 )  # fmt: skip
 METHODS = ("lp", "ft", "lp_ft", "lora", "lp_lora")
 
 
 @pytest.fixture(scope="module", autouse=True)
 def quick_generator():
-    """The built-in task is small here."""
+    """The task `synthetic` is small here."""
     from lpft_utils.data import synthetic
 
     with pytest.MonkeyPatch.context() as patch:
@@ -410,7 +411,7 @@ def test_damaged_run_is_named_and_not_silently_trained_again(stored, store, tmp_
 
 
 def save_reader(folder: Path, seed: int = 0) -> Path:
-    """A small random backbone whose tokenizer knows the words of the built-in task."""
+    """A small random backbone whose tokenizer knows the words of the task `synthetic`."""
     tokenizer = load_tokenizer("tiny")
     save_backbone("bert", folder, seed, vocab_size=len(tokenizer))
     tokenizer.save_pretrained(folder)

@@ -7,7 +7,9 @@ from lpft_utils.runs import sweeps
 from lpft_utils.runs.sweeps import FACTORS, head_factor_sweep, head_norm_sweep
 from lpft_utils.training.spec import RunSpec
 
-SPEC = RunSpec(backbone="tiny", n_train=24, n_eval=12, epochs=1, batch_size=8, learning_rate=1e-3, lp=1.0)
+SPEC = RunSpec(
+    task="synthetic", backbone="tiny", n_train=24, n_eval=12, epochs=1, batch_size=8, learning_rate=1e-3, lp=1.0
+)
 
 
 def test_every_norm_and_seed_is_one_run_that_starts_there(tmp_path):

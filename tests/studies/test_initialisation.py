@@ -28,7 +28,7 @@ from lpft_utils.studies.published_code import published
 def setting(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LPFT_RUNS", str(tmp_path_factory.mktemp("runs")))
-        yield replace(get_profile("smoke"), n_kernel=15, norms=(0.5, 5.0, 50.0))
+        yield replace(get_profile("smoke", task="synthetic"), n_kernel=15, norms=(0.5, 5.0, 50.0))
 
 
 @pytest.fixture(scope="module")
@@ -271,7 +271,7 @@ def test_what_is_kept_is_computed_once_and_whole(tmp_path):
 def test_reference_of_the_kernel_chapters(setting, by_seed):
     sweep = head_norm_sweep(setting.sweep_spec(), setting.norms, setting.seeds)
     found = reference.summarise(sweep, by_seed, by_seed)
-    verdicts = found.verdicts("builtin")
+    verdicts = found.verdicts("synthetic")
     assert {v.claim for v in verdicts} == {3, 4, 5, 6}
     assert sum(v.statement.count(reference.OWN_HEAD) for v in verdicts) == 10
     assert len(reference.claims_table(found)) == len(verdicts)

@@ -31,7 +31,7 @@ LABELS = [method.label for method in METHODS.values()]
 def setting(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LPFT_RUNS", str(tmp_path_factory.mktemp("runs")))
-        profile = get_profile("smoke")
+        profile = get_profile("smoke", task="synthetic")
         yield replace(profile, n_kernel=9, settings={**profile.settings, "n_train": 48, "n_eval": 24})
 
 
@@ -160,7 +160,7 @@ def test_reference_of_five_methods(runs, tmp_path):
             oracle = multiclass_calibration_error(softmax(logits.double() / divisor, 1), labels, 3, n_bins=15)
             (value,) = select(found.frame, method=method, split="test", metric=key)["value"]
             assert value == pytest.approx(oracle.item(), abs=1e-6)
-    assert {v.claim for v in found.verdicts("builtin")} == {1, 2, 7, 8}
+    assert {v.claim for v in found.verdicts("synthetic")} == {1, 2, 7, 8}
     again = replace(found, about=[found.about[0] | {"name": "again"}], frame=found.frame.assign(task="again"))
     reference.write_reference(tmp_path / "both.json", [found, again])
     both = reference.load_reference(tmp_path / "both.json")
@@ -171,4 +171,4 @@ def test_reference_of_five_methods(runs, tmp_path):
     assert list(table.columns) == ["task", "method", "accuracy", "Diff", "ECE", "ECE, TS", "‖V‖"]
     assert list(table["method"]) == 2 * LABELS
     claims = reference.claims_table(both, only=(7,))
-    assert set(claims["claim"]) == {7} and list(claims.columns) == ["claim", "statement", "builtin", "again"]
+    assert set(claims["claim"]) == {7} and list(claims.columns) == ["claim", "statement", "synthetic", "again"]

@@ -25,7 +25,7 @@ N_RUNS = {"methods": 10, "LP by gradient descent": 2, "head norm": 4}
 def smaller():
     """A smoke profile with fewer texts and norms."""
     with pytest.MonkeyPatch.context() as patch:
-        small = dataclasses.replace(PROFILES["smoke"], norms=(0.5, 5.0), n_kernel=8)
+        small = dataclasses.replace(PROFILES["smoke"], task="synthetic", norms=(0.5, 5.0), n_kernel=8)
         patch.setitem(small.settings, "n_train", 32)
         patch.setitem(PROFILES, "smoke", small)
         yield
@@ -61,17 +61,17 @@ def test_stored_experiments_are_found_without_training(store, monkeypatch):
     assert {m: list(curve) for m, curve in found.sweep.items()} == {"lp_ft": [0.5, 5.0]}
     assert len(found.descents) == len(found.kernels) == 2
     frame = measured([found])
-    assert {"accuracy", "FT ratio", "rank of F"} <= set(frame["metric"]) and set(frame["task"]) == {"builtin"}
+    assert {"accuracy", "FT ratio", "rank of F"} <= set(frame["metric"]) and set(frame["task"]) == {"synthetic"}
 
 
 def test_every_figure_of_the_paper_is_drawn_and_says_what_is_missing(store, tmp_path):
     (setting,) = paper.settings("smoke")
     for number in FIGURES:
-        figure = paper_figure(number, {"builtin": paper.stored(setting, store)})
+        figure = paper_figure(number, {"synthetic": paper.stored(setting, store)})
         assert len(figure.axes) >= 1 and any(axes.has_data() for axes in figure.axes)
         note = figure.get_suptitle()
-        assert note == ("missing: the other head’s sweep, builtin" if number in (3, 10, 11) else "")
-        nothing = paper_figure(number, {"builtin": paper.stored(setting, tmp_path)})
+        assert note == ("missing: the other head’s sweep, synthetic" if number in (3, 10, 11) else "")
+        nothing = paper_figure(number, {"synthetic": paper.stored(setting, tmp_path)})
         assert nothing.get_suptitle().startswith("missing: ") and not any(axes.has_data() for axes in nothing.axes)
     with pytest.raises(ParameterError, match="figure: expected one of 1, 2, .* 11, got 12"):
         paper_figure(12, {})
@@ -84,7 +84,7 @@ def test_both_curves_of_the_sweep_have_their_line_at_the_unscaled_norm(tmp_path)
         for m in ("ft", "lp_ft")
     }
     found = paper.Experiments(get_profile("smoke"), {}, [], curves, [])
-    panel = paper_figure(11, {"builtin": found}).axes[0]
+    panel = paper_figure(11, {"synthetic": found}).axes[0]
     dashed = [
         line.get_xdata()[0] for line in panel.lines if line.get_linestyle() == "--" and len(line.get_xdata()) == 2
     ]
@@ -133,7 +133,7 @@ def test_two_runs_of_the_same_settings_on_different_data_are_refused(store, tmp_
     spec = get_profile("smoke").spec("lp")
     original = find(spec, store).folder
     for name in ("aaaaaaaaaa", "bbbbbbbbbb"):
-        copy = tmp_path / f"builtin-lp-s0-{name}"
+        copy = tmp_path / f"synthetic-lp-s0-{name}"
         copy.mkdir()
         for file in original.iterdir():
             (copy / file.name).write_bytes(file.read_bytes())
@@ -153,7 +153,7 @@ def test_command_prints_tables_draws_figures_and_lists(store, tmp_path, monkeypa
     lines = [line for line in shown.output.splitlines() if "LP-FT" in line]
     assert shown.exit_code == 0 and "published, RoBERTa-base" in shown.output
     assert any("cb" in line and "84.64 ± 2.40" in line and "missing" in line for line in lines)
-    assert any("builtin" in line and "±" in line and "missing" not in line for line in lines)
+    assert any("synthetic" in line and "±" in line and "missing" not in line for line in lines)
     csv = lpft("--table", "8", "--profile", "smoke", "--csv").output.splitlines()
     assert csv[0].startswith("dataset,method,kernel,metric,source,mean,sd,n_seeds")
     assert len(csv) == 1 + 40 + 45

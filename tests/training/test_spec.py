@@ -72,7 +72,7 @@ IGNORED = {
         ({"lora_targets": ()}, "lora_targets: "),
         ({"lora_targets": [""]}, "lora_targets: "),
         ({"lora_targets": [1]}, "lora_targets: "),
-        ({"label_noise": 0.1, "task": "rte"}, "only the built-in task can have it, not 'rte'"),
+        ({"label_noise": 0.1, "task": "rte"}, "only the task 'synthetic' can have it, not 'rte'"),
     ],
 )  # fmt: skip
 def test_bad_value_is_refused_with_its_name(fields, message):
@@ -103,7 +103,7 @@ def test_replace_changes_a_copy():
 @pytest.mark.parametrize("method", METHODS)
 def test_key_depends_on_exactly_what_the_method_uses(method):
     assert set(OTHER_VALUES) == set(RunSpec().to_dict())
-    spec = RunSpec(method=method, lp=1.0)
+    spec = RunSpec(task="synthetic", method=method, lp=1.0)
     ignored = set()
     for name, value in OTHER_VALUES.items():
         changed = {"label_noise": 0.0, name: value}
@@ -114,11 +114,11 @@ def test_key_depends_on_exactly_what_the_method_uses(method):
 
 @pytest.mark.parametrize(
     ("method", "key"),
-    [("ft", "e54102c3d9"), ("lp_ft", "f780ebcbf8"), ("lora", "b4d0b34950"), ("lp_lora", "7caf0d053f")],
+    [("ft", "dc8aa2b71c"), ("lp_ft", "b1f292d710"), ("lora", "26af7af31f"), ("lp_lora", "01403b1c46")],
 )
 def test_a_factor_on_the_head_leaves_the_names_of_other_runs_as_they_were(method, key):
-    spec = RunSpec(method=method, seed=7)
-    assert spec.key("0123") == f"builtin-{method}-s7-{key}"  # of before there was such a field
+    spec = RunSpec(task="synthetic", method=method, seed=7)
+    assert spec.key("0123") == f"synthetic-{method}-s7-{key}"  # of before there was such a field
     assert spec.replace(head_factor=1).key("0123") != spec.key("0123")
 
 
@@ -159,7 +159,7 @@ def test_equal_numbers_of_another_type_are_the_same_run():
     assert RunSpec(head_norm=3).key("x") == RunSpec(head_norm=3.0).key("x")
 
 
-@pytest.mark.parametrize("task", ["builtin", "/data/My folder/réviews", "../..", "a" * 300, "aps/super_glue"])
+@pytest.mark.parametrize("task", ["synthetic", "/data/My folder/réviews", "../..", "a" * 300, "aps/super_glue"])
 def test_key_is_a_safe_folder_name(task):
     key = RunSpec(task=task, method="ft", seed=7).key("0123")
     assert re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.]{0,39}-ft-s7-[0-9a-f]{10}", key)
