@@ -78,7 +78,8 @@ def test_every_figure_of_the_paper_is_drawn_and_says_what_is_missing(store, tmp_
 
 
 def test_both_curves_of_the_sweep_have_their_line_at_the_unscaled_norm(tmp_path):
-    spec = RunSpec(backbone="tiny", n_train=24, n_eval=12, epochs=1, batch_size=8, learning_rate=1e-3, lp=1.0)
+    sizes = {"n_train": 24, "n_eval": 12, "epochs": 1, "batch_size": 8}
+    spec = RunSpec(task="synthetic", backbone="tiny", learning_rate=1e-3, lp=1.0, **sizes)
     curves = {
         m: {f: [run(spec.replace(method=m, head_factor=f), store=tmp_path)] for f in (0.5, 2.0)}
         for m in ("ft", "lp_ft")
