@@ -18,6 +18,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import re
+import statistics
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +31,7 @@ from lpft_utils.common.names import nearest
 from lpft_utils.common.validation import is_integer, is_number
 from lpft_utils.models.backbone_files import resolve_backbone
 from lpft_utils.training.methods import METHODS
-from lpft_utils.training.spec import RunSpec
+from lpft_utils.training.spec import COMMON_FIELDS, RunSpec
 
 FIELDS = {f.name for f in dataclasses.fields(RunSpec)} - {"task", "backbone", "method", "seed", "learning_rate"}
 Rates = Mapping[float, tuple[RunSpec, ...]]
@@ -68,10 +69,19 @@ _NEEDED = ("tasks", "methods", "seeds")
 
 @dataclass(frozen=True)
 class Score:
-    """What decides between learning rates: validation accuracy of a run, and whether it diverged."""
+    """What a sweep has to know of a run that is done.
 
+    Attributes:
+        key: Its name.
+        accuracy: On the validation set: learning rates are chosen by it.
+        diverged: Whether training diverged.
+        seconds: What it took.
+    """
+
+    key: str
     accuracy: float
     diverged: bool
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -91,28 +101,31 @@ class Planned:
         """The runs that have to be there before this one."""
         return [spec for specs in self.rates.values() for spec in specs]
 
-    def settled(self, score: Callable[[RunSpec], Score]) -> RunSpec:
+    def settled(self, score: Callable[[RunSpec], Score | None]) -> RunSpec | None:
         """The run at the rate of the best mean validation accuracy; of equal ones, the smallest.
 
         Args:
-            score: Of a tuning run.
+            score: Of a run; None if it is not done.
 
         Returns:
-            The run. A rate at which a tuning run diverged is not chosen.
+            The run, None if a tuning run is not done. A rate at which one diverged is not chosen.
 
         Raises:
             RunError: If every rate diverged.
         """
         if not self.rates:
             return self.spec
-        found = {rate: [score(spec) for spec in specs] for rate, specs in self.rates.items()}
-        means = {
-            rate: sum(s.accuracy for s in scores) / len(scores)
-            for rate, scores in found.items()
-            if not any(s.diverged for s in scores)
-        }
+        means = {}
+        for rate, specs in self.rates.items():
+            scores = [found for spec in specs if (found := score(spec))]
+            if len(scores) < len(specs):
+                return None
+            if not any(found.diverged for found in scores):
+                means[rate] = statistics.fmean(found.accuracy for found in scores)
         if not means:
-            raise RunError(f"training diverged at every rate ({', '.join(f'{r:g}' for r in found)}); add smaller ones")
+            raise RunError(
+                f"training diverged at every rate ({', '.join(f'{r:g}' for r in self.rates)}); add smaller ones"
+            )
         return self.spec.replace(learning_rate=max(means, key=lambda rate: (means[rate], -rate)))
 
 
@@ -192,7 +205,7 @@ def _problems(block: dict[str, Any]) -> Iterator[str]:
         yield f"a grid sets no field {name!r} of a run; {nearest(str(name), sorted(FIELDS))}"
     for name in b.fields & {*b.vary}:
         yield f"{name}: expected it among the settings or under vary, got both"
-    for name in ({*b.vary} & FIELDS) - {field for method in b.methods for field in METHODS[method].fields}:
+    for name in ({*b.vary} & FIELDS) - {*COMMON_FIELDS, *(field for m in b.methods for field in METHODS[m].fields)}:
         yield f"vary: no method of this block uses {name}"
     if both := {*b.seeds} & {*b.tuning_seeds}:
         yield f"tuning_seeds: expected others than the seeds of the evaluation, got {sorted(both)} among both"
@@ -226,10 +239,11 @@ def _runs(b: _Block, say: Callable[[str], None]) -> Iterator[Planned]:
         for seed, *values in itertools.product(b.seeds, *b.vary.values()):
             varied = dict(zip(b.vary, values, strict=True))
             for method in b.methods:
+                used = {k: v for k, v in varied.items() if k in (*COMMON_FIELDS, *METHODS[method].fields)}
                 chosen = [candidates.get(name) for name in (method, b.same_rate.get(method))]
                 options = [(next(iter(rates)), rates) for rates in chosen if rates]
                 for rate, rates in options or [(rate, {}) for rate in b.rates.get(method, [None])]:
-                    if one := spec(method, seed, learning_rate=rate, **varied):
+                    if one := spec(method, seed, learning_rate=rate, **used):
                         yield Planned(one, rates)
 
 

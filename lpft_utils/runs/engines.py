@@ -1,0 +1,178 @@
+"""Engines: where the runs of a sweep are done. Processes of this machine, or a Ray cluster of many.
+
+An engine does `work(spec)` for one spec after another. Whatever becomes of it, every spec that was started comes back
+from `wait` exactly once: with what `work` returned, or with the reason why it failed.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable
+from multiprocessing.connection import Connection, wait
+from typing import Any, NamedTuple, Protocol
+
+from lpft_utils.common.errors import ParameterError
+from lpft_utils.training.spec import RunSpec
+
+Work = Callable[[RunSpec], Any]
+
+
+class Answer(NamedTuple):
+    """What became of a spec: `result` of the work, or `error`, the reason why there is none."""
+
+    spec: RunSpec
+    result: Any = None
+    error: str = ""
+
+
+class Engine(Protocol):
+    """What `schedule.sweep` needs of an engine."""
+
+    jobs: int
+
+    def start(self, spec: RunSpec) -> None:
+        """Begin with a spec; called while fewer than `jobs` are under way."""
+
+    def wait(self) -> Answer:
+        """The next spec that is done; called while one is under way."""
+
+    def close(self) -> None:
+        """End all that is under way."""
+
+
+class Local:
+    """Processes of this machine, each of which does one run after another; one that dies is replaced."""
+
+    def __init__(self, work: Work, jobs: int, cpus: int = 1) -> None:
+        """Start nothing yet.
+
+        Args:
+            work: A function that can be pickled by name.
+            jobs: Number of processes.
+            cpus: Threads of each.
+        """
+        self.jobs, self._work, self._cpus = jobs, work, cpus
+        # One server that has imported the package: its children start at once, and without the state of this process.
+        self._context = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload(["lpft_utils.runs.execute"])
+        self._busy: dict[Connection, tuple[Any, RunSpec]] = {}
+        self._idle: list[tuple[Connection, Any]] = []
+
+    def start(self, spec: RunSpec) -> None:
+        """Begin with a spec."""
+        connection, process = self._idle.pop() if self._idle else self._begin()
+        connection.send(spec)
+        self._busy[connection] = process, spec
+
+    def wait(self) -> Answer:
+        """The next spec that is done, or that its process did not survive."""
+        connection: Any = wait(list(self._busy))[0]
+        process, spec = self._busy.pop(connection)
+        try:
+            answer = connection.recv()
+        except (EOFError, OSError):
+            process.join()
+            connection.close()
+            return Answer(spec, error=f"its process ended with exit code {process.exitcode} (-9: killed, for example for want of memory)")  # fmt: skip  # noqa: E501
+        self._idle.append((connection, process))
+        return answer
+
+    def close(self) -> None:
+        """End every process."""
+        for connection, process in [*self._idle, *((c, p) for c, (p, _) in self._busy.items())]:
+            process.terminate()
+            process.join()
+            connection.close()
+
+    def _begin(self) -> tuple[Connection, Any]:
+        ours, theirs = self._context.Pipe()
+        process = self._context.Process(target=_serve, args=(theirs, self._work, self._cpus), daemon=True)
+        process.start()
+        theirs.close()  # now a process that dies closes its end
+        return ours, process
+
+
+class Ray:
+    """A Ray cluster: the one that `RAY_ADDRESS` names, or one on this machine.
+
+    Ray starts a run again by itself where its node has died. Results come back to this process; the runs stay in the
+    store of the node, which may be a folder that all nodes share.
+    """
+
+    def __init__(self, work: Work, jobs: int | None = None, cpus: float = 1, gpus: float = 0) -> None:
+        """Connect to the cluster.
+
+        Args:
+            work: What to do.
+            jobs: Runs at the same time; default: as many as the cluster has room for.
+            cpus: CPU cores of a run.
+            gpus: GPUs of a run.
+
+        Raises:
+            ParameterError: If ray is not installed, or no node is large enough.
+        """
+        try:
+            import ray  # pyright: ignore[reportMissingImports]
+        except ModuleNotFoundError as error:
+            raise ParameterError("The engine ray needs ray: pip install 'lpft-utils[ray]'.") from error
+        if not ray.is_initialized():
+            ray.init(log_to_driver=False)
+        self._ray, self._under_way = ray, {}
+        has = ray.cluster_resources()
+        room = min(has.get(name, 0) // need for name, need in (("CPU", cpus), ("GPU", gpus)) if need)
+        if room < 1:
+            raise ParameterError(f"The cluster has {has.get('CPU', 0):g} CPUs and {has.get('GPU', 0):g} GPUs, a run was declared to need {cpus:g} and {gpus:g}.")  # fmt: skip  # noqa: E501
+        self.jobs = jobs or int(room)
+        self._call = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=3)(_answer).options(name="run")
+        self._work = ray.put((work, max(1, int(cpus))))
+
+    def start(self, spec: RunSpec) -> None:
+        """Begin with a spec."""
+        self._under_way[self._call.remote(self._work, spec)] = spec
+
+    def wait(self) -> Answer:
+        """The next spec that is done, or that Ray has given up."""
+        (done, *_), _ = self._ray.wait(list(self._under_way))
+        spec = self._under_way.pop(done)
+        try:
+            return self._ray.get(done)
+        except self._ray.exceptions.RayError as error:
+            return Answer(spec, error=f"{type(error).__name__}: {error}")
+
+    def close(self) -> None:
+        """Cancel what is under way; the cluster stays."""
+        for task in self._under_way:
+            self._ray.cancel(task, force=True)
+
+
+def local_jobs(cpus: int) -> int:
+    """How many runs this machine does at a time: one for each `cpus` cores, or one where there is a GPU."""
+    import torch
+
+    return 1 if torch.cuda.is_available() else max(1, (os.cpu_count() or 1) // cpus)
+
+
+def _answer(work: tuple[Work, int], spec: RunSpec) -> Answer:
+    from threadpoolctl import threadpool_limits
+
+    do, cpus = work
+    try:
+        with threadpool_limits(cpus):
+            return Answer(spec, do(spec))
+    except Exception as error:  # whatever it is: the sweep goes on, and reports it at its end
+        return Answer(spec, error=f"{type(error).__name__}: {error}")
+
+
+def _serve(connection: Connection, work: Work, cpus: int) -> None:
+    """What a process of `Local` does until the other end is closed."""
+    import torch
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends this process
+    torch.set_num_threads(cpus)
+    while True:
+        try:
+            connection.send(_answer((work, cpus), connection.recv()))
+        except (EOFError, OSError):
+            return
