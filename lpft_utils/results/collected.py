@@ -74,15 +74,12 @@ def read_collected(path: Path) -> pd.DataFrame:
     if not path.exists():
         return pd.DataFrame(columns=COLLECTED)
     try:
-        frame = pq.read_table(path, page_checksum_verification=True).to_pandas()
-        if list(frame) != COLLECTED:
-            raise ValueError(f"its columns are {', '.join(frame)}")
-    except (OSError, ValueError) as error:
+        return pq.read_table(path, columns=COLLECTED, page_checksum_verification=True).to_pandas()[COLLECTED]
+    except (OSError, ValueError, KeyError) as error:
         raise RunError(
             f"{path}: expected results of `lpft sweep` ({error}). Restore it, or delete it: runs that are stored are "
             "read again, others are trained again."
         ) from error
-    return frame
 
 
 @contextlib.contextmanager

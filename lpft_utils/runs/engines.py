@@ -11,7 +11,7 @@ import os
 import signal
 from collections.abc import Callable
 from multiprocessing.connection import Connection, wait
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from lpft_utils.common.errors import ParameterError
 from lpft_utils.training.spec import RunSpec
@@ -27,71 +27,49 @@ class Answer(NamedTuple):
     error: str = ""
 
 
-class Engine(Protocol):
-    """What `schedule.sweep` needs of an engine."""
-
-    jobs: int
-
-    def start(self, spec: RunSpec) -> None:
-        """Begin with a spec; called while fewer than `jobs` are under way."""
-
-    def wait(self) -> Answer:
-        """The next spec that is done; called while one is under way."""
-
-    def close(self) -> None:
-        """End all that is under way."""
-
-
 class Local:
-    """Processes of this machine, each of which does one run after another; one that dies is replaced."""
+    """Processes of this machine, one for each run: what one of them breaks, the others do not notice."""
 
     def __init__(self, work: Work, jobs: int, cpus: int = 1) -> None:
         """Start nothing yet.
 
         Args:
             work: A function that can be pickled by name.
-            jobs: Number of processes.
+            jobs: Runs at the same time.
             cpus: Threads of each.
         """
-        self.jobs, self._work, self._cpus = jobs, work, cpus
-        # One server that has imported the package: its children start at once, and without the state of this process.
+        self.jobs, self._do, self._under_way = jobs, (work, cpus), {}
+        # One server that has imported the package: its children start in a moment, without the state of this process.
         self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["lpft_utils.runs.execute"])
-        self._busy: dict[Connection, tuple[Any, RunSpec]] = {}
-        self._idle: list[tuple[Connection, Any]] = []
+        self._context.set_forkserver_preload(["lpft_utils.runs.execute", "lpft_utils.training.fine_tuning"])
 
     def start(self, spec: RunSpec) -> None:
-        """Begin with a spec."""
-        connection, process = self._idle.pop() if self._idle else self._begin()
-        connection.send(spec)
-        self._busy[connection] = process, spec
+        """Begin with a spec; called while fewer than `jobs` are under way."""
+        ours, theirs = self._context.Pipe(duplex=False)
+        process = self._context.Process(target=_send, args=(theirs, self._do, spec), daemon=True)
+        process.start()
+        theirs.close()  # now a process that dies closes its end
+        self._under_way[ours] = process, spec
 
     def wait(self) -> Answer:
-        """The next spec that is done, or that its process did not survive."""
-        connection: Any = wait(list(self._busy))[0]
-        process, spec = self._busy.pop(connection)
-        try:
-            answer = connection.recv()
-        except (EOFError, OSError):
-            process.join()
-            connection.close()
-            return Answer(spec, error=f"its process ended with exit code {process.exitcode} (-9: killed, for example for want of memory)")  # fmt: skip  # noqa: E501
-        self._idle.append((connection, process))
+        """The next spec that is done, or that its process did not survive; called while one is under way."""
+        connection: Any = wait(list(self._under_way))[0]
+        process, spec = self._under_way.pop(connection)
+        with connection:
+            try:
+                answer = connection.recv()
+            except (EOFError, OSError):
+                process.join()
+                code = process.exitcode
+                answer = Answer(spec, error=f"its process ended with exit code {code} (-9: killed; out of memory?)")
+        process.join()
         return answer
 
     def close(self) -> None:
-        """End every process."""
-        for connection, process in [*self._idle, *((c, p) for c, (p, _) in self._busy.items())]:
+        """End all that is under way."""
+        for process, _ in self._under_way.values():
             process.terminate()
             process.join()
-            connection.close()
-
-    def _begin(self) -> tuple[Connection, Any]:
-        ours, theirs = self._context.Pipe()
-        process = self._context.Process(target=_serve, args=(theirs, self._work, self._cpus), daemon=True)
-        process.start()
-        theirs.close()  # now a process that dies closes its end
-        return ours, process
 
 
 class Ray:
@@ -101,7 +79,7 @@ class Ray:
     store of the node, which may be a folder that all nodes share.
     """
 
-    def __init__(self, work: Work, jobs: int | None = None, cpus: float = 1, gpus: float = 0) -> None:
+    def __init__(self, work: Work, jobs: int | None = None, cpus: int = 1, gpus: float = 0) -> None:
         """Connect to the cluster.
 
         Args:
@@ -123,14 +101,13 @@ class Ray:
         has = ray.cluster_resources()
         room = min(has.get(name, 0) // need for name, need in (("CPU", cpus), ("GPU", gpus)) if need)
         if room < 1:
-            raise ParameterError(f"The cluster has {has.get('CPU', 0):g} CPUs and {has.get('GPU', 0):g} GPUs, a run was declared to need {cpus:g} and {gpus:g}.")  # fmt: skip  # noqa: E501
+            raise ParameterError(f"The cluster has no room for a run of {cpus:g} CPUs and {gpus:g} GPUs; it has {has}.")
         self.jobs = jobs or int(room)
-        self._call = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=3)(_answer).options(name="run")
-        self._work = ray.put((work, max(1, int(cpus))))
+        self._call, self._do = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=3)(_answer), (work, int(cpus))
 
     def start(self, spec: RunSpec) -> None:
         """Begin with a spec."""
-        self._under_way[self._call.remote(self._work, spec)] = spec
+        self._under_way[self._call.remote(self._do, spec)] = spec
 
     def wait(self) -> Answer:
         """The next spec that is done, or that Ray has given up."""
@@ -154,25 +131,20 @@ def local_jobs(cpus: int) -> int:
     return 1 if torch.cuda.is_available() else max(1, (os.cpu_count() or 1) // cpus)
 
 
-def _answer(work: tuple[Work, int], spec: RunSpec) -> Answer:
+def _answer(do: tuple[Work, int], spec: RunSpec) -> Answer:
     from threadpoolctl import threadpool_limits
 
-    do, cpus = work
+    work, cpus = do
     try:
         with threadpool_limits(cpus):
-            return Answer(spec, do(spec))
+            return Answer(spec, work(spec))
     except Exception as error:  # whatever it is: the sweep goes on, and reports it at its end
         return Answer(spec, error=f"{type(error).__name__}: {error}")
 
 
-def _serve(connection: Connection, work: Work, cpus: int) -> None:
-    """What a process of `Local` does until the other end is closed."""
+def _send(connection: Connection, do: tuple[Work, int], spec: RunSpec) -> None:
     import torch
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends this process
-    torch.set_num_threads(cpus)
-    while True:
-        try:
-            connection.send(_answer((work, cpus), connection.recv()))
-        except (EOFError, OSError):
-            return
+    torch.set_num_threads(do[1])
+    connection.send(_answer(do, spec))

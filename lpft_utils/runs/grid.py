@@ -1,14 +1,14 @@
 """Grids of runs: a YAML file, checked as a whole before anything runs, and the runs that it asks for, in their order.
 
-    tasks: {snippets: {n_train: 1000}, cb: {}}   # or names; fields of a run that differ by task
+    tasks: {snippets: {n_train: 1000}, cb: {}}   # with the fields of a run that differ by task
     backbones: [minilm]
     methods: [lp, ft, lp_ft]
     seeds: [101, 102, 103]
-    learning_rates: {ft: [5e-5, 1e-4], lp_ft: [2.5e-5, 5e-5]}   # or one list for every method that has a rate
-    tuning_seeds: [1]             # with them, `seeds` run at the rate of the best validation accuracy on these
-    same_rate: {lp_ft: ft}        # beside its own rate, LP-FT also at FT's
-    vary: {head_norm: [1, 5, 25]} # any field of a run; methods that do not use it run once
-    settings: {epochs: 3, n_eval: 1000}   # any other field of a run
+    learning_rates: {ft: [5e-5, 1e-4], lp_ft: [2.5e-5, 5e-5]}
+    tuning_seeds: [1]                            # `seeds` run at the rate of the best validation accuracy on these
+    same_rate: {lp_ft: ft}                       # LP-FT also at FT's rate
+    vary: {head_norm: [1, 5, 25]}                # any field of a run; a method that does not use it runs once
+    settings: {epochs: 3, n_eval: 1000}          # any other field of a run
 
 Only tasks, methods and seeds are needed. A list of such blocks is run in its order; a run that several ask for is one.
 """
@@ -22,6 +22,7 @@ import statistics
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import yaml
@@ -34,37 +35,32 @@ from lpft_utils.training.methods import METHODS
 from lpft_utils.training.spec import COMMON_FIELDS, RunSpec
 
 FIELDS = {f.name for f in dataclasses.fields(RunSpec)} - {"task", "backbone", "method", "seed", "learning_rate"}
+Check = Callable[[Any], bool]
 Rates = Mapping[float, tuple[RunSpec, ...]]
 
 
-def _list_of(fits: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    return lambda value: isinstance(value, list) and len(value) > 0 and all(map(fits, value))
+def _list_of(fits: Check) -> Check:
+    return lambda value: isinstance(value, list) and value != [] and all(map(fits, value))
 
 
-def _mapping_to(fits: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    return lambda value: isinstance(value, dict) and len(value) > 0 and all(map(fits, value.values()))
+def _by_name(fits: Check) -> Check:
+    return lambda value: isinstance(value, dict) and all(isinstance(k, str) and fits(v) for k, v in value.items())
 
 
-def _either(*fits: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    return lambda value: any(fit(value) for fit in fits)
-
-
-_NAMES = _list_of(lambda value: isinstance(value, str))
-_RATES = _list_of(lambda value: is_number(value) and value > 0)
-_FIELDS = lambda value: isinstance(value, dict)  # noqa: E731
-# What is expected of every key, and how it is checked.
-_KEYS: dict[str, tuple[str, Callable[[Any], bool]]] = {
-    "tasks": ("a list of names, or fields of a run by name", _either(_NAMES, _mapping_to(_FIELDS))),
-    "backbones": ("a list of names", _NAMES),
-    "methods": ("a list of names", _NAMES),
-    "seeds": ("a list of integers", _list_of(is_integer)),
-    "learning_rates": ("a list of positive numbers, or one for each method", _either(_RATES, _mapping_to(_RATES))),
-    "tuning_seeds": ("a list of integers", _list_of(is_integer)),
-    "same_rate": ("a method for each method", _mapping_to(lambda value: isinstance(value, str))),
-    "vary": ("a list of values for each field of a run", _mapping_to(_list_of(lambda value: True))),
-    "settings": ("fields of a run", _FIELDS),
+_NAMES, _INTEGERS = _list_of(lambda v: isinstance(v, str)), _list_of(is_integer)
+_RATES, _FIELDS = _list_of(lambda v: is_number(v) and v > 0), _by_name(lambda v: True)
+# By key: what is expected, how it is checked, and what it is where nothing, or nothing right, is given.
+_KEYS: dict[str, tuple[str, Check, Any]] = {
+    "tasks": ("fields of a run by task, such as {cb: {}, rte: {n_train: 1000}}", _by_name(_FIELDS), {}),
+    "backbones": ("a list of names", _NAMES, ["minilm"]),
+    "methods": ("a list of names", _NAMES, []),
+    "seeds": ("a list of integers", _INTEGERS, [0]),
+    "learning_rates": ("a list of positive numbers by method", _by_name(_RATES), {}),
+    "tuning_seeds": ("a list of integers", _INTEGERS, []),
+    "same_rate": ("a method by method", _by_name(lambda v: isinstance(v, str)), {}),
+    "vary": ("a list of values by field of a run", _by_name(_list_of(lambda v: True)), {}),
+    "settings": ("fields of a run", _FIELDS, {}),
 }
-_NEEDED = ("tasks", "methods", "seeds")
 
 
 @dataclass(frozen=True)
@@ -153,7 +149,7 @@ def load_grid(path: Path) -> list[Planned]:
         where = f"block {number}: " if len(blocks) > 1 else ""
         if isinstance(block, dict):
             said = list(_problems(block))
-            for one in _runs(_Block(block), said.append):
+            for one in _runs(_right(block), said.append):
                 planned.setdefault((one.spec.key(""), *(spec.key("") for spec in one.tuning)), one)
         else:
             said = [f"expected keys and values, got {block!r}"]
@@ -163,54 +159,36 @@ def load_grid(path: Path) -> list[Planned]:
     return list(planned.values())
 
 
-class _Block:
-    """What is right of a block."""
-
-    def __init__(self, block: dict[str, Any]) -> None:
-        block = {key: value for key, value in block.items() if key in _KEYS and _KEYS[key][1](value)}
-        tasks = block.get("tasks", ())
-        self.tasks = tasks if isinstance(tasks, dict) else dict.fromkeys(tasks, {})
-        self.backbones = block.get("backbones", ["minilm"])
-        self.named = block.get("methods", ())
-        self.methods = [name for name in METHODS if name in self.named]  # LP comes first
-        self.tuned = [name for name in self.methods if METHODS[name].learning_rate is not None]
-        rates = block.get("learning_rates", {})
-        self.rates = rates if isinstance(rates, dict) else dict.fromkeys(self.tuned, rates)
-        self.seeds, self.tuning_seeds = block.get("seeds", [0]), block.get("tuning_seeds", [])
-        self.same_rate, self.vary = block.get("same_rate", {}), block.get("vary", {})
-        self.settings = block.get("settings", {})
-        self.fields = {*self.settings, *(name for fields in self.tasks.values() for name in fields)}
+def _right(block: dict[str, Any]) -> Any:
+    """What is right of a block, by key."""
+    given = {key: block.get(key) for key in _KEYS}
+    return SimpleNamespace(**{k: v if _KEYS[k][1](v) else _KEYS[k][2] for k, v in given.items()})
 
 
 def _problems(block: dict[str, Any]) -> Iterator[str]:
     """Everything that is wrong with a block but what `RunSpec` says about its runs, in words."""
-    for key, value in block.items():
+    b = _right(block)
+    for key in [*block, *(key for key in ("tasks", "methods", "seeds") if not block.get(key))]:
         if key not in _KEYS:
             yield f"there is no key {key!r}; {nearest(str(key), _KEYS)}"
-        elif not _KEYS[key][1](value):
-            yield f"{key}: expected {_KEYS[key][0]}, got {value!r}"
-    for key in _NEEDED:
-        if key not in block:
-            yield f"{key}: expected {_KEYS[key][0]}, got nothing"
-    b = _Block(block)
-    for method in {*b.named} - {*METHODS}:
-        yield f"methods: there is no {method!r}; {nearest(method, METHODS)}"
-    for key, names in (
-        ("learning_rates", b.rates),
-        ("same_rate", {**b.same_rate, **dict.fromkeys(b.same_rate.values())}),
-    ):
-        for name in {*names} - {*b.tuned}:
-            yield f"{key}: {name!r} is no method of this block that has a rate; {nearest(str(name), b.tuned)}"
-    for name in (b.fields | {*b.vary}) - FIELDS:
-        yield f"a grid sets no field {name!r} of a run; {nearest(str(name), sorted(FIELDS))}"
-    for name in b.fields & {*b.vary}:
-        yield f"{name}: expected it among the settings or under vary, got both"
-    for name in ({*b.vary} & FIELDS) - {*COMMON_FIELDS, *(field for m in b.methods for field in METHODS[m].fields)}:
-        yield f"vary: no method of this block uses {name}"
+        elif not block.get(key) or not _KEYS[key][1](block[key]):
+            yield f"{key}: expected {_KEYS[key][0]}, got {block.get(key, 'nothing')!r}"
+    tuned = [name for name in b.methods if name in METHODS and METHODS[name].learning_rate is not None]
+    fields = {*b.settings, *(name for of_task in b.tasks.values() for name in of_task)}
+    used = {*COMMON_FIELDS, *(field for name in b.methods if name in METHODS for field in METHODS[name].fields)}
+    for key, names, known in (
+        ("methods", b.methods, METHODS), ("learning_rates", b.learning_rates, tuned), ("same_rate", b.same_rate, tuned),
+        ("same_rate", b.same_rate.values(), tuned), ("settings, tasks", fields, FIELDS), ("vary", b.vary, used & FIELDS),
+    ):  # fmt: skip
+        for name in names:
+            if name not in known:
+                yield f"{key}: {name!r} cannot be here; {nearest(str(name), sorted(known))}"
+    for name in fields & {*b.vary}:
+        yield f"vary: {name} is among the settings as well; expected it in one place"
     if both := {*b.seeds} & {*b.tuning_seeds}:
-        yield f"tuning_seeds: expected others than the seeds of the evaluation, got {sorted(both)} among both"
-    if bool(b.tuning_seeds) != bool(b.rates) and (b.tuning_seeds or b.same_rate):
-        yield "tuning_seeds and same_rate need each other and learning_rates to choose from"
+        yield f"tuning_seeds: expected others than the seeds of the evaluation, got {sorted(both)} in both"
+    if (b.tuning_seeds or b.same_rate) and not (b.tuning_seeds and b.learning_rates):
+        yield "tuning_seeds, learning_rates: expected both where a rate is to be chosen (or taken from another method)"
     for backbone in b.backbones:
         try:
             resolve_backbone(backbone)
@@ -218,31 +196,32 @@ def _problems(block: dict[str, Any]) -> Iterator[str]:
             yield str(error)
 
 
-def _runs(b: _Block, say: Callable[[str], None]) -> Iterator[Planned]:
+def _runs(b: Any, say: Callable[[str], None]) -> Iterator[Planned]:
     """The runs of a block; what is wrong with one of them is said."""
 
     def spec(method: str, seed: int, **changes: Any) -> RunSpec | None:
-        fields = {
-            k: v for k, v in {**b.settings, **b.tasks[task], **changes}.items() if k in (*FIELDS, "learning_rate")
-        }
+        given = {**b.settings, **b.tasks[task], **changes}
+        fields = {k: v for k, v in given.items() if k in (*FIELDS, "learning_rate")}
         try:
             return RunSpec(task=task, backbone=backbone, method=method, seed=seed, **fields)
         except RunError as error:
             say(str(error))
 
+    methods = [name for name in METHODS if name in b.methods]  # LP comes first
     for task, backbone in itertools.product(b.tasks, b.backbones):  # noqa: B007  `spec` uses them
         candidates: dict[str, Rates] = {}
-        for method in b.tuned if b.tuning_seeds else ():
-            tried = {r: [spec(method, s, learning_rate=r) for s in b.tuning_seeds] for r in b.rates.get(method, ())}
+        for method in methods if b.tuning_seeds else ():
+            rates = b.learning_rates.get(method, ())
+            tried = {rate: [spec(method, seed, learning_rate=rate) for seed in b.tuning_seeds] for rate in rates}
             candidates[method] = {rate: tuple(filter(None, specs)) for rate, specs in tried.items()}
             yield from (Planned(one) for specs in candidates[method].values() for one in specs)
         for seed, *values in itertools.product(b.seeds, *b.vary.values()):
             varied = dict(zip(b.vary, values, strict=True))
-            for method in b.methods:
+            for method in methods:
                 used = {k: v for k, v in varied.items() if k in (*COMMON_FIELDS, *METHODS[method].fields)}
                 chosen = [candidates.get(name) for name in (method, b.same_rate.get(method))]
                 options = [(next(iter(rates)), rates) for rates in chosen if rates]
-                for rate, rates in options or [(rate, {}) for rate in b.rates.get(method, [None])]:
+                for rate, rates in options or [(rate, {}) for rate in b.learning_rates.get(method, [None])]:
                     if one := spec(method, seed, learning_rate=rate, **used):
                         yield Planned(one, rates)
 

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from lpft_utils.common.errors import LpftError, ParameterError, RunError
 from lpft_utils.data.tasks import load_task
 from lpft_utils.models.backbone_files import folder_fingerprint
-from lpft_utils.runs.engines import Engine
+from lpft_utils.runs.engines import Local, Ray
 from lpft_utils.runs.grid import Planned, Score
 from lpft_utils.runs.run import load_data
 from lpft_utils.training.methods import METHODS
@@ -24,6 +24,7 @@ from lpft_utils.training.spec import RunSpec
 # Training MiniLM takes about this long for each token on one core, evaluation a third; other backbones go by L H².
 SECONDS_PER_TOKEN, MINILM = 1.1e-3, 6 * 384**2
 TOKENS_PER_WORD = 1.35
+SECONDS_PER_RUN = 2  # to load a backbone and to fit a head
 SUMMARY_BYTES = 20_000
 _BAR = "{percentage:3.0f}%|{bar}| {postfix} [{elapsed}, about {remaining} left]"
 
@@ -63,9 +64,13 @@ class Costs:
         """
         from lpft_utils.models.backbones import load_config, load_tokenizer
 
-        self._keep, self._load = keep, functools.lru_cache(2)(load_task)
-        self.of, self._data, self._config = map(functools.cache, (self._cost, self._tokens, load_config))
-        self._tokenizer, self._identity = load_tokenizer, functools.cache(folder_fingerprint)
+        def size(backbone: str) -> tuple[int, int, int]:
+            config = load_config(backbone).get_text_config()
+            return config.num_hidden_layers, config.hidden_size, config.vocab_size
+
+        self._keep, self._load, self._tokenizer = keep, functools.lru_cache(2)(load_task), load_tokenizer
+        self.of, self._data = functools.cache(self._cost), functools.cache(self._tokens)
+        self._size, self._identity = functools.cache(size), functools.cache(folder_fingerprint)
 
     def check(self, planned: Iterable[Planned]) -> None:
         """Load all that the runs need but weights.
@@ -76,37 +81,37 @@ class Costs:
         Raises:
             ParameterError: If a backbone or task cannot be used; the message lists them.
         """
+        specs = [one.spec for one in planned]
+        backbones = dict.fromkeys(spec.backbone for spec in specs)
+        checks: list[tuple[Callable[[Any], Any], Any]] = [(self._tokenizer, name) for name in backbones]
         problems: dict[str, None] = {}
-        planned = list(planned)
-        checks = [(self._tokenizer, name) for name in dict.fromkeys(one.spec.backbone for one in planned)]
-        for load, what in [*checks, *((self.of, one.spec) for one in planned)]:
+        for load, what in [*checks, *((self.of, spec) for spec in specs)]:
             try:
-                load(what)  # pyright: ignore[reportArgumentType]
+                load(what)
             except LpftError as error:
                 problems[str(error)] = None
         if problems:
             raise ParameterError("nothing was run, since\n- " + "\n- ".join(problems))
 
-    def seconds(self, planned: Sequence[Planned], scores: Mapping[str, Score]) -> dict[RunSpec, float]:
-        """Estimated seconds of a core by run: as long for each token as runs of the same backbone took.
+    def seconds(self, planned: Sequence[Planned], scores: Mapping[str, Score]) -> Callable[[RunSpec], float]:
+        """Estimates of what runs take, after what runs of the same backbone took, or after its size.
 
         Args:
             planned: Runs.
             scores: Of runs that are done, by name.
 
         Returns:
-            Seconds by `Planned.spec`, 0 for what is done.
+            From a run to seconds of a core.
         """
-        rates: dict[str, list[float]] = {}
-        for spec in (one.spec for one in planned):
+        took: dict[str, list[float]] = {}
+        for spec in {one.spec for one in planned}:
             if found := scores.get(self.of(spec).key):
-                rates.setdefault(spec.backbone, []).append(found.seconds / self.of(spec).tokens)
-        for backbone in {one.spec.backbone for one in planned} - {*rates}:
-            config = self._config(backbone).get_text_config()
-            rates[backbone] = [SECONDS_PER_TOKEN * config.num_hidden_layers * config.hidden_size**2 / MINILM]
-        rate = {backbone: statistics.median(found) for backbone, found in rates.items()}
-        costs = {one.spec: self.of(one.spec) for one in planned}
-        return {s: 0 if cost.key in scores else rate[s.backbone] * cost.tokens for s, cost in costs.items()}
+                took.setdefault(spec.backbone, []).append((found.seconds - SECONDS_PER_RUN) / self.of(spec).tokens)
+        rate = {backbone: max(0.0, statistics.median(found)) for backbone, found in took.items()}
+        for backbone in {one.spec.backbone for one in planned} - {*rate}:
+            layers, width, _ = self._size(backbone)
+            rate[backbone] = SECONDS_PER_TOKEN * layers * width**2 / MINILM
+        return lambda spec: SECONDS_PER_RUN + rate[spec.backbone] * self.of(spec).tokens
 
     def forecast(
         self, planned: Sequence[Planned], scores: Mapping[str, Score], store: Path, jobs: int | None = None
@@ -122,18 +127,16 @@ class Costs:
         Returns:
             Text of several lines.
         """
-        seconds = self.seconds(planned, scores)
-        done = [one for one in planned if not seconds[one.spec] or (store / self.of(one.spec).key).exists()]
-        todo = [one for one in planned if one not in done]
-        counts = Counter(f"{one.spec.method} on {one.spec.task}, {one.spec.backbone}" for one in todo)
-        hours = [seconds[one.spec] / 3600 for one in todo]
-        megabytes = sum(self.of(one.spec).bytes for one in todo) / 1e6
+        keys = {one.spec: self.of(one.spec).key for one in planned}
+        todo = [one.spec for one in planned if not (keys[one.spec] in scores or (store / keys[one.spec]).exists())]
+        hours = [self.seconds(planned, scores)(spec) / 3600 for spec in todo]
+        counts = Counter(f"{spec.method} on {spec.task}, {spec.backbone}" for spec in todo)
         wall = f", {max(sum(hours) / jobs, *hours):.2g} hours with {jobs} at a time" if jobs and hours else ""
-        return "\n".join(
-            [f"{len(planned)} runs: {len(done)} done, {len(todo)} to do"]
-            + [f"  {n:4} {what}" for what, n in counts.items()]
-            + [f"about {sum(hours):.2g} core-hours{wall}, and {megabytes:.2g} MB"]
-        )
+        return "\n".join([
+            f"{len(planned)} runs: {len(planned) - len(todo)} done, {len(todo)} to do",
+            *(f"  {n:4} {what}" for what, n in counts.items()),
+            f"about {sum(hours):.2g} core-hours{wall}, and {sum(self.of(spec).bytes for spec in todo) / 1e6:.2g} MB",
+        ])  # fmt: skip
 
     def _cost(self, spec: RunSpec) -> Cost:
         data = {name: getattr(spec, name) for name in ("task", "ood", "n_train", "n_eval", "label_noise", "seed")}
@@ -143,9 +146,8 @@ class Costs:
         total = tokens["train"] * epochs + (sum(tokens.values()) * (1 + trained) + tokens["validation"] * epochs) / 3
         size = SUMMARY_BYTES + (self._keep != "summary") * n * (4 * C + 8)
         if self._keep == "all":
-            config = self._config(spec.backbone).get_text_config()
-            H, L = config.hidden_size, config.num_hidden_layers
-            size += 8 * n * H + 4 * trained * (12 * L * H**2 + config.vocab_size * H)
+            L, H, vocabulary = self._size(spec.backbone)
+            size += 8 * n * H + 4 * trained * (12 * L * H**2 + vocabulary * H)
         return Cost(spec.key(fingerprint + self._identity(spec.backbone)), total, size)
 
     def _tokens(self, data: RunSpec) -> tuple[str, dict[str, float], int, int]:
@@ -159,7 +161,7 @@ class Costs:
 
 
 def sweep(
-    planned: Sequence[Planned], engine: Engine, costs: Costs, known: Mapping[str, Score],
+    planned: Sequence[Planned], engine: Local | Ray, costs: Costs, known: Mapping[str, Score],
     collect: Callable[[Any], None], *, progress: bool = False,
 ) -> Report:  # fmt: skip
     """Do every run of a grid that is not done.
@@ -178,13 +180,13 @@ def sweep(
         What was done.
     """
     scores, report, failures = dict(known), Report(), Counter()
-    waiting, under_way = list(planned), {}
+    waiting, under_way = list(planned), set()
     seconds = costs.seconds(planned, known)
 
     def score(spec: RunSpec) -> Score | None:
         return scores.get(costs.of(spec).key)
 
-    def following() -> Planned | None:
+    def following() -> RunSpec | None:
         """The first run that waits for nothing, at its rate; what is done, or cannot be done, is dropped."""
         for one in list(waiting):
             try:
@@ -193,36 +195,38 @@ def sweep(
                 spec = one.settled(score)
             except RunError as error:
                 report.failed.append((one.spec, str(error)))
-                spec = None
                 waiting.remove(one)
+                continue
             if spec:
                 waiting.remove(one)
                 if not score(spec) and failures[spec] < 2 and spec not in under_way:
-                    return Planned(spec)
+                    return spec
 
-    with tqdm(total=sum(seconds.values()), disable=not progress, smoothing=0, bar_format=_BAR) as bar:
+    total = sum(seconds(one.spec) for one in planned if not score(one.spec))
+    with tqdm(total=total, disable=not progress, smoothing=0, bar_format=_BAR) as bar:
         while True:
-            while len(under_way) < engine.jobs and (one := following()):
-                under_way[one.spec] = one
-                engine.start(one.spec)
+            while len(under_way) < engine.jobs and (spec := following()):
+                under_way.add(spec)
+                engine.start(spec)
+            left = [*(one.spec for one in waiting if not score(one.spec)), *under_way]
+            bar.n = max(0.0, total - sum(map(seconds, left)))
+            bar.set_postfix_str(f"{report.done} runs done, {len(left)} to go")
             if not under_way:
                 return report
             spec, result, error = engine.wait()
-            one = under_way.pop(spec)
+            under_way.remove(spec)
             if result and result[0].key != costs.of(spec).key:
                 error = (
-                    f"it was done as {result[0].key}, not as {costs.of(spec).key}: on other data or another backbone"
+                    f"expected the run {costs.of(spec).key}, got {result[0].key}: other data or weights where it ran"
                 )
             if error:
                 failures[spec] += 1
                 if failures[spec] < 2:
-                    waiting.append(one)
+                    waiting.append(Planned(spec))
                 else:
                     report.failed.append((spec, error))
-            else:
-                scores[result[0].key] = result[0]
-                report.done += 1
-                report.diverged += result[0].diverged
-                collect(result[1])
-            bar.n = bar.total - sum(seconds.get(one.spec, 0) for one in (*waiting, *under_way.values()))
-            bar.set_postfix_str(f"{report.done} runs done, {len(waiting) + len(under_way)} to go")
+                continue
+            scores[result[0].key] = result[0]
+            report.done += 1
+            report.diverged += result[0].diverged
+            collect(result[1])
