@@ -11,7 +11,7 @@ BIN      := $(VENV)/bin
 STAMPS   := $(VENV)/.stamps
 
 .DEFAULT_GOAL := help
-.PHONY: help book test bench lint format doctor lab clean distclean
+.PHONY: help book test check bench lint format doctor lab clean distclean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -19,7 +19,10 @@ help: ## list the targets
 book: $(STAMPS)/book ## run the chapters and build the site into _build/html
 	$(BIN)/lpft book $(ARGS)
 
-test: $(STAMPS)/test ## run every test (units, chapters, site)
+test: $(STAMPS)/test ## run the tests (units, chapters, site) but the slow ones
+	@$(BIN)/python -m pytest -m 'not slow' $(ARGS)
+
+check: lint ## what continuous integration runs: lint, and every test
 	@$(BIN)/python -m pytest $(ARGS)
 
 bench: $(STAMPS)/test ## run the benchmarks, each ends with lines "name: ratio"

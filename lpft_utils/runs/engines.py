@@ -6,6 +6,7 @@ from `wait` exactly once: with what `work` returned, or with the reason why it f
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -28,7 +29,7 @@ class Answer(NamedTuple):
 
 
 class Local:
-    """Processes of this machine, one for each run: what one of them breaks, the others do not notice."""
+    """Processes of this machine, each of which does one run after another; one that dies is replaced."""
 
     def __init__(self, work: Work, jobs: int, cpus: int = 1) -> None:
         """Start nothing yet.
@@ -38,37 +39,46 @@ class Local:
             jobs: Runs at the same time.
             cpus: Threads of each.
         """
-        self.jobs, self._do, self._under_way = jobs, (work, cpus), {}
+        self.jobs, self._do = jobs, (work, cpus)
+        self._processes, self._idle, self._under_way = {}, [], {}
         # One server that has imported the package: its children start in a moment, without the state of this process.
         self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["lpft_utils.runs.execute", "lpft_utils.training.fine_tuning"])
+        self._context.set_forkserver_preload(["__main__", "lpft_utils.runs.execute", "lpft_utils.training.fine_tuning"])
 
     def start(self, spec: RunSpec) -> None:
         """Begin with a spec; called while fewer than `jobs` are under way."""
-        ours, theirs = self._context.Pipe(duplex=False)
-        process = self._context.Process(target=_send, args=(theirs, self._do, spec), daemon=True)
-        process.start()
-        theirs.close()  # now a process that dies closes its end
-        self._under_way[ours] = process, spec
+        if not self._idle:
+            ours, theirs = self._context.Pipe()
+            self._processes[ours] = self._context.Process(target=_serve, args=(theirs, self._do), daemon=True)
+            self._processes[ours].start()
+            theirs.close()  # now a process that dies closes its end
+            self._idle.append(ours)
+        connection = self._idle.pop()
+        self._under_way[connection] = spec
+        with contextlib.suppress(OSError):  # it has died since its last run: `wait` says so
+            connection.send(spec)
 
     def wait(self) -> Answer:
         """The next spec that is done, or that its process did not survive; called while one is under way."""
         connection: Any = wait(list(self._under_way))[0]
-        process, spec = self._under_way.pop(connection)
-        with connection:
-            try:
-                answer = connection.recv()
-            except (EOFError, OSError):
-                process.join()
-                code = process.exitcode
-                answer = Answer(spec, error=f"its process ended with exit code {code} (-9: killed; out of memory?)")
-        process.join()
+        spec = self._under_way.pop(connection)
+        try:
+            answer = connection.recv()
+        except (EOFError, OSError):
+            process = self._processes.pop(connection)
+            process.join()
+            return Answer(
+                spec, error=f"its process ended with exit code {process.exitcode} (-9: killed; out of memory?)"
+            )
+        self._idle.append(connection)
         return answer
 
     def close(self) -> None:
-        """End all that is under way."""
-        for process, _ in self._under_way.values():
-            process.terminate()
+        """End every process, also those in the middle of a run."""
+        for connection, process in self._processes.items():
+            connection.close()
+            if connection in self._under_way:
+                process.terminate()
             process.join()
 
 
@@ -142,9 +152,12 @@ def _answer(do: tuple[Work, int], spec: RunSpec) -> Answer:
         return Answer(spec, error=f"{type(error).__name__}: {error}")
 
 
-def _send(connection: Connection, do: tuple[Work, int], spec: RunSpec) -> None:
+def _serve(connection: Connection, do: tuple[Work, int]) -> None:
+    """What a process of `Local` does until the other end is closed."""
     import torch
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends this process
     torch.set_num_threads(do[1])
-    connection.send(_answer(do, spec))
+    with contextlib.suppress(EOFError, OSError):
+        while True:
+            connection.send(_answer(do, connection.recv()))

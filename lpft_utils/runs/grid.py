@@ -177,8 +177,9 @@ def _problems(block: dict[str, Any]) -> Iterator[str]:
     fields = {*b.settings, *(name for of_task in b.tasks.values() for name in of_task)}
     used = {*COMMON_FIELDS, *(field for name in b.methods if name in METHODS for field in METHODS[name].fields)}
     for key, names, known in (
-        ("methods", b.methods, METHODS), ("learning_rates", b.learning_rates, tuned), ("same_rate", b.same_rate, tuned),
-        ("same_rate", b.same_rate.values(), tuned), ("settings, tasks", fields, FIELDS), ("vary", b.vary, used & FIELDS),
+        ("methods", b.methods, METHODS), ("learning_rates", b.learning_rates, tuned),
+        ("same_rate", [*b.same_rate, *b.same_rate.values()], tuned), ("settings, tasks", fields, FIELDS),
+        ("vary", b.vary, used & FIELDS),
     ):  # fmt: skip
         for name in names:
             if name not in known:
@@ -218,7 +219,7 @@ def _runs(b: Any, say: Callable[[str], None]) -> Iterator[Planned]:
         for seed, *values in itertools.product(b.seeds, *b.vary.values()):
             varied = dict(zip(b.vary, values, strict=True))
             for method in methods:
-                used = {k: v for k, v in varied.items() if k in (*COMMON_FIELDS, *METHODS[method].fields)}
+                used = {k: v for k, v in varied.items() if k in FIELDS & {*COMMON_FIELDS, *METHODS[method].fields}}
                 chosen = [candidates.get(name) for name in (method, b.same_rate.get(method))]
                 options = [(next(iter(rates)), rates) for rates in chosen if rates]
                 for rate, rates in options or [(rate, {}) for rate in b.learning_rates.get(method, [None])]:

@@ -180,7 +180,7 @@ def sweep(
         What was done.
     """
     scores, report, failures = dict(known), Report(), Counter()
-    waiting, under_way = list(planned), set()
+    under_way: set[RunSpec] = set()
     seconds = costs.seconds(planned, known)
 
     def score(spec: RunSpec) -> Score | None:
@@ -202,15 +202,15 @@ def sweep(
                 if not score(spec) and failures[spec] < 2 and spec not in under_way:
                     return spec
 
-    total = sum(seconds(one.spec) for one in planned if not score(one.spec))
-    with tqdm(total=total, disable=not progress, smoothing=0, bar_format=_BAR) as bar:
+    waiting = [one for one in planned if one.rates or not score(one.spec)]
+    with tqdm(
+        total=sum(seconds(one.spec) for one in waiting), disable=not progress, smoothing=0, bar_format=_BAR
+    ) as bar:
         while True:
             while len(under_way) < engine.jobs and (spec := following()):
                 under_way.add(spec)
                 engine.start(spec)
-            left = [*(one.spec for one in waiting if not score(one.spec)), *under_way]
-            bar.n = max(0.0, total - sum(map(seconds, left)))
-            bar.set_postfix_str(f"{report.done} runs done, {len(left)} to go")
+            bar.set_postfix_str(f"{report.done} runs done, {len(waiting) + len(under_way)} to go")
             if not under_way:
                 return report
             spec, result, error = engine.wait()
@@ -229,4 +229,5 @@ def sweep(
             scores[result[0].key] = result[0]
             report.done += 1
             report.diverged += result[0].diverged
+            bar.update(seconds(spec))
             collect(result[1])
