@@ -56,7 +56,7 @@ def test_every_check_passes_at_tiny_sizes_on_the_cpu(tmp_path):
     assert all({"value", "tolerance", "passed", "seconds"} <= set(entry) for entry in checks.values())
     book = checks.pop("smoke book")
     assert book["passed"] is None and book["message"].startswith("not run: ")
-    assert len(checks) == 12 and all(entry["passed"] is True for entry in checks.values())
+    assert len(checks) == 13 and all(entry["passed"] is True for entry in checks.values())
     assert all(0 <= entry["value"] <= entry["tolerance"] for entry in checks.values())
     assert [row["batch_size"] for row in checks["speed of LoRA"]["rows"]] == [2, 2]
     # Errors of zero would mean that both sides were one and the same computation.

@@ -85,9 +85,12 @@ class Classifier(PreTrainedModel):
         super().__init__(config)
         self.backbone = AutoModel.from_config(config.backbone_config) if backbone is None else backbone
         if getattr(self.backbone, "pooler", None) is not None:
-            # BERT's tanh pooler is no part of φ: it would be dead weight in every kernel.
-            self.backbone.pooler = None  # pyright: ignore[reportArgumentType]
+            # BERT's tanh pooler is no part of φ: dead weight in every kernel. Some families call it without asking.
+            self.backbone.pooler = nn.Identity()
         self._backbone_arguments = set(inspect.signature(self.backbone.forward).parameters)
+        if "input_ids" not in self._backbone_arguments:
+            kind = type(self.backbone).__name__
+            raise ModelError(f"backbone: expected a model of texts, which takes input_ids, got {kind}.")
         self.head = nn.Linear(config.hidden_size, config.num_labels or 0, bias=config.head_bias)
         self.post_init()
 
@@ -167,6 +170,10 @@ class Classifier(PreTrainedModel):
 
         Returns:
             Features, shape (B, H).
+
+        Raises:
+            ModelError: If the backbone is an encoder and decoder in one that needs more than a text.
+            ValueError: What the backbone itself refuses.
         """
         batch = {
             "input_ids": input_ids,
@@ -177,7 +184,16 @@ class Classifier(PreTrainedModel):
         given: dict[str, Any] = {k: v for k, v in batch.items() if v is not None and k in self._backbone_arguments}
         if "use_cache" in self._backbone_arguments:
             given["use_cache"] = False  # decoders would otherwise keep keys and values that nobody reads
-        hidden = self.backbone(**given).last_hidden_state  # (B, T, H)
+        try:
+            hidden = self.backbone(**given).last_hidden_state  # (B, T, H)
+        except ValueError as error:
+            if not getattr(self.backbone.config, "is_encoder_decoder", False):
+                raise
+            kind = type(self.backbone).__name__
+            raise ModelError(
+                f"backbone: {kind} takes more than a text ({error}). Expected an encoder or a decoder: use the encoder "
+                "alone, such as T5EncoderModel of T5."
+            ) from error
         return pool(hidden, attention_mask, self.config.pooling)
 
     def forward(

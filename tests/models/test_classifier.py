@@ -10,7 +10,15 @@ import torch
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model
 from safetensors.torch import load_file, save_file
 from tiny import DECODERS, EOS, FAMILIES, H, save_backbone
-from transformers import AutoModel, AutoModelForSequenceClassification, Trainer, TrainingArguments
+from transformers import (
+    AutoModel,
+    AutoModelForSequenceClassification,
+    LayoutLMConfig,
+    T5Config,
+    Trainer,
+    TrainingArguments,
+    ViTConfig,
+)
 
 from lpft_utils.common.errors import LpftError, ModelError
 from lpft_utils.common.tensors import weights_fingerprint
@@ -430,3 +438,21 @@ def test_other_weights_in_the_same_folder_are_another_backbone(tmp_path):
     save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
     assert folder_fingerprint(str(tmp_path)) != first
     assert folder_fingerprint("minilm") == folder_fingerprint("some/hub-id") == ""
+
+
+def test_a_family_that_always_calls_its_pooler_works_without_it():
+    config = LayoutLMConfig(
+        vocab_size=50, hidden_size=H, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8
+    )
+    model = Classifier(ClassifierConfig(config, num_labels=2)).eval()
+    assert model.features(torch.arange(2, 8)[None]).shape == (1, H)
+    assert not any("pooler" in name for name, _ in model.named_parameters())
+
+
+def test_what_is_no_encoder_or_decoder_of_texts_is_refused_by_name():
+    images = ViTConfig(hidden_size=H, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8)
+    with pytest.raises(ModelError, match="expected a model of texts, which takes input_ids, got ViTModel"):
+        Classifier(ClassifierConfig(images, num_labels=2))
+    both = T5Config(vocab_size=50, d_model=H, d_kv=8, d_ff=8, num_layers=1, num_heads=2, decoder_start_token_id=0)
+    with pytest.raises(ModelError, match="T5Model takes more than a text .* use the encoder alone"):
+        Classifier(ClassifierConfig(both, num_labels=2)).features(torch.arange(2, 8)[None])
