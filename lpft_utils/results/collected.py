@@ -18,6 +18,7 @@ from pathlib import Path
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+from filelock import FileLock, Timeout
 
 from lpft_utils.common.errors import RunError
 from lpft_utils.common.files import whole
@@ -95,7 +96,15 @@ def collecting(
 
     Yields:
         Scores of the runs that are in the file, and a function that adds the rows of a run.
+
+    Raises:
+        RunError: If another process is collecting into the file.
     """
+    lock = FileLock(f"{path}.lock")
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise RunError(f"{path}: another sweep is writing to it; wait for it, or name another file.") from None
     frames = [read_collected(path)]
     known = scores(frames[0])
     digest = hashlib.sha256(plan.read_bytes()).hexdigest()[:16] if plan else ""
@@ -113,6 +122,7 @@ def collecting(
         yield known, add
     finally:
         write_collected(path, pd.concat(frames, ignore_index=True))
+        lock.release()
 
 
 def write_collected(path: Path, frame: pd.DataFrame) -> None:

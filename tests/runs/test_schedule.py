@@ -21,7 +21,7 @@ from lpft_utils.runs.schedule import Costs, sweep
 from lpft_utils.training.spec import RunSpec
 
 BLOCK = {
-    "tasks": {"synthetic": {}}, "backbones": ["tiny"], "methods": ["lp", "ft", "lp_ft"], "seeds": [11, 12],
+    "tasks": {"builtin": {}}, "backbones": ["tiny"], "methods": ["lp", "ft", "lp_ft"], "seeds": [11, 12],
     "settings": {"n_train": 24, "n_eval": 12, "epochs": 1, "batch_size": 8, "lp": 1.0},
 }  # fmt: skip
 TUNED = {**BLOCK, "tuning_seeds": [1], "learning_rates": {"ft": [1e-4, 1e-3], "lp_ft": [1e-5, 1e-4]}}
@@ -169,7 +169,9 @@ def test_no_rate_is_chosen_where_a_tuning_run_failed(costs, tmp_path):
 
 def test_diverged_runs_are_counted_and_their_rates_not_chosen(costs, tmp_path):
     def work(spec):
-        return scored(costs, spec, accuracy=0.9 if spec.learning_rate == 1e-3 else 0.5, diverged=spec.learning_rate == 1e-3)
+        return scored(
+            costs, spec, accuracy=0.9 if spec.learning_rate == 1e-3 else 0.5, diverged=spec.learning_rate == 1e-3
+        )
 
     engine = InTurn(work)
     report, _ = finished(grid(tmp_path, TUNED), engine, costs)
@@ -208,11 +210,11 @@ def test_an_interrupted_sweep_goes_on_where_it_was(after, costs, tmp_path):
 
 def test_all_tasks_and_backbones_that_cannot_be_used_are_named_before_anything_runs(costs, tmp_path):
     (tmp_path / "empty").mkdir()
-    block = {**BLOCK, "tasks": {"synthetic": {}, "sinthetic": {}, "synthetik": {}}, "backbones": [str(tmp_path / "empty")]}
+    block = {**BLOCK, "tasks": {"builtin": {}, "biultin": {}, "builtim": {}}, "backbones": [str(tmp_path / "empty")]}
     with pytest.raises(ParameterError) as caught:
         costs.check(grid(tmp_path, block))
     said = str(caught.value)
-    assert "'sinthetic'" in said and "'synthetik'" in said and "Cannot load the tokenizer" in said
+    assert "'biultin'" in said and "'builtim'" in said and "Cannot load the tokenizer" in said
     assert said.count("\n- ") == 3
 
 
@@ -221,13 +223,13 @@ def test_forecast_counts_what_is_stored_and_what_is_known(costs, tmp_path):
     known = {costs.of(planned[0].spec).key: scored(costs, planned[0].spec)[0]}
     (tmp_path / costs.of(planned[1].spec).key).mkdir()
     text = costs.forecast(planned, known, tmp_path, 2)
-    assert "6 runs: 2 done, 4 to do" in text and "2 lp_ft on synthetic, tiny" in text and "with 2 at a time" in text
+    assert "6 runs: 2 done, 4 to do" in text and "2 lp_ft on builtin, tiny" in text and "with 2 at a time" in text
     everything = {costs.of(one.spec).key: scored(costs, one.spec)[0] for one in planned}
     assert "6 runs: 6 done, 0 to do" in costs.forecast(planned, everything, tmp_path, 2)
 
 
 def test_estimate_is_in_proportion_to_tokens_and_follows_runs_that_are_done(costs):
-    short, long = (RunSpec(task="synthetic", backbone="minilm", method="ft", n_train=n, n_eval=1) for n in (50, 200))
+    short, long = (RunSpec(task="builtin", backbone="minilm", method="ft", n_train=n, n_eval=1) for n in (50, 200))
     both = [Planned(short), Planned(long)]
     seconds = costs.seconds(both, {})
     assert (seconds(long) - 2) / (seconds(short) - 2) == pytest.approx(4, rel=0.1)
@@ -239,7 +241,7 @@ def test_estimate_is_in_proportion_to_tokens_and_follows_runs_that_are_done(cost
 
 
 def test_a_backbone_of_base_size_takes_eight_times_as_long(costs, monkeypatch):
-    spec = RunSpec(task="synthetic", backbone="minilm", method="ft", n_train=50, n_eval=1)
+    spec = RunSpec(task="builtin", backbone="minilm", method="ft", n_train=50, n_eval=1)
     small = costs.seconds([Planned(spec)], {})(spec)
     monkeypatch.setattr(costs, "_size", lambda backbone: (12, 768, 50265))
     assert (costs.seconds([Planned(spec)], {})(spec) - 2) / (small - 2) == pytest.approx(8)
@@ -278,7 +280,14 @@ def test_processes_that_die_are_replaced_and_what_they_did_is_done_again(tmp_pat
     assert report.done == 4 and os.getpid() not in processes
     reasons = {spec.seed: reason for spec, reason in report.failed}
     assert "exit code -9" in reasons.pop(2) and reasons.pop(3) == "ValueError: expected 8, got 7" and not reasons
-    assert Counter(path.name.partition("-")[0] for path in tmp_path.iterdir()) == {"0": 1, "1": 2, "2": 2, "3": 2, "4": 1, "5": 1}
+    assert Counter(path.name.partition("-")[0] for path in tmp_path.iterdir()) == {
+        "0": 1,
+        "1": 2,
+        "2": 2,
+        "3": 2,
+        "4": 1,
+        "5": 1,
+    }
 
 
 def asleep(spec: RunSpec, marks: Path) -> None:
