@@ -14,6 +14,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
@@ -133,9 +134,9 @@ def write_collected(path: Path, frame: pd.DataFrame) -> None:
         frame: Columns `COLLECTED`.
     """
     texts = dict.fromkeys(set(COLLECTED) - {"seed", "step", "value"}, "category")
-    frame = frame.astype({**texts, "seed": "int64", "step": "float64", "value": "float64"})[COLLECTED]
+    typed: Any = frame.astype({**texts, "seed": "int64", "step": "float64", "value": "float64"})
     with whole(path) as partial:
-        table = pa.Table.from_pandas(frame, preserve_index=False)
+        table = pa.Table.from_pandas(typed[COLLECTED], preserve_index=False)
         pq.write_table(table, partial, compression="zstd", write_page_checksum=True)
 
 
@@ -148,7 +149,7 @@ def scores(frame: pd.DataFrame) -> dict[str, Score]:
     Returns:
         Scores by name of the run.
     """
-    final = frame[frame["step"].isna() & frame["metric"].isin(["accuracy", "diverged", "seconds"])]
+    final: Any = frame[frame["step"].isna() & frame["metric"].isin(["accuracy", "diverged", "seconds"])]
     final = final[final["split"] == final["metric"].map({"accuracy": "validation"}).astype(object).fillna("")]
     wide = final.astype({"run": str, "metric": str}).pivot(index="run", columns="metric", values="value")
     wide = wide.reindex(columns=["accuracy", "diverged", "seconds"])
