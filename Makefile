@@ -11,7 +11,7 @@ BIN      := $(VENV)/bin
 STAMPS   := $(VENV)/.stamps
 
 .DEFAULT_GOAL := help
-.PHONY: help book test bench lint format doctor lab clean distclean
+.PHONY: help book test check bench lint format doctor lab clean distclean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -20,7 +20,11 @@ book: $(STAMPS)/book ## run the chapters and build the site into _build/html
 	@$(BIN)/lpft fetch
 	$(BIN)/lpft book $(ARGS)
 
-test: $(STAMPS)/test ## run every test (units, chapters, site)
+test: $(STAMPS)/test ## run the tests (units, chapters, site) but the slow ones
+	@$(BIN)/lpft fetch || echo 'the tests of the rated snippets will skip' >&2
+	@$(BIN)/python -m pytest -m 'not slow' $(ARGS)
+
+check: lint ## what continuous integration runs: lint, and every test
 	@$(BIN)/lpft fetch || echo 'the tests of the rated snippets will skip' >&2
 	@$(BIN)/python -m pytest $(ARGS)
 

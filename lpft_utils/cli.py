@@ -5,10 +5,15 @@ A new command is one function decorated with `@main.command()`. Heavy imports st
 """
 
 import contextlib
+import functools
 import logging
 import os
+import shlex
+import sys
+import tempfile
 import webbrowser
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import click
@@ -192,3 +197,58 @@ def paper(
                 failed = study.run_every(settings)
             if failed:
                 raise LpftError("; ".join(f"{task}: {error}" for task, error in failed.items()))
+
+
+@main.command()
+@click.argument("grid", type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--dry-run", is_flag=True, help="Check everything, say what would run and what it would take, and stop.")
+@click.option("--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True, help="Where.")
+@click.option(
+    "--jobs", type=click.IntRange(min=1), help="Runs at the same time. Default: as many as there is room for."
+)
+@click.option("--cpus", type=click.IntRange(min=1), default=1, show_default=True, help="CPU cores of a run.")
+@click.option("--gpus", type=click.FloatRange(min=0), default=0, show_default=True, help="GPUs of a run, for ray.")
+@click.option(
+    "--keep", type=click.Choice(["summary", "predictions", "all"]), default="predictions", show_default=True,
+    help="What is stored of a run: metrics and curves, also logits, or also features and weights.",
+)  # fmt: skip
+@click.option(
+    "--results", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
+    help="The Parquet file of the results; runs that are in it are not run again. Default: in the run store.",
+)  # fmt: skip
+@click.option(
+    "--plan", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="The plan, whose hash the rows carry."
+)
+def sweep(
+    grid: Path, dry_run: bool, engine: str, jobs: int | None, cpus: int, gpus: float, keep: str, results: Path | None,
+    plan: Path | None,
+) -> None:  # fmt: skip
+    """Do every run of a grid that is not done, and collect the results; GRID is a YAML file (see README)."""
+    from lpft_utils.results import collected
+    from lpft_utils.runs import engines, schedule
+    from lpft_utils.runs.grid import load_grid
+
+    planned, store = load_grid(grid), run_store().expanduser().resolve()
+    file = (results or store / ".results.parquet").expanduser().resolve()
+    jobs = jobs or (engines.local_jobs(cpus) if engine == "local" else None)
+    with _messages_above_bars():
+        costs = schedule.Costs(keep)
+        costs.check(planned)
+        click.echo(costs.forecast(planned, collected.scores(collected.read_collected(file)), store, jobs))
+        if dry_run:
+            return
+        for folder in (store, file.parent):
+            folder.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=folder).close()  # an error now, and not after hours
+        work = functools.partial(collected.collect_run, store=store, keep=keep)
+        place = engines.Ray(work, jobs, cpus, gpus) if engine == "ray" else engines.Local(work, jobs or 1, cpus)
+        command = shlex.join(["lpft", *sys.argv[1:]])
+        with contextlib.closing(place), collected.collecting(file, plan, command) as (scores, collect):
+            report = schedule.sweep(planned, place, costs, scores, collect, progress=True)
+    click.echo(
+        f"{report.done} runs done, {report.diverged} of them diverged, {len(report.failed)} failed; results: {file}"
+    )
+    for spec, reason in report.failed:
+        rate = "" if spec.learning_rate is None else f", rate {spec.learning_rate:g}"
+        click.echo(f"failed: {spec.method} on {spec.task}, {spec.backbone}, seed {spec.seed}{rate}: {reason}", err=True)
+    sys.exit(1 if report.failed else 0)

@@ -10,6 +10,8 @@ import pandas as pd
 class MadeUpRun:
     """Looks like `store.Run` to its readers."""
 
+    kept = "all"
+
     def __init__(
         self,
         method: str = "ft",

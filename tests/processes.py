@@ -61,7 +61,7 @@ def run_until(death: str, fields: dict[str, Any], store: str) -> None:
     elif death == "evaluation":
         pipeline.feature_change = _die
     elif death == "writing":
-        pipeline.np.savez = _die
+        pipeline.np.savez_compressed = _die
     elif death == "manifest":
         store_module._sync = _die
     elif death == "rename":

@@ -159,3 +159,61 @@ def test_help_answers_without_heavy_imports():
     program = "import sys, lpft_utils.cli; print(sorted({'torch', 'papermill', 'transformers'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+# ---- sweeps ----
+
+GRID = """
+tasks: {builtin: {}}
+backbones: [tiny]
+methods: [lp]
+seeds: [1, 2]
+settings: {n_train: 24, n_eval: 12, lp: 1.0}
+"""
+
+
+@pytest.fixture
+def grid(tmp_path, monkeypatch):
+    monkeypatch.setenv("LPFT_RUNS", str(tmp_path / "store"))
+    (tmp_path / "grid.yml").write_text(GRID, encoding="utf-8")
+    return str(tmp_path / "grid.yml")
+
+
+def test_dry_run_says_what_would_run_and_writes_nothing(grid, tmp_path):
+    result = lpft("sweep", grid, "--dry-run", "--jobs", "2")
+    assert result.exit_code == 0, result.output
+    assert "2 runs: 0 done, 2 to do\n     2 lp on builtin, tiny\n" in result.output
+    assert "core-hours" in result.output and "MB" in result.output
+    assert {path.name for path in tmp_path.iterdir()} == {"grid.yml"}
+
+
+def test_a_grid_with_errors_is_refused_with_all_of_them(grid, tmp_path):
+    (tmp_path / "grid.yml").write_text(GRID.replace("lp]", "pl]").replace("n_eval", "n_evla"), encoding="utf-8")
+    result = lpft("sweep", grid)
+    assert result.exit_code == 2
+    assert "did you mean 'lp'?" in result.output and "did you mean 'n_eval'?" in result.output
+    assert not (tmp_path / "store").exists()
+
+
+def test_a_sweep_into_a_store_that_cannot_be_written_stops_before_any_run(grid, tmp_path, monkeypatch):
+    def refuse(dir):
+        raise PermissionError(13, "Permission denied", str(dir))
+
+    monkeypatch.setattr(cli.tempfile, "TemporaryFile", refuse)
+    result = lpft("sweep", grid)
+    assert result.exit_code == 2
+    assert f"{tmp_path / 'store'}: Permission denied. Runs are stored in" in result.output
+    assert not list((tmp_path / "store").iterdir())
+
+
+def test_failed_runs_are_reported_and_the_exit_status_is_1(grid, tmp_path, monkeypatch):
+    from lpft_utils.runs import schedule
+
+    def fail(planned, engine, *_, **__):
+        return schedule.Report(1, 1, [(planned[1].spec, "OSError: No space left on device")])
+
+    monkeypatch.setattr(schedule, "sweep", fail)
+    result = lpft("sweep", grid, "--results", str(tmp_path / "found.parquet"))
+    assert result.exit_code == 1
+    assert "1 runs done, 1 of them diverged, 1 failed" in result.output
+    assert "failed: lp on builtin, tiny, seed 2: OSError: No space left on device" in result.output

@@ -37,6 +37,26 @@ def is_decoder(config: PreTrainedConfig) -> bool:
     return bool(getattr(config, "is_decoder", False)) or (family in causal and family not in masked)
 
 
+def load_config(backbone: str) -> PreTrainedConfig:
+    """Configuration of a backbone; its weights are not loaded.
+
+    Args:
+        backbone: A name that `resolve_backbone` knows.
+
+    Returns:
+        The configuration.
+
+    Raises:
+        ModelError: If it cannot be loaded.
+    """
+    if backbone == "tiny":
+        return _tiny_config()
+    try:
+        return AutoConfig.from_pretrained(resolve_backbone(backbone), trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(_cannot_load("configuration", backbone, error)) from error
+
+
 def load_tokenizer(backbone: str) -> PreTrainedTokenizerBase:
     """Tokenizer of a backbone, padding on the right, with a padding token also for decoders that have none.
 
@@ -53,9 +73,9 @@ def load_tokenizer(backbone: str) -> PreTrainedTokenizerBase:
     place = resolve_backbone(backbone)
     try:
         tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
-        config = _tiny_config() if backbone == "tiny" else AutoConfig.from_pretrained(place, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(_cannot_load("tokenizer", backbone, error)) from error
+    config = load_config(backbone)
     # transformers makes up a tokenizer of special tokens alone where there is none: all words would be one to it.
     files = {"tokenizer.json", *tokenizer.vocab_files_names.values()}
     if Path(place).is_dir() and tokenizer.vocab_files_names and not any(Path(place, name).is_file() for name in files):

@@ -9,6 +9,7 @@ from pathlib import Path
 import datasets
 import numpy as np
 import torch
+from filelock import FileLock
 from safetensors.torch import load_file
 from torch import Tensor
 from tqdm import tqdm
@@ -20,10 +21,19 @@ from lpft_utils.models.encoding import Collator
 log = logging.getLogger(__name__)
 
 
+EVALUATION_BATCH = 64
+
+
+def evaluation_batch(accumulation: int) -> int:
+    """Examples in a batch of evaluation, where batches of training are cut into `accumulation` parts."""
+    return max(1, EVALUATION_BATCH // accumulation)
+
+
 @torch.no_grad()
 def extract_features(
-    model: Classifier, encoded: datasets.Dataset, collate: Collator, *, batch_size: int = 64, progress: bool = False
-) -> Tensor:
+    model: Classifier, encoded: datasets.Dataset, collate: Collator, *, batch_size: int = EVALUATION_BATCH,
+    progress: bool = False,
+) -> Tensor:  # fmt: skip
     """φ(x) for every example, in evaluation mode (no dropout).
 
     Batches are made of texts of similar length, longest first, so that little is spent on padding and a shortage of
@@ -53,7 +63,7 @@ def extract_features(
 
 
 def cached_features(cache: Path | None, key: str, compute: Callable[[], Tensor]) -> Tensor:
-    """Features from a cache file, computed and stored on the first call.
+    """Features from a cache file, computed and stored on the first call: by one process, others wait for it.
 
     A damaged cache file is recomputed with a warning: unlike a run, it holds nothing that cannot be had again.
 
@@ -68,11 +78,13 @@ def cached_features(cache: Path | None, key: str, compute: Callable[[], Tensor])
     if cache is None:
         return compute()
     path = cache / f"{key}.safetensors"
-    if path.exists():
-        try:
-            return load_file(path)["phi"]
-        except Exception as error:  # safetensors raises its own type, OSError or KeyError
-            log.warning("%s is damaged (%s); the features are computed again.", path, error)
-    phi = compute()
-    write_tensors(path, {"phi": phi}, {})
+    cache.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{path}.lock"):
+        if path.exists():
+            try:
+                return load_file(path)["phi"]
+            except Exception as error:  # safetensors raises its own type, OSError or KeyError
+                log.warning("%s is damaged (%s); the features are computed again.", path, error)
+        phi = compute()
+        write_tensors(path, {"phi": phi}, {})
     return phi

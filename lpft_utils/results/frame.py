@@ -145,7 +145,7 @@ def _rows(run: Run) -> Iterator[tuple[str, str, float]]:
     if run.spec.method == "lp" and run.spec.lp == "gd":
         step, norm = (run.history[name].to_numpy() for name in ("step", "head_norm"))
         yield "", "head_norm_tenth", norm[step <= step[-1] // 10][-1]
-    if "validation" in run.predictions:
+    if run.kept != "summary" and "validation" in run.predictions:
         yield "", "T", temperature_scaled(run, "validation").fit.T
         for split in evaluation_splits(run):
             for suffix, found in zip(("", ", TS"), temperature_scaled(run, split).metrics, strict=True):

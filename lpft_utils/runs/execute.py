@@ -24,14 +24,16 @@ from lpft_utils.metrics.feature_change import feature_change
 from lpft_utils.models.backbones import load_tokenizer
 from lpft_utils.models.classifier import Classifier, load_classifier
 from lpft_utils.models.encoding import Collator, encode
-from lpft_utils.models.features import cached_features, extract_features
+from lpft_utils.models.features import cached_features, evaluation_batch, extract_features
 from lpft_utils.runs.store import MAX_FEATURES, Run
 from lpft_utils.training.methods import METHODS, Outcome, Setup
 from lpft_utils.training.recorder import Monitor
 from lpft_utils.training.spec import RunSpec
 
 
-def prepare(spec: RunSpec, task: Task, checkpoints: Path, cache: Path | None, progress: bool = False) -> Setup:
+def prepare(
+    spec: RunSpec, task: Task, checkpoints: Path, cache: Path | None, progress: bool = False, accumulation: int = 1
+) -> Setup:
     """What a method needs: the model, the tokenised texts, the pre-trained features. Arguments as those of `train`."""
     tokenizer = load_tokenizer(spec.backbone)
     model = load_classifier(spec.backbone, task.n_classes, pooling=spec.pooling, seed=spec.seed)
@@ -44,7 +46,9 @@ def prepare(spec: RunSpec, task: Task, checkpoints: Path, cache: Path | None, pr
         name: cached_features(
             cache,
             f"{fingerprint}-{model.config.pooling}-{_fingerprint(encoded[name]['input_ids'])}",
-            lambda name=name: extract_features(model, encoded[name], collate, progress=progress),
+            lambda name=name: extract_features(
+                model, encoded[name], collate, batch_size=evaluation_batch(accumulation), progress=progress
+            ),
         )
         for name in task.splits
     }
@@ -53,7 +57,9 @@ def prepare(spec: RunSpec, task: Task, checkpoints: Path, cache: Path | None, pr
         n = min(spec.n_monitor, len(encoded[name]))
         monitors[name] = Monitor(encoded[name].select(range(n)), phi_0[name][:n], labels[name][:n])
     provenance = {"backbone_fingerprint": fingerprint, "head_norm_init": _norm(model.head.weight)}
-    return Setup(spec, model, encoded, labels, phi_0, collate, checkpoints, monitors, provenance, progress)
+    return Setup(
+        spec, model, encoded, labels, phi_0, collate, checkpoints, monitors, provenance, progress, accumulation
+    )
 
 
 @dataclass(frozen=True)
@@ -71,7 +77,9 @@ class Record:
     seconds: float
 
 
-def train(spec: RunSpec, task: Task, checkpoints: Path, cache: Path | None, progress: bool = False) -> Record:
+def train(
+    spec: RunSpec, task: Task, checkpoints: Path, cache: Path | None, progress: bool = False, accumulation: int = 1
+) -> Record:
     """Train by the spec's method; nothing is written but checkpoints and pre-trained features.
 
     Args:
@@ -80,12 +88,13 @@ def train(spec: RunSpec, task: Task, checkpoints: Path, cache: Path | None, prog
         checkpoints: The checkpoint folder.
         cache: Folder of the feature cache, or None.
         progress: Whether to show progress bars.
+        accumulation: Parts into which every batch is cut, for want of memory.
 
     Returns:
         The trained model and the record of its training.
     """
     started = time.perf_counter()
-    setup = prepare(spec, task, checkpoints, cache, progress)
+    setup = prepare(spec, task, checkpoints, cache, progress, accumulation)
     outcome = METHODS[spec.method].run(setup)
     return Record(setup, outcome, time.perf_counter() - started)
 
@@ -118,7 +127,10 @@ def evaluate(record: Record) -> Evaluation:
     """
     setup, model, labels = record.setup, record.setup.model, record.setup.labels
     frozen = not any(p.requires_grad for p in model.backbone.parameters())  # then φ = φ_0, to the last bit
-    phi = setup.phi_0 if frozen else {k: extract_features(model, e, setup.collate) for k, e in setup.encoded.items()}
+    size = evaluation_batch(setup.accumulation)
+    phi = setup.phi_0
+    if not frozen:
+        phi = {k: extract_features(model, e, setup.collate, batch_size=size) for k, e in setup.encoded.items()}
     with torch.no_grad():
         logits = {name: model.head(p.to(model.head.weight)).cpu() for name, p in phi.items()}
     norm, norms = _norm(model.head.weight), record.outcome.history.get("head_norm")
@@ -139,7 +151,7 @@ def evaluate(record: Record) -> Evaluation:
     return Evaluation(phi, logits, metrics)
 
 
-def write(folder: Path, task: Task, record: Record, evaluation: Evaluation) -> None:
+def write(folder: Path, task: Task, record: Record, evaluation: Evaluation, keep: str = "all") -> None:
     """Write the files of a run.
 
     Args:
@@ -147,6 +159,7 @@ def write(folder: Path, task: Task, record: Record, evaluation: Evaluation) -> N
         task: The data.
         record: The training.
         evaluation: Its evaluation.
+        keep: Which files, one of `store.KEPT`.
     """
     setup, outcome, phi, logits = record.setup, record.outcome, evaluation.phi, evaluation.logits
     metrics = {
@@ -162,14 +175,19 @@ def write(folder: Path, task: Task, record: Record, evaluation: Evaluation) -> N
         },
         **setup.provenance,
         "seconds": record.seconds,
+        "accumulation": setup.accumulation,
         "environment": environment(),
     }
     (folder / "spec.json").write_text(json.dumps(setup.spec.to_dict(), indent=1))
     (folder / "metrics.json").write_text(json.dumps(metrics, indent=1))
     outcome.history.to_parquet(folder / "history.parquet")
+    if keep == "summary":
+        return
     arrays = {f"{k}/logits": z.numpy() for k, z in logits.items()}
     arrays |= {f"{k}/labels": y.numpy() for k, y in setup.labels.items()}
-    np.savez(folder / "predictions.npz", **arrays)  # pyright: ignore[reportArgumentType]
+    np.savez_compressed(folder / "predictions.npz", **arrays)  # pyright: ignore[reportArgumentType]
+    if keep == "predictions":
+        return
     features = {f"{k}/{name}": x[k] for k in phi for name, x in (("phi_0", setup.phi_0), ("phi", phi))}
     save_file({k: x[:MAX_FEATURES].clone() for k, x in features.items()}, folder / "features.safetensors")
     state = setup.model.state_dict()

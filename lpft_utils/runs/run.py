@@ -4,31 +4,37 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import torch
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
+from lpft_utils.common.errors import RunError
 from lpft_utils.common.paths import run_store
 from lpft_utils.data.examples import Task, subsample
 from lpft_utils.data.tasks import load_task
 from lpft_utils.models.backbone_files import folder_fingerprint
-from lpft_utils.runs.store import Run, write_run
+from lpft_utils.runs.store import KEPT, Run, write_run
 from lpft_utils.training.spec import RunSpec
+
+if TYPE_CHECKING:
+    from lpft_utils.runs.execute import Evaluation, Record
 
 log = logging.getLogger(__name__)
 
 
-def load_data(spec: RunSpec) -> Task:
+def load_data(spec: RunSpec, load: Callable[..., Task] = load_task) -> Task:
     """The texts and labels of a spec: training subset drawn with its seed, evaluation splits the same for every seed.
 
     Generated texts are drawn anew for every seed, all splits: what is compared over seeds then generalises over texts.
 
     Args:
         spec: The run.
+        load: `load_task`, or a version of it that remembers tasks.
 
     Returns:
         The task with the splits that the run uses.
@@ -37,7 +43,7 @@ def load_data(spec: RunSpec) -> Task:
         TaskError: If the task cannot be loaded or has no training split.
     """
     options: dict[str, Any] = {"label_noise": spec.label_noise, "seed": spec.seed} if spec.task == "synthetic" else {}
-    task = load_task(spec.task, ood=spec.ood, **options)
+    task = load(spec.task, ood=spec.ood, **options)
     for needed in ("train", "validation", "test"):
         task.split(needed)
     small = subsample(subsample(task, n_train=spec.n_train, seed=spec.seed), n_eval=spec.n_eval, seed=0)
@@ -47,7 +53,7 @@ def load_data(spec: RunSpec) -> Task:
     return replace(small, source=f"{task.source}; drawn: {', '.join(drawn)}" if drawn else task.source)
 
 
-def run(spec: RunSpec, *, store: Path | None = None, progress: bool = False) -> Run:
+def run(spec: RunSpec, *, store: Path | None = None, keep: str = "all", progress: bool = False) -> Run:
     """Train as the spec says, or return the stored run of an equal spec on equal data.
 
     Interrupted at any point, the next call resumes at the last complete epoch or starts again. Two processes that ask
@@ -56,44 +62,42 @@ def run(spec: RunSpec, *, store: Path | None = None, progress: bool = False) -> 
     Args:
         spec: What to run.
         store: The run store; default: `paths.run_store()`.
+        keep: How much of it to store, one of `store.KEPT`; a run that is stored with less is trained again.
         progress: Whether to show progress bars.
 
     Returns:
         The stored run.
 
     Raises:
-        RunError: If the stored run is damaged.
+        RunError: If the stored run is damaged, or a single example does not fit into the GPU's memory.
         TaskError: If the data cannot be used.
         ModelError: If the backbone cannot be loaded.
     """
-    found = _run(spec, store, progress, wait=True)
+    found = _run(spec, store, progress, keep=keep, wait=True)
     assert found is not None
     return found
 
 
-def run_key(spec: RunSpec) -> str:
+def run_key(spec: RunSpec, task: Task | None = None) -> str:
     """The folder name of a spec's run, whether it is stored or not; nothing is trained.
 
     Args:
         spec: The run.
+        task: Its data, if they are loaded already.
 
     Returns:
         The name, which depends on the spec, the data and the files of a local backbone.
     """
-    return _key(spec, load_data(spec))
+    return spec.key((task or load_data(spec)).fingerprint + folder_fingerprint(spec.backbone))
 
 
-def _key(spec: RunSpec, task: Task) -> str:
-    return spec.key(task.fingerprint + folder_fingerprint(spec.backbone))
-
-
-def _run(spec: RunSpec, store: Path | None, progress: bool, *, wait: bool) -> Run | None:
+def _run(spec: RunSpec, store: Path | None, progress: bool, *, wait: bool, keep: str = "all") -> Run | None:
     """What `run` does; without `wait`, None if another process trains this run at the moment."""
     store = (store or run_store()).expanduser().resolve()
     task = load_data(spec)
-    key = _key(spec, task)
-    if (store / key).exists():
-        return Run(store / key)
+    key = run_key(spec, task)
+    if found := _stored(store / key, keep):
+        return found
     scratch = store / ".scratch"
     scratch.mkdir(parents=True, exist_ok=True)
     try:
@@ -101,16 +105,43 @@ def _run(spec: RunSpec, store: Path | None, progress: bool, *, wait: bool) -> Ru
     except Timeout:
         return None
     with held:
-        if not (store / key).exists():
+        if not _stored(store / key, keep):
             for leftover in store.glob(f".partial-*/{key}"):  # of a process that was killed
                 shutil.rmtree(leftover.parent, ignore_errors=True)
             from lpft_utils.runs import execute  # not above: a reader of stored runs need not wait for transformers
 
-            record = execute.train(spec, task, scratch / key, store / ".features", progress)
-            evaluation = execute.evaluate(record)
-            write_run(store, key, lambda folder: execute.write(folder, task, record, evaluation))
+            record, evaluation = _train(spec, task, scratch / key, store / ".features", progress)
+            write_run(store, key, lambda folder: execute.write(folder, task, record, evaluation, keep), replace=True)
             shutil.rmtree(scratch / key, ignore_errors=True)
     return Run(store / key)
+
+
+def _stored(folder: Path, keep: str) -> Run | None:
+    """The run of a folder, if there is one that keeps as much as is asked for."""
+    found = Run(folder) if folder.exists() else None
+    return found if found and KEPT.index(found.kept) >= KEPT.index(keep) else None
+
+
+def _train(spec: RunSpec, task: Task, work: Path, cache: Path, progress: bool) -> tuple[Record, Evaluation]:
+    """Train and evaluate; where the GPU's memory is too small, again with every batch in more and smaller parts."""
+    from lpft_utils.runs import execute
+
+    for parts in (n for n in range(1, spec.batch_size + 1) if spec.batch_size % n == 0):
+        checkpoints = work / f"parts-{parts}" if parts > 1 else work  # a training has as many parts in all its epochs
+        try:
+            record = execute.train(spec, task, checkpoints, cache, progress, parts)
+            return record, execute.evaluate(record)
+        except torch.OutOfMemoryError as error:
+            reason = str(error).partition("\n")[0]
+        record = None  # its model must not be there while the next one trains
+        torch.cuda.empty_cache()
+        log.warning(
+            "Out of memory with batches of %d in parts of %d: %s", spec.batch_size, spec.batch_size // parts, reason
+        )
+    raise RunError(
+        f"{spec.method} on {spec.task}: not even one example at a time fits into the GPU's memory ({reason}). Expected "
+        "a smaller backbone, a smaller max_length, or a GPU with more memory that no other process uses."
+    )
 
 
 def run_seeds(spec: RunSpec, seeds: Sequence[int], *, store: Path | None = None, progress: bool = False) -> list[Run]:

@@ -9,7 +9,8 @@
         model.safetensors    the weights that the method trained (LP: the head; LoRA: adapter and head)
         manifest.json        size and SHA-256 of every other file
 
-A run is written into a temporary folder and renamed when complete, so no reader ever meets half a run.
+Of `KEPT`, "all" keeps every file, "predictions" no features and no weights, and "summary" no predictions either. A run
+is written into a temporary folder and renamed when complete, so no reader ever meets half a run.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from lpft_utils.training.spec import RunSpec
 
 MANIFEST = "manifest.json"
 MAX_FEATURES = 1000
+KEPT = ("summary", "predictions", "all")  # each keeps more than the one before
 
 
 class Run:
@@ -67,21 +69,27 @@ class Run:
     @cached_property
     def predictions(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """Logits (N, C) and labels (N,) by split."""
-        with np.load(self.folder / "predictions.npz", allow_pickle=False) as arrays:
+        with np.load(self._file("predictions.npz"), allow_pickle=False) as arrays:
             names = [name.removesuffix("/logits") for name in arrays.files if name.endswith("/logits")]
             return {name: (arrays[f"{name}/logits"], arrays[f"{name}/labels"]) for name in names}
 
     @cached_property
     def features(self) -> dict[str, tuple[Tensor, Tensor]]:
         """Pre-trained φ_0 and tuned φ by split, each of shape (n, H); n is the split's size or `MAX_FEATURES`."""
-        arrays = load_file(self.folder / "features.safetensors")
+        arrays = load_file(self._file("features.safetensors"))
         names = [name.removesuffix("/phi_0") for name in arrays if name.endswith("/phi_0")]
         return {name: (arrays[f"{name}/phi_0"], arrays[f"{name}/phi"]) for name in names}
 
     @cached_property
     def weights(self) -> dict[str, Tensor]:
         """The weights that the method trained, by name: LP's head, LoRA's adapter and head, FT's everything."""
-        return load_file(self.folder / "model.safetensors")
+        return load_file(self._file("model.safetensors"))
+
+    @property
+    def kept(self) -> str:
+        """How much of the run is stored, one of `KEPT`."""
+        files = [(self.folder / name).exists() for name in ("predictions.npz", "model.safetensors")]
+        return KEPT[sum(files)]
 
     @property
     def diverged(self) -> bool:
@@ -110,31 +118,41 @@ class Run:
             raise RunError(f"{self.folder.name} has the splits {', '.join(accuracy)}, not {split!r}.")
         return accuracy[split]
 
+    def _file(self, name: str) -> Path:
+        if not (self.folder / name).exists():
+            raise RunError(
+                f"{self.folder} is stored without {name}: it was kept as {self.kept!r}. "
+                "`run` with keep='all' trains it again and keeps everything."
+            )
+        return self.folder / name
+
 
 def converged(runs: Iterable[Run]) -> list[Run]:
     """The runs that did not diverge: what means are taken over."""
     return [run for run in runs if not run.diverged]
 
 
-def write_run(store: Path, key: str, fill: Callable[[Path], None]) -> Path:
+def write_run(store: Path, key: str, fill: Callable[[Path], None], *, replace: bool = False) -> Path:
     """Write a run whole or not at all.
 
     Args:
         store: The run store.
         key: Folder name of the run.
         fill: Writes the run's files into the folder that it is given.
+        replace: Whether a run that exists gives way to this one.
 
     Returns:
-        The run's folder. If it exists already, that one is kept.
+        The run's folder. If it exists already and is not to be replaced, that one is kept.
 
     Raises:
         RunError: If something else is in its place.
         OSError: If the folder cannot be written, for example because the disk is full.
     """
     final = store / key
-    if (final / MANIFEST).exists():
+    exists = (final / MANIFEST).exists()
+    if exists and not replace:
         return final
-    if final.exists():
+    if final.exists() and not exists:
         raise RunError(f"{final} is in the way: expected a run or nothing there. Move it elsewhere.")
     with whole(final) as partial:
         partial.mkdir()

@@ -22,6 +22,7 @@ from transformers.trainer_utils import EvalPrediction
 from lpft_utils.models.backbones import quiet_transformers
 from lpft_utils.models.classifier import Classifier
 from lpft_utils.models.encoding import Collator
+from lpft_utils.models.features import evaluation_batch
 from lpft_utils.training.recorder import Monitor, Recorder
 
 log = logging.getLogger(__name__)
@@ -43,6 +44,7 @@ def fine_tune(
     seed: int = 0,
     monitors: Mapping[str, Monitor] | None = None,
     group_by_length: bool = True,
+    accumulation: int = 1,
     callbacks: Sequence[TrainerCallback] = (),
     progress: bool = False,
 ) -> pd.DataFrame:
@@ -67,6 +69,8 @@ def fine_tune(
         seed: Seed of data order and dropout.
         monitors: Monitored examples by split name.
         group_by_length: False draws batches at random over all lengths, as the published code does.
+        accumulation: Parts, a divisor of `batch_size`, into which every batch is cut for want of memory; the gradients
+            of the parts add up to that of the batch (each part draws its own dropout).
         callbacks: Further callbacks of the Trainer, for example to measure time.
         progress: Whether to show a progress bar.
 
@@ -80,8 +84,9 @@ def fine_tune(
     arguments = TrainingArguments(
         output_dir=str(work),
         num_train_epochs=epochs,
-        per_device_train_batch_size=batch_size,
-        per_device_eval_batch_size=64,
+        per_device_train_batch_size=batch_size // accumulation,
+        gradient_accumulation_steps=accumulation,
+        per_device_eval_batch_size=evaluation_batch(accumulation),
         learning_rate=learning_rate,
         weight_decay=weight_decay,
         lr_scheduler_type="linear",
@@ -202,6 +207,7 @@ class HeadTrainer(Trainer):
         """
         self.label_smoothing, self.head_weight_decay = label_smoothing, head_weight_decay
         super().__init__(**arguments)
+        self.loss_is_scaled_for_ga = True  # by `compute_loss`
 
     def compute_loss(
         self,
@@ -210,12 +216,20 @@ class HeadTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        """The model's own loss, except that labels are smoothed while it trains; see `Trainer.compute_loss`."""
+        """The model's own loss, with smoothed labels while it trains; of a part of a batch, its share of the mean."""
         if not (self.label_smoothing and model.training):
-            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        outputs = model(**{k: v for k, v in inputs.items() if k != "labels"})
-        loss = nn.functional.cross_entropy(outputs.logits, inputs["labels"], label_smoothing=self.label_smoothing)
+            loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
+        else:
+            outputs = model(**{k: v for k, v in inputs.items() if k != "labels"})
+            loss = nn.functional.cross_entropy(outputs.logits, inputs["labels"], label_smoothing=self.label_smoothing)
+        if num_items_in_batch is not None:
+            loss = loss * (len(inputs["labels"]) / num_items_in_batch)
         return (loss, outputs) if return_outputs else loss
+
+    def get_batch_samples(self, *arguments: Any) -> tuple[list[Any], int | None]:
+        """The parts of the next batch and, if there are several, its number of examples."""
+        parts, _ = super().get_batch_samples(*arguments)
+        return parts, sum(len(part["labels"]) for part in parts) if len(parts) > 1 else None
 
     def _get_eval_sampler(self, eval_dataset: Dataset) -> Sampler:
         """The order of validation: as given, which is sorted by length.

@@ -85,6 +85,7 @@ class Setup:
         monitors: Examples on which training is monitored.
         provenance: Fingerprint of the backbone and ‖V‖ before anything is trained, for the run's metrics.
         progress: Whether to show progress bars.
+        accumulation: Parts into which every batch is cut, for want of memory; a divisor of the batch size.
     """
 
     spec: RunSpec
@@ -97,6 +98,7 @@ class Setup:
     monitors: dict[str, Monitor]
     provenance: dict[str, Any]
     progress: bool = False
+    accumulation: int = 1
 
     def choose_trained(self) -> None:
         """Make what the method trains require gradients, and nothing else."""
@@ -214,6 +216,7 @@ def tune(setup: Setup) -> Outcome:
         **settings,
         seed=spec.seed,
         monitors=setup.monitors,
+        accumulation=setup.accumulation,
         progress=setup.progress,
     )
     change = torch.linalg.matrix_norm(model.head.weight.detach() - V_0).item()

@@ -346,6 +346,92 @@ def test_changed_data_are_another_run(store, stored):
     assert SPEC.key(original) != SPEC.key(changed)
 
 
+# ---- what is kept ----
+
+
+@pytest.mark.parametrize(("keep", "absent"), [("summary", "predictions"), ("predictions", "weights")])
+def test_a_run_can_keep_less_and_says_what_it_lacks(keep, absent, stored, tmp_path):
+    r = run(SPEC, store=tmp_path, keep=keep)
+    assert r.kept == keep and stored["ft"].kept == "all"
+    times = ("seconds", "train_seconds", "environment")
+    expected = stored["ft"].metrics
+    assert {k: v for k, v in r.metrics.items() if k not in times} == {
+        k: v for k, v in expected.items() if k not in times
+    }
+    pd.testing.assert_frame_equal(r.history, stored["ft"].history, check_exact=True)
+    with pytest.raises(RunError, match=f"it was kept as '{keep}'. `run` with keep='all'"):
+        getattr(r, absent)
+    with pytest.raises(RunError, match="stored without features"):
+        _ = r.features
+    if keep == "predictions":
+        assert all(np.array_equal(r.predictions[k][0], z) for k, (z, _) in stored["ft"].predictions.items())
+
+
+def test_a_run_that_keeps_too_little_is_trained_again_and_one_that_keeps_more_is_read(stored, tmp_path, monkeypatch):
+    spec = SPEC.replace(method="lp")
+    assert run(spec, store=tmp_path, keep="summary").kept == "summary"
+    assert_equal(run(spec, store=tmp_path), stored["lp"])
+    monkeypatch.setattr(pipeline, "train", None)
+    assert run(spec, store=tmp_path, keep="predictions").kept == "all"
+    assert {p.name for p in tmp_path.iterdir()} == {stored["lp"].folder.name, ".features", ".scratch"}
+
+
+# ---- memory and disk ----
+
+
+def out_of_memory(monkeypatch, largest: int, failures: list) -> None:
+    """A GPU on which at most `largest` examples fit in training."""
+    from lpft_utils.training.fine_tuning import HeadTrainer
+
+    original = HeadTrainer.compute_loss
+
+    def compute_loss(self, model, inputs, *args, **kwargs):
+        if model.training and len(inputs["labels"]) > largest:
+            failures.append(len(inputs["labels"]))
+            raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate")
+        return original(self, model, inputs, *args, **kwargs)
+
+    monkeypatch.setattr(HeadTrainer, "compute_loss", compute_loss)
+
+
+def test_out_of_memory_batches_are_cut_and_the_record_says_so(stored, tmp_path, monkeypatch, caplog):
+    failures = []
+    out_of_memory(monkeypatch, 2, failures)
+    r = run(SPEC, store=tmp_path / "short")
+    assert failures == [8, 4] and r.metrics["accumulation"] == 4 and stored["ft"].metrics["accumulation"] == 1
+    assert r.folder.name == stored["ft"].folder.name
+    assert r.metrics["accuracy"].keys() == stored["ft"].metrics["accuracy"].keys() and not r.diverged
+    assert list(r.history["step"]) == list(stored["ft"].history["step"])
+    assert not [p for p in (tmp_path / "short" / ".scratch").iterdir() if p.is_dir()]
+    again = run(SPEC, store=tmp_path / "again")
+    assert_equal(again, r)
+
+
+def test_one_example_that_does_not_fit_is_an_error_and_leaves_no_run(tmp_path, monkeypatch):
+    out_of_memory(monkeypatch, 0, [])
+    with pytest.raises(RunError, match="not even one example at a time fits into the GPU's memory .CUDA out of memory"):
+        run(SPEC, store=tmp_path)
+    assert list_runs(tmp_path) == []
+
+
+@pytest.mark.parametrize("place", ["predictions", "history", "weights"])
+def test_a_full_disk_leaves_no_run_and_the_next_call_gives_the_whole_one(place, stored, tmp_path, monkeypatch):
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    owner, name = {
+        "predictions": (np, "savez_compressed"),
+        "history": (pd.DataFrame, "to_parquet"),
+        "weights": (pipeline, "save_file"),
+    }[place]  # fmt: skip
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, full)
+        with pytest.raises(OSError, match="No space left"):
+            run(SPEC.replace(method="lp"), store=tmp_path)
+    assert list_runs(tmp_path) == [] and not list(tmp_path.glob(".partial-*"))
+    assert_equal(run(SPEC.replace(method="lp"), store=tmp_path), stored["lp"])
+
+
 # ---- interrupted ----
 
 

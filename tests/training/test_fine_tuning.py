@@ -343,6 +343,41 @@ def test_training_equals_a_plain_loop_of_adamw_with_linear_decay(
     assert (model.head.weight - start().head.weight).abs().max() > lr
 
 
+@pytest.mark.parametrize("accumulation", [2, 4])
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_batches_in_parts_give_the_same_training_also_where_the_last_is_smaller(
+    accumulation, smoothing, data, tmp_path, monkeypatch
+):
+    """11 examples in batches of 4, without dropout: the last batch has 3, in parts of 2 and 1, or of 1."""
+    monkeypatch.setenv("TQDM_DISABLE", "1")
+
+    def trained(parts):
+        model = load_classifier("tiny", 2, seed=0).double()
+        for module in model.modules():
+            for name in ("p", "dropout_prob", "attention_dropout"):
+                if isinstance(getattr(module, name, None), float):
+                    setattr(module, name, 0.0)
+        sizes = []
+
+        def collate(examples):
+            sizes.append(len(examples))
+            return data[2](examples)
+
+        history = fine_tune(
+            model, data[0].select(range(11)), data[1], collate, tmp_path / str(parts), epochs=2, batch_size=4,
+            learning_rate=1e-3, label_smoothing=smoothing, accumulation=parts,
+        )  # fmt: skip
+        return model, history, sizes
+
+    (model, history, sizes), (whole, expected, all_sizes) = trained(accumulation), trained(1)
+    assert max(all_sizes[:3]) == 4 and max(sizes[:5]) == 4 // accumulation
+    assert list(history["step"]) == list(expected["step"]) and history["step"].iloc[-1] == 6
+    for (name, p), q in zip(model.named_parameters(), whole.parameters(), strict=True):
+        if "key.bias" not in name:
+            torch.testing.assert_close(p, q, atol=1e-7, rtol=1e-7, msg=lambda text, name=name: f"{name}: {text}")
+    assert (whole.head.weight - load_classifier("tiny", 2, seed=0).head.weight).abs().max() > 1e-3
+
+
 def test_validation_loss_of_smoothed_training_is_the_plain_cross_entropy(data, tmp_path):
     model, history = train(data, tmp_path / "a", epochs=1, probed=False, label_smoothing=0.3)
     plain, _ = train(data, tmp_path / "b", epochs=1, probed=False)
