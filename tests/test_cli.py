@@ -164,7 +164,7 @@ def test_help_answers_without_heavy_imports():
 # ---- sweeps ----
 
 GRID = """
-tasks: {builtin: {}}
+tasks: {synthetic: {}}
 backbones: [tiny]
 methods: [lp]
 seeds: [1, 2]
@@ -182,7 +182,7 @@ def grid(tmp_path, monkeypatch):
 def test_dry_run_says_what_would_run_and_writes_nothing(grid, tmp_path):
     result = lpft("sweep", grid, "--dry-run", "--jobs", "2")
     assert result.exit_code == 0, result.output
-    assert "2 runs: 0 done, 2 to do\n     2 lp on builtin, tiny\n" in result.output
+    assert "2 runs: 0 done, 2 to do\n     2 lp on synthetic, tiny\n" in result.output
     assert "core-hours" in result.output and "MB" in result.output
     assert {path.name for path in tmp_path.iterdir()} == {"grid.yml"}
 
@@ -216,4 +216,4 @@ def test_failed_runs_are_reported_and_the_exit_status_is_1(grid, tmp_path, monke
     result = lpft("sweep", grid, "--results", str(tmp_path / "found.parquet"))
     assert result.exit_code == 1
     assert "1 runs done, 1 of them diverged, 1 failed" in result.output
-    assert "failed: lp on builtin, tiny, seed 2: OSError: No space left on device" in result.output
+    assert "failed: lp on synthetic, tiny, seed 2: OSError: No space left on device" in result.output
