@@ -17,12 +17,15 @@ help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
 book: $(STAMPS)/book ## run the chapters and build the site into _build/html
+	@$(BIN)/lpft fetch
 	$(BIN)/lpft book $(ARGS)
 
 test: $(STAMPS)/test ## run the tests (units, chapters, site) but the slow ones
+	@$(BIN)/lpft fetch || echo 'the tests of the rated snippets will skip' >&2
 	@$(BIN)/python -m pytest -m 'not slow' $(ARGS)
 
 check: lint ## what continuous integration runs: lint, and every test
+	@$(BIN)/lpft fetch || echo 'the tests of the rated snippets will skip' >&2
 	@$(BIN)/python -m pytest $(ARGS)
 
 bench: $(STAMPS)/test ## run the benchmarks, each ends with lines "name: ratio"
@@ -44,6 +47,7 @@ doctor: $(STAMPS)/book ## say what this machine has and what to do about the res
 	$(BIN)/lpft doctor
 
 lab: $(STAMPS)/book ## open the chapters in JupyterLab
+	@$(BIN)/lpft fetch
 	$(BIN)/jupyter lab book
 
 clean: ## remove what was built (stored runs and .venv stay)

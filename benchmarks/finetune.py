@@ -120,7 +120,7 @@ def load_split(task: str, data: Path | None, n: int) -> tuple[Split, str]:
             return split.take(np.sort(rng.permutation(len(split))[:n])), "the real task"
     if data is not None:
         sys.exit(f"no {task}/train.jsonl in {data}")
-    words = " ".join(text for (text, *_) in load_task("builtin", n_train=500).split("train").texts).split()
+    words = " ".join(text for (text, *_) in load_task("synthetic", n_train=500).split("train").texts).split()
     median, spread = WORDS[task]
     counts = np.maximum(2, np.round(median * np.exp(spread * rng.normal(size=n)))).astype(int)
     texts = tuple((" ".join(rng.choice(words, count)),) for count in counts)

@@ -36,7 +36,9 @@ from torch import Tensor, nn
 from transformers import RobertaConfig
 
 from lpft_utils.common.environment import environment
+from lpft_utils.common.errors import FetchError
 from lpft_utils.common.files import whole
+from lpft_utils.data.snippets import ARCHIVE
 from lpft_utils.models.backbones import load_backbone, load_tokenizer, quiet_transformers
 from lpft_utils.models.classifier import Classifier, ClassifierConfig
 from lpft_utils.ntk import Kernel, dense_kernel, kernel, sketch
@@ -195,8 +197,20 @@ def training(kit: Kit) -> dict[str, Any]:
     with quiet_transformers():
         phi.save_pretrained(backbone)
     load_tokenizer("tiny").save_pretrained(backbone)
-    spec: RunSpec = get_profile("smoke", backbone=str(backbone)).spec("lp_ft")
-    command = ["run", "--profile", "smoke", "--method", spec.method, "--backbone", spec.backbone, "--seed", "0"]
+    spec: RunSpec = get_profile("smoke", task="synthetic", backbone=str(backbone)).spec("lp_ft")
+    command = [
+        "run",
+        "--profile",
+        "smoke",
+        "--task",
+        spec.task,
+        "--method",
+        spec.method,
+        "--backbone",
+        spec.backbone,
+        "--seed",
+        "0",
+    ]
     here, there = kit.folder / "runs", kit.folder / "cpu-runs"
     kit.call(["-c", "from lpft_utils.cli import main; main()", *command], CUDA_VISIBLE_DEVICES="", LPFT_RUNS=str(there))
     expected = Run(there / run_key(spec))
@@ -410,6 +424,10 @@ def smoke_book(kit: Kit) -> dict[str, Any]:
         raise NotRunError("the tiny form leaves the book to the book's own tests")
     if lacking := [name for name in ("papermill", "jupyter_book") if importlib.util.find_spec(name) is None]:
         raise NotRunError(f"{', '.join(lacking)} not installed: pip install -e '.[book]'")
+    try:
+        ARCHIVE.read()
+    except FetchError as error:
+        raise NotRunError(str(error)) from error
     build = kit.folder / "build"
     program = (
         "import sys; from pathlib import Path; from lpft_utils.publishing.publish import publish; "

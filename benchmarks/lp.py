@@ -84,8 +84,8 @@ def load_texts(data: Path | None, n: int) -> tuple[list[str], np.ndarray, str]:
     else:
         if data is not None:
             sys.exit(f"no sst5_3way/train.jsonl in {data}")
-        split = load_task("builtin", n_train=n).split("train")
-        source = "synthetic reviews of the built-in generator (SST-5 is absent)"
+        split = load_task("synthetic", n_train=n).split("train")
+        source = "synthetic reviews of the task `synthetic` (SST-5 is absent)"
     chosen = np.sort(np.random.default_rng(0).permutation(len(split.texts))[:n])
     return [" ".join(split.texts[i]) for i in chosen], np.asarray(split.labels)[chosen], source
 

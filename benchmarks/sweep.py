@@ -52,7 +52,7 @@ def main() -> int:
 def scheduling(folder: Path, n: int, jobs: int) -> bool:
     """Print milliseconds a run; whether every run was done once."""
     grid = folder / "grid.yml"
-    block = {"tasks": {"builtin": {}}, "backbones": ["tiny"], "methods": ["ft"], "seeds": list(range(10))}
+    block = {"tasks": {"synthetic": {}}, "backbones": ["tiny"], "methods": ["ft"], "seeds": list(range(10))}
     grid.write_text(yaml.safe_dump({**block, "vary": {"batch_size": list(range(1, n // 10 + 1))}}), encoding="utf-8")
     planned, costs = load_grid(grid), Costs("predictions")
     costs.check(planned)

@@ -14,12 +14,13 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from lpft_utils.common.errors import ModelError
+from lpft_utils.common.errors import FetchError, ModelError
 from lpft_utils.common.paths import nearest_book_root, run_store
+from lpft_utils.data.snippets import ARCHIVE
 from lpft_utils.models.backbone_files import resolve_backbone
 
 _OFFLINE = (
-    "work without it: the built-in task with the packaged backbone, or local files (LPFT_DATA) and a local model folder"
+    "work without it: a built-in task with the packaged backbone, or local files (LPFT_DATA) and a local model folder"
 )
 _MIN_FREE_GB = 3.0
 
@@ -128,6 +129,19 @@ def check_data() -> Check:
     return Check("data", True, f"{folder}: {', '.join(tasks)}")
 
 
+def check_snippets() -> Check:
+    """The texts of the default task.
+
+    Returns:
+        OK when their archive was fetched and is whole.
+    """
+    try:
+        ARCHIVE.read()
+    except FetchError as error:
+        return Check("snippets", False, str(error), "until then: -p task synthetic, or any other task")
+    return Check("snippets", True, f"{ARCHIVE.path}: rated snippets of four domains")
+
+
 def check_disk() -> Check:
     """Free space where runs are stored.
 
@@ -195,6 +209,7 @@ def examine() -> list[Check]:
         "book": check_book,
         "backbone": check_backbone,
         "Hub": check_hub,
+        "snippets": check_snippets,
         "data": check_data,
         "runs": check_runs,
         "disk": check_disk,

@@ -18,7 +18,7 @@ CONTEXT.set_forkserver_preload(["lpft_utils.runs.execute"])
 
 
 def generate_little(original: Any) -> Any:
-    """The built-in task's generator, for fewer texts, once for each set of options."""
+    """The generator of the task `synthetic`, for fewer texts, once for each set of options."""
     made: dict[Any, Any] = {}
 
     def generate(**options: Any) -> Any:
@@ -39,14 +39,14 @@ def run_until(death: str, fields: dict[str, Any], store: str) -> None:
     import torch
     from transformers import Trainer
 
-    from lpft_utils.data import synthetic as builtin_task
+    from lpft_utils.data import synthetic
     from lpft_utils.runs import execute as pipeline
     from lpft_utils.runs import run as runs
     from lpft_utils.runs import store as store_module
     from lpft_utils.training import fine_tuning as training
 
     torch.set_num_threads(1)
-    builtin_task.generate = generate_little(builtin_task.generate)
+    synthetic.generate = generate_little(synthetic.generate)
     if death in ("training", "last step"):
         original = training.Recorder.on_step_end
         share = 0.7 if death == "training" else 1.0
@@ -80,12 +80,12 @@ def run_and_count(barrier: Any, fields: dict[str, Any], store: str, trained: Any
     """`run(spec)` at the same moment as another process; counts how often anything was trained."""
     import torch
 
-    from lpft_utils.data import synthetic as builtin_task
+    from lpft_utils.data import synthetic
     from lpft_utils.runs import execute as pipeline
     from lpft_utils.runs import run as runs
 
     torch.set_num_threads(1)
-    builtin_task.generate = generate_little(builtin_task.generate)
+    synthetic.generate = generate_little(synthetic.generate)
     spec = RunSpec.from_dict(fields)
     method = pipeline.METHODS[spec.method]
 

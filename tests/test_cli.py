@@ -105,7 +105,7 @@ def test_open_shows_the_first_page(monkeypatch, tmp_path, published):
 def test_a_file_in_the_place_of_the_store_is_one_clean_message(place, tmp_path, monkeypatch):
     (tmp_path / "store").write_text("a file", encoding="utf-8")
     monkeypatch.setenv("LPFT_RUNS", str(tmp_path / place))
-    result = lpft("run", "--profile", "smoke", "--method", "lp", "--seed", "0")
+    result = lpft("run", "--profile", "smoke", "--task", "synthetic", "--method", "lp", "--seed", "0")
     assert result.exit_code == 2
     assert str(tmp_path / "store") in result.output and "set LPFT_RUNS" in result.output
 
@@ -116,7 +116,7 @@ def test_a_store_that_cannot_be_written_is_one_clean_message(tmp_path, monkeypat
 
     monkeypatch.setattr("lpft_utils.runs.run.FileLock", refuse)
     monkeypatch.setenv("LPFT_RUNS", str(tmp_path))
-    result = lpft("run", "--profile", "smoke", "--method", "lp", "--seed", "0")
+    result = lpft("run", "--profile", "smoke", "--task", "synthetic", "--method", "lp", "--seed", "0")
     assert result.exit_code == 2
     assert result.output.splitlines()[-1].startswith(f"Error: {tmp_path}: Permission denied. Runs are stored in")
 
@@ -137,7 +137,7 @@ def test_messages_stand_above_the_bar_and_errors_after_it(monkeypatch):
         raise LpftError("the disk is full")
 
     monkeypatch.setattr("lpft_utils.runs.run.run_seeds", train)
-    result = lpft("run", "--profile", "smoke", "--method", "lp")
+    result = lpft("run", "--profile", "smoke", "--task", "synthetic", "--method", "lp")
     lines = re.split(r"[\r\n]+", result.output)
     assert "Resuming an interrupted training at checkpoint-6." in lines
     assert lines[-2] == "Error: the disk is full"
@@ -164,7 +164,7 @@ def test_help_answers_without_heavy_imports():
 # ---- sweeps ----
 
 GRID = """
-tasks: {builtin: {}}
+tasks: {synthetic: {}}
 backbones: [tiny]
 methods: [lp]
 seeds: [1, 2]
@@ -182,7 +182,7 @@ def grid(tmp_path, monkeypatch):
 def test_dry_run_says_what_would_run_and_writes_nothing(grid, tmp_path):
     result = lpft("sweep", grid, "--dry-run", "--jobs", "2")
     assert result.exit_code == 0, result.output
-    assert "2 runs: 0 done, 2 to do\n     2 lp on builtin, tiny\n" in result.output
+    assert "2 runs: 0 done, 2 to do\n     2 lp on synthetic, tiny\n" in result.output
     assert "core-hours" in result.output and "MB" in result.output
     assert {path.name for path in tmp_path.iterdir()} == {"grid.yml"}
 
@@ -216,4 +216,4 @@ def test_failed_runs_are_reported_and_the_exit_status_is_1(grid, tmp_path, monke
     result = lpft("sweep", grid, "--results", str(tmp_path / "found.parquet"))
     assert result.exit_code == 1
     assert "1 runs done, 1 of them diverged, 1 failed" in result.output
-    assert "failed: lp on builtin, tiny, seed 2: OSError: No space left on device" in result.output
+    assert "failed: lp on synthetic, tiny, seed 2: OSError: No space left on device" in result.output

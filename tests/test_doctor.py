@@ -138,6 +138,7 @@ def test_run_store_location(monkeypatch, tmp_path):
 
 def test_without_a_book_the_runs_go_to_the_users_cache(monkeypatch, tmp_path):
     monkeypatch.delenv("LPFT_RUNS", raising=False)
+    monkeypatch.delenv("LPFT_CACHE", raising=False)
     monkeypatch.chdir(tmp_path)
     if nearest_book_root() is not None:
         pytest.skip("the temporary folder lies inside a book")

@@ -40,7 +40,7 @@ def store(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def setting():
-    return get_profile("smoke", seeds=[0])
+    return get_profile("smoke", task="synthetic", seeds=[0])
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def stored(half_ft, setting, store):
 
 def test_its_default_rate_is_that_of_its_record(stored):
     assert stored.spec.learning_rate == 2e-3
-    assert stored.folder.name.startswith("builtin-half_ft-s0-")
+    assert stored.folder.name.startswith("synthetic-half_ft-s0-")
 
 
 def test_it_trains_and_stores_exactly_what_its_record_says(stored):

@@ -72,7 +72,7 @@ def test_the_wheel_alone_trains_lp_ft(tmp_path):
 import lpft_utils
 from lpft_utils import run
 from lpft_utils.runs.profiles import get_profile
-stored = run(get_profile("smoke").spec("lp_ft"))
+stored = run(get_profile("smoke", task="synthetic").spec("lp_ft"))
 print(lpft_utils.__file__, stored.folder, stored.accuracy("test"), sep="\\n")
 """
     environment = {**os.environ, "PYTHONPATH": str(target), "LPFT_RUNS": str(tmp_path / "runs")}

@@ -2,8 +2,8 @@
 
     LPFT_DATA=/folder/with/the/tasks python book/reference/five_methods.py
 
-Sizes are smaller than those of the laptop profile, because texts are four
-times as long as in the built-in task. Runs are stored, so an interrupted call
+Sizes are smaller than those of the laptop profile, because texts are longer
+than those of the default task. Runs are stored, so an interrupted call
 goes on where it was.
 """
 

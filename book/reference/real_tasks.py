@@ -18,7 +18,7 @@ TASKS: dict[str, list[str] | None] = {
     "cola": None,
     "sst5_3way": ["semeval_3way"],
 }
-N_TRAIN = 300
+SIZES = {"n_train": 300, "n_eval": 400}
 METHODS = ("lp", "ft", "lp_ft")
 OUT = Path(__file__).with_name("real-tasks.json")
 
@@ -27,8 +27,8 @@ def main() -> None:
     """Run every task and write the results."""
     results = []
     for task, ood in TASKS.items():
-        setting = get_profile("laptop", task=task, ood=ood, n_train=N_TRAIN)
-        specs = [setting.spec(method) for method in METHODS]
+        setting = get_profile("laptop", task=task, ood=ood)
+        specs = [setting.spec(method, **SIZES) for method in METHODS]
         runs = [r for spec in specs for r in run_seeds(spec, setting.seeds)]
         results.append(summarise({"": runs}))
         print(task, f"{len(runs)} runs", flush=True)

@@ -13,6 +13,10 @@ class TaskWarning(UserWarning):
     """Something about a task's data that its user should know, such as rows that were left out."""
 
 
+class FetchError(LpftError):
+    """A file that is fetched once at set-up is absent or damaged, or cannot be had."""
+
+
 class ModelError(LpftError):
     """A backbone, tokenizer or classifier cannot be loaded or built."""
 

@@ -1,4 +1,4 @@
-"""Where things lie: the book's root folder and the run store."""
+"""Where things lie: the book's root folder, the run store, and what was fetched."""
 
 import os
 from pathlib import Path
@@ -38,4 +38,14 @@ def run_store() -> Path:
     if chosen := os.environ.get("LPFT_RUNS"):
         return Path(chosen).expanduser()
     root = nearest_book_root()
-    return root / "_runs" if root else Path.home() / ".cache" / "lpft" / "runs"
+    return root / "_runs" if root else cache_folder() / "runs"
+
+
+def cache_folder() -> Path:
+    """Folder of what is fetched once and shared by every copy of the book: `$LPFT_CACHE` or `~/.cache/lpft`.
+
+    Returns:
+        The folder; it need not exist yet.
+    """
+    chosen = os.environ.get("LPFT_CACHE")
+    return Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "lpft"

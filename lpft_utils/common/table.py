@@ -20,6 +20,10 @@ class Table(pd.DataFrame):
     def __repr__(self) -> str:
         return "\n".join(filter(None, (super().__repr__(), self.attrs.get("note"))))
 
+    def to_text(self) -> str:
+        """The whole table and its note as plain text."""
+        return "\n".join(filter(None, (self.to_string(index=bool(self.index.name)), self.attrs.get("note"))))
+
     def _repr_html_(self) -> str:
         with pd.option_context("display.max_colwidth", None):
             shown = self.reset_index() if self.index.name else self

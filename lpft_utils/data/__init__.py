@@ -1,1 +1,1 @@
-"""What is classified: tasks, readers of files and of the Hub, the synthetic task."""
+"""What is classified: tasks, readers of files and of the Hub, the built-in tasks."""

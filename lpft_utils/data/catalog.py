@@ -1,4 +1,4 @@
-"""The tasks that are known by name: the 13 of the paper and the built-in one.
+"""The tasks that are known by name: the 13 of the paper and the two built-in ones.
 
 Columns, templates and label orders follow Tomihari & Sato (NeurIPS 2024, arXiv 2405.16747) and its reference code
 `tom4649/lp-ft_ntk`.
@@ -26,6 +26,7 @@ class TaskInfo:
         ood: Tasks whose test sets are attached by default.
         lower: Whether the text is lower-cased.
         label_column: Column of the label.
+        metric: What the paper measures success by: "accuracy" or "MCC", Matthews correlation.
     """
 
     name: str
@@ -38,6 +39,7 @@ class TaskInfo:
     ood: tuple[str, ...] = ()
     lower: bool = False
     label_column: str = "label"
+    metric: str = "accuracy"
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -75,8 +77,8 @@ _NLI = ("{premise}", "{hypothesis}")
 _SAME_WORD = "{sentence1} {sentence2} Does {word} have the same meaning in both sentences?"
 
 
-def _glue(name: str, label_names: tuple[str, ...], *template: str, hub: str = "nyu-mll/glue") -> TaskInfo:
-    return TaskInfo(name, label_names, template, hub=(hub, name))
+def _glue(name: str, label_names: tuple[str, ...], *template: str, hub: str = "nyu-mll/glue", **more: str) -> TaskInfo:
+    return TaskInfo(name, label_names, template, hub=(hub, name), **more)  # pyright: ignore[reportArgumentType]
 
 
 def _superglue(name: str, label_names: tuple[str, ...], *template: str) -> TaskInfo:
@@ -89,7 +91,7 @@ _PAPER = (
     _superglue("boolq", _BOOLEAN, "{question}", "{passage}"),
     _superglue("wic", _BOOLEAN, _SAME_WORD),
     _superglue("wsc", _BOOLEAN, "{span2_text}: {text}", "{span1_text}"),
-    _glue("cola", ("unacceptable", "acceptable"), "{sentence}"),
+    _glue("cola", ("unacceptable", "acceptable"), "{sentence}", metric="MCC"),
     _glue("mrpc", ("not_equivalent", "equivalent"), "{sentence1}", "{sentence2}"),
     _glue("sst2", ("negative", "positive"), "{sentence}"),
     TaskInfo("amazon", _SENTIMENT, ("{text}",), ood=("dynasent", "semeval", "sst5")),
@@ -108,7 +110,10 @@ _PAPER = (
     ),
 )
 
-BUILTIN = TaskInfo("builtin", _SENTIMENT, ("{text}",), rule="published")
+_BUILT_IN = (
+    TaskInfo("snippets", ("negative", "positive"), ("{text}",), rule="published"),
+    TaskInfo("synthetic", _SENTIMENT, ("{text}",), rule="published"),
+)
 
-TASKS: dict[str, TaskInfo] = {info.name: info for info in (BUILTIN, *_PAPER)}
+TASKS: dict[str, TaskInfo] = {info.name: info for info in (*_BUILT_IN, *_PAPER)}
 PAPER_TASKS: tuple[str, ...] = tuple(info.name for info in _PAPER)

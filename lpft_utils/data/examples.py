@@ -20,15 +20,19 @@ class Split:
     Attributes:
         texts: N examples, each a tuple of 1 or 2 non-empty segments (the input template is already applied).
         labels: Class indices, shape (N,), int64, read-only.
+        ids: N names by which more is known of the texts, such as their ratings; None where there are none.
     """
 
     texts: tuple[tuple[str, ...], ...]
     labels: np.ndarray
+    ids: tuple[str, ...] | None = None
 
     def __post_init__(self):
         labels = np.asarray(self.labels, dtype=np.int64).copy()
         if labels.shape != (len(self.texts),):
             raise TaskError(f"Expected one label for each of {len(self.texts)} texts, got labels of {labels.shape}.")
+        if self.ids is not None and len(self.ids) != len(self.texts):
+            raise TaskError(f"Expected one id for each of {len(self.texts)} texts, got {len(self.ids)}.")
         labels.flags.writeable = False
         object.__setattr__(self, "labels", labels)
 
@@ -38,7 +42,8 @@ class Split:
 
     def take(self, indices: Sequence[int] | np.ndarray) -> "Split":
         """Return the examples at `indices`, in that order."""
-        return Split(tuple(self.texts[int(i)] for i in indices), self.labels[np.asarray(indices, dtype=np.int64)])
+        ids = None if self.ids is None else tuple(self.ids[int(i)] for i in indices)
+        return Split(tuple(self.texts[int(i)] for i in indices), self.labels[np.asarray(indices, dtype=np.int64)], ids)
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +51,7 @@ class Task:
     """A text classification task: named splits and label names.
 
     Attributes:
-        name: Short name, such as `"rte"` or `"builtin"`.
+        name: Short name, such as `"rte"` or `"snippets"`.
         label_names: Class names; their order is the label integer.
         splits: `"train"`, `"validation"`, `"test"` and any number of out-of-distribution test sets `"ood_<name>"`.
             Tasks that were published as test sets (DynaSent, SemEval, SST-5 of BOSS) may hold `"test"` alone.

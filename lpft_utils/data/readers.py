@@ -221,7 +221,7 @@ def read_hub(hub: Sequence[str], split: str, task: str) -> Table:
         reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
         raise TaskError(
             f"Cannot load {where} (split {split}) from the Hugging Face Hub: {reason}. Without the network: use the "
-            f"built-in task (task 'builtin'), or put the files into a folder {task}/ under a data folder and set "
+            f"built-in task (task 'snippets'), or put the files into a folder {task}/ under a data folder and set "
             "LPFT_DATA to it."
         ) from error
     frame: Any = data.to_pandas()

@@ -1,4 +1,4 @@
-"""The built-in task: a seeded generator of short reviews with three sentiments. The texts are synthetic.
+"""The task `synthetic`: a seeded generator of short reviews with three sentiments. The texts are synthetic.
 
 What is hard is composition, not vocabulary: a clause may be negated ("the soup was not bland"), compare ("the steak
 was worse than what I make at home"), report a fear or hope that did not come true, or quote a judgement without making
@@ -40,7 +40,7 @@ def generate(
     n_test: int = 1000,
     n_ood: int = 1000,
 ) -> Task:
-    """Generate the built-in task.
+    """Generate the task `synthetic`.
 
     No text occurs twice, within a split or across splits. Classes are balanced to within one example. Test sets do not
     depend on `n_train`, and no text depends on `label_noise`. The result depends on the arguments alone, on every
@@ -55,7 +55,7 @@ def generate(
         n_ood: Examples of each out-of-distribution test set.
 
     Returns:
-        Task `builtin` with the splits train, validation, test, ood_electronics and ood_hotels.
+        Task `synthetic` with the splits train, validation, test, ood_electronics and ood_hotels.
 
     Raises:
         TaskError: If an argument is out of range, or more distinct texts are asked for than the grammar offers.
@@ -81,7 +81,7 @@ def generate(
     order = ("train", "validation", "test", "ood_electronics", "ood_hotels")
     noise = f", {label_noise:.0%} of the training labels replaced" if label_noise else ""
     source = f"built-in generator (synthetic reviews, seed {seed}{noise})"
-    return Task("builtin", LABEL_NAMES, {name: drawn[name] for name in order}, source, synthetic=True)
+    return Task("synthetic", LABEL_NAMES, {name: drawn[name] for name in order}, source, synthetic=True)
 
 
 def _pick(rng: random.Random, items: Sequence[T]) -> T:

@@ -1,4 +1,4 @@
-"""Words and phrasings of the built-in task (`synthetic_words.json`): one training domain and two shifted ones.
+"""Words and phrasings of the task `synthetic` (`synthetic_words.json`): one training domain and two shifted ones.
 
 No noun, judging adjective or template of a shifted domain occurs in the training domain (a test compares them), and
 the two shifted domains do not share theirs either. Function words and the grammar of English are shared, as they

@@ -1,4 +1,4 @@
-"""What is classified: the paper's 13 tasks, the built-in task, and your own files.
+"""What is classified: the paper's 13 tasks, the two built-in tasks, and your own files.
 
 `load_task("rte")` returns texts (template applied) and integer labels in the splits train, validation and test.
 
@@ -18,7 +18,7 @@ from typing import Any
 
 from lpft_utils.common.errors import TaskError, TaskWarning
 from lpft_utils.common.names import nearest
-from lpft_utils.data import synthetic
+from lpft_utils.data import snippets, synthetic
 from lpft_utils.data.catalog import PAPER_TASKS, TASKS, TaskInfo, template_columns
 from lpft_utils.data.conversion import to_split, unlabelled
 from lpft_utils.data.examples import Split, Task, subsample
@@ -30,7 +30,7 @@ __all__ = ["PAPER_TASKS", "TASKS", "Split", "Task", "TaskInfo", "load_task", "su
 def load_task(
     name: str, *, ood: str | Sequence[str] | None = None, data_dir: str | Path | None = None, **options: Any
 ) -> Task:
-    """Load a task with its splits: the built-in one is generated, others come from files or otherwise from the Hub.
+    """Load a task with its splits: built in, from files or otherwise from the Hub.
 
     Args:
         name: A name of `TASKS`, a folder under the data folder that has a `dataset.json`, or a path to one.
@@ -38,7 +38,7 @@ def load_task(
             the same. None: the task's own (Amazon: DynaSent, SemEval, SST-5; those without files are left out with a
             warning).
         data_dir: Folder with one folder per task; default: the environment variable `LPFT_DATA`.
-        **options: Arguments of `synthetic.generate` (built-in task only), such as `seed` or `label_noise`.
+        **options: Arguments of `synthetic.generate` (task `synthetic` only), such as `seed` or `label_noise`.
 
     Returns:
         The task.
@@ -47,10 +47,12 @@ def load_task(
         TaskError: If the task is unknown or its data cannot be used as they are.
     """
     data_folder = _data_folder(data_dir)
-    if name == "builtin":
+    if name == "synthetic":
         task = synthetic.generate(**options)
     elif options:
-        raise TaskError(f"Options {sorted(options)} belong to the built-in task; {name!r} takes none.")
+        raise TaskError(f"Options {sorted(options)} belong to the task 'synthetic'; {name!r} takes none.")
+    elif name == "snippets":
+        task = snippets.load()
     else:
         task = _load(name, data_folder)
     wanted = [ood] if isinstance(ood, str) else TASKS[name].ood if ood is None and name in TASKS else ood
@@ -100,7 +102,7 @@ def _load(name: str, data_folder: Path | None) -> Task:
         raise TaskError(
             f"{name!r} is not on the Hub in this form. Expected files in a folder {' or '.join(names)}/ under the data "
             f"folder, but {looked}. Put train, validation, test (.jsonl, .parquet, .csv or .tsv) there and set "
-            "LPFT_DATA, or use the built-in task (task 'builtin')."
+            "LPFT_DATA, or use a built-in task ('snippets' or 'synthetic')."
         )
     wanted = ("train", "validation") if info.rule == "cut" else ("train", "validation", "test")
     tables = {split: read_hub(info.hub, split, name) for split in wanted}

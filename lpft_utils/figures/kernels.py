@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
@@ -28,12 +31,29 @@ def kernel_image(K: Tensor, labels: Tensor, label_names: Sequence[str]) -> Figur
     Returns:
         The figure.
     """
-    order = labels.argsort(stable=True)
     sizes = K.diagonal().clamp_min(1e-30).sqrt()
-    scaled = (K / sizes[:, None] / sizes)[order][:, order].double().numpy()
     figure = Figure(figsize=(0.62 * WIDTH, 0.52 * WIDTH))
     axes = figure.subplots()
-    image = axes.imshow(scaled, cmap="cividis", vmax=1)
+    image = class_image(axes, K / sizes[:, None] / sizes, labels, label_names, vmax=1)
+    figure.colorbar(image, ax=axes, label="cosine of the gradients")
+    return figure
+
+
+def class_image(axes: Axes, values: Tensor, labels: Tensor, label_names: Sequence[str], **options: Any) -> AxesImage:
+    """Values of pairs of examples as an image, examples sorted by class, with lines between the classes.
+
+    Args:
+        axes: Where to draw.
+        values: Shape (N, N).
+        labels: Classes of the examples, shape (N,).
+        label_names: Class names.
+        **options: Of `Axes.imshow`.
+
+    Returns:
+        The image.
+    """
+    order = labels.argsort(stable=True)
+    image = axes.imshow(values[order][:, order].double().numpy(), cmap="cividis", **options)
     bounds = np.cumsum([0, *(int((labels == c).sum()) for c in range(len(label_names)))])
     axes.set_xticks((bounds[1:] + bounds[:-1]) / 2 - 0.5, label_names)
     axes.set_yticks((bounds[1:] + bounds[:-1]) / 2 - 0.5, label_names, rotation=90, va="center")
@@ -41,8 +61,7 @@ def kernel_image(K: Tensor, labels: Tensor, label_names: Sequence[str]) -> Figur
         axes.axhline(bound - 0.5, color="white", linewidth=0.8)
         axes.axvline(bound - 0.5, color="white", linewidth=0.8)
     axes.grid(visible=False)
-    figure.colorbar(image, ax=axes, label="cosine of the gradients")
-    return figure
+    return image
 
 
 @mpl.rc_context(STYLE)

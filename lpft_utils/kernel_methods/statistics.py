@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lpft_utils.common.errors import KernelError
-from lpft_utils.kernel_methods.validation import check_kernel
+from lpft_utils.kernel_methods.validation import check_kernel, check_labels
 
 
 def frobenius(K: Tensor) -> float:
@@ -26,7 +26,9 @@ def frobenius(K: Tensor) -> float:
 
 
 def ft_ratio(P: Tensor, F: Tensor) -> float:
-    """The share of the FT-effective kernel: ‖F‖_F / ‖P + F‖_F.
+    """The share of the FT-effective kernel by its norm: ‖F‖_F / ‖P + F‖_F.
+
+    It is not the paper's FT ratio, which weights the kernels with residuals: see `residual_ft_ratio`.
 
     On train × train both parts are positive semi-definite, so ⟨P, F⟩ ≥ 0 and the ratio lies in [0, 1]. On test × train
     it may exceed 1. The ratios of P and F do not add up to 1: norms do not add.
@@ -46,6 +48,68 @@ def ft_ratio(P: Tensor, F: Tensor) -> float:
     if total == 0:
         raise KernelError("P + F is zero, so F has no share of it. Does any trainable parameter act on the output?")
     return (torch.linalg.vector_norm(F) / total).item()
+
+
+def residual_ft_ratio(P: Tensor, F: Tensor, residuals: Tensor) -> float:
+    """The paper's FT ratio (§5.3): mean over x of ‖Σ_i F(x, x_i) δ_i‖ / ‖Σ_i (P + F)(x, x_i) δ_i‖.
+
+    δ_i is the residual at initialisation, so that numerator and denominator are what the first step of gradient descent
+    does to f(x) through F and in all (Proposition 4.1). It may exceed 1, where P and F pull apart.
+
+    Args:
+        P: Pre-train-effective kernel, shape (M, C, N, C).
+        F: FT-effective kernel, shape (M, C, N, C).
+        residuals: δ, shape (N, C); of either sign.
+
+    Returns:
+        The ratio, ≥ 0.
+
+    Raises:
+        KernelError: If the shapes do not fit, or (P + F) δ is zero for an example.
+    """
+    P, F = _pair(P, F, "P", "F")
+    if residuals.shape != F.shape[2:]:
+        raise KernelError(f"residuals: expected shape {tuple(F.shape[2:])}, got {tuple(residuals.shape)}.")
+    by_F, in_all = (torch.einsum("mcnd,nd->mc", K, residuals.to(K)).norm(dim=1) for K in (F, P + F))  # (M,)
+    if (in_all == 0).any():
+        raise KernelError("(P + F) δ is zero for an example, so F has no share of it. Are all residuals zero?")
+    return (by_F / in_all).mean().item()
+
+
+def block_trace_norms(K: Tensor) -> Tensor:
+    """The trace norm of every C × C block, as in the paper's heat maps (Figures 8, 9).
+
+    Args:
+        K: Kernel, shape (N, C, M, C).
+
+    Returns:
+        The sum of the singular values of K(x_n, x'_m), shape (N, M).
+    """
+    return torch.linalg.matrix_norm(check_kernel(K).permute(0, 2, 1, 3), ord="nuc")
+
+
+def class_contrast(K: Tensor, labels: Tensor) -> float:
+    """How much the blocks of one class stand out: log10 of the mean trace norm within classes over that between them.
+
+    The diagonal of the paper's heat maps (Figures 8, 9) as one number. An example with itself does not count.
+
+    Args:
+        K: Kernel, shape (N, C, N, C).
+        labels: Class indices, shape (N,).
+
+    Returns:
+        The contrast; 0 where classes do not stand out.
+
+    Raises:
+        KernelError: If there are no two examples of one class, or no two classes.
+    """
+    norms = block_trace_norms(K)
+    labels = check_labels(labels, len(norms), K.shape[1]).to(norms.device)
+    same = labels[:, None] == labels
+    other = ~torch.eye(len(norms), dtype=torch.bool, device=norms.device)
+    if not (same & other).any() or same.all():
+        raise KernelError(f"expected two classes, one of them twice, got the labels {labels.tolist()[:20]}.")
+    return (norms[same & other].mean() / norms[~same].mean()).log10().item()
 
 
 def spectrum(K: Tensor) -> Tensor:
@@ -78,6 +142,24 @@ def effective_rank(K: Tensor) -> float:
     values = _singular_values(K)
     p = values / values.sum()
     return torch.special.entr(p).sum().exp().item()
+
+
+def numerical_rank(K: Tensor) -> int:
+    """How many singular values are above max(NC, MC) · ε of the largest, ε that of float32.
+
+    The rank of the paper's Tables 2 and 9: its tolerance is not stated, and this is the default of
+    `numpy.linalg.matrix_rank` and `torch.linalg.matrix_rank` for a float32 matrix. In float64 the same default counts
+    nearly every singular value, far more than the published 18 for P of CB.
+
+    Args:
+        K: Kernel, shape (N, C, M, C).
+
+    Returns:
+        The rank, ≥ 1.
+    """
+    values = spectrum(K)
+    N, C, M, _ = K.shape
+    return int((values > max(N, M) * C * torch.finfo(torch.float32).eps).sum())
 
 
 def alignment(K1: Tensor, K2: Tensor, *, centered: bool = False) -> float:

@@ -85,6 +85,7 @@ def kernel(
     for name, value in (("memory", memory), ("block_size", block_size)):
         if value is not None:
             check_integer(name, value, error=KernelError)
+    folder = None if folder is None else Path(folder)
     rows, compute = named_inputs(inputs, features)
     columns = None if other is None else named_inputs(other, features)[0]
     sides = [rows] if columns is None else [rows, columns]
@@ -103,15 +104,16 @@ def kernel(
         if folder and _rank()[0] == 0:
             begin(folder, spec, plan_.block)
         parts = _blocks(problem, rows, columns, plan_, labels, precision, folder)
-        problem.check_reached()
+        if not found:  # of blocks that were stored it is not known
+            problem.check_reached()
         _say_if_slow(problem, time.perf_counter() - start)
     spec |= {"block_size": plan_.block, "memory": plan_.memory, "error": None}
     spec |= {"alone": problem.alone, "autograd": sorted(problem.autograd), "trimmed": problem.trim}
     done = _assemble(parts, len(problem.V), spec, grouped=groups is not None, dtype=problem.V.dtype)
     if precision != "full":
-        few, few_columns = (by_length(side)[:N_ERROR] for side in (rows, columns or rows))
+        few, few_columns = (_spread(by_length(side)) for side in (rows, columns or rows))
         some = _chosen(rows, few), _chosen(columns or rows, few_columns)
-        wanted = list(problem.wanted) if problem.named else parameters
+        wanted = set(problem.wanted).__contains__  # not by name, since these few need not reach all of them
         exact = kernel(model, *some, V=V, features=compute, head=head, parameters=wanted, dtype=torch.float64)
         spec["error"] = ((done.F[few][:, :, few_columns] - exact.F).norm() / exact.F.norm()).item()
     if folder and _rank()[0] == 0:
@@ -134,6 +136,10 @@ def _labels(names: Iterable[str], groups: Callable[[str], str]) -> dict[str, str
                 f"groups: expected labels that are text, not empty and not 'gram', got {labels[name]!r} for {name!r}."
             )
     return labels
+
+
+def _spread(order: Tensor) -> Tensor:
+    return order[torch.linspace(0, len(order) - 1, min(N_ERROR, len(order))).long()]
 
 
 def _chosen(inputs: Inputs, index: Tensor) -> dict[str, Tensor]:
@@ -187,7 +193,7 @@ class _Side:
         if index not in self.held:
             problem, check = self.problem, index not in self.checked
             parts = self.blocks[index].split(self.plan.batch)
-            self.held[index] = [problem.factors(problem.take(self.inputs, part), check=check) for part in parts]
+            self.held[index] = [problem.compute(self.inputs, part, check=check) for part in parts]
             self.checked.add(index)
         return self.held[index]
 
@@ -311,6 +317,8 @@ def _assemble(parts: dict[str, Tensor], C: int, spec: dict[str, Any], *, grouped
     F = torch.zeros(len(gram), C, gram.shape[1], C, dtype=torch.float64)
     for part in parts.values():
         F += part
+    if not F.to(dtype).isfinite().all():
+        raise KernelError("F: numbers beyond the range of float32; pass dtype=torch.float64, or a smaller V.")
     return Kernel(gram, F.to(dtype), {k: part.to(dtype) for k, part in parts.items()} if grouped else {}, spec)
 
 

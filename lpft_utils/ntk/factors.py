@@ -22,8 +22,6 @@ from lpft_utils.ntk.tape import Entry, Tape
 Inputs = Mapping[str, Tensor]
 Features = Callable[[nn.Module, Inputs], Tensor]
 
-# Weights of examples and classes in the comparison with autograd: powers of two, which backward passes scale exactly.
-WEIGHTS = (1.0, -2.0, 0.5, -1.0, 2.0, -0.5)
 # Rounding of a sum, relative to its terms, by the lowest precision in which a model computes.
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 3e-5, torch.float16: 3e-2, torch.bfloat16: 3e-2}
 
@@ -46,11 +44,13 @@ class Batch:
         phi: Features, shape (B, H).
         gradients: By parameter name; a parameter that φ does not depend on is absent.
         reached: Parameters that φ depends on as autograd sees it; empty where it was not asked.
+        dtype: The lowest precision in which the model computed.
     """
 
     phi: Tensor
     gradients: dict[str, Gradient]
     reached: set[str]
+    dtype: torch.dtype
 
     def nbytes(self) -> int:
         """Bytes held, counting shared inputs once."""
@@ -127,27 +127,28 @@ def factors(
         raise NoRule(others)
     entries = [entry for entry in tape.entries if entry.name not in autograd]
     if not phi.requires_grad:
-        return Batch(phi.detach(), {}, set())
-    w = _weights(len(V)).to(V) if check else None
+        return Batch(phi.detach(), {}, set(), tape.dtype)
+    w = weights(len(V)).to(V) if check else None
     gradients, outputs = _differentiate(phi, entries, V, wanted, autograd, w)
     if w is None:
-        return Batch(phi.detach(), gradients, set())
+        return Batch(phi.detach(), gradients, set(), tape.dtype)
     checked = {name: p for name, p in wanted.items() if name not in autograd}
     if not checked:
-        return Batch(phi.detach(), gradients, set(gradients))
+        return Batch(phi.detach(), gradients, set(gradients), tape.dtype)
     reached = _certify(phi, entries, outputs, w @ V, checked, tape.dtype)
-    return Batch(phi.detach(), gradients, reached | (gradients.keys() & set(autograd)))
+    return Batch(phi.detach(), gradients, reached | (gradients.keys() & set(autograd)), tape.dtype)
 
 
-def close(x: Tensor, y: Tensor, dtype: torch.dtype) -> bool:
-    """Whether they differ by no more than rounding in this type."""
-    return bool((x - y).norm() <= 10 * TOLERANCE[dtype] * y.norm())
+def close(x: Tensor, y: Tensor, dtype: torch.dtype, floor: float = 0.0) -> bool:
+    """Whether they differ by no more than rounding in this type, of their own size or of another's (`floor`)."""
+    return bool((x - y).norm() <= max(10 * TOLERANCE[dtype] * y.norm().item(), 10 * torch.finfo(dtype).eps * floor))
 
 
-def _weights(n: int) -> Tensor:
-    """A weight for each of n examples or classes, in an order that repeats nothing of a batch's own."""
-    order = torch.randperm(n, generator=torch.Generator().manual_seed(n))
-    return torch.tensor(WEIGHTS)[order % len(WEIGHTS)]
+def weights(n: int) -> Tensor:
+    """A weight for each of n examples or classes, no two alike, between 1/2 and 2 in size."""
+    generator = torch.Generator().manual_seed(n)
+    size = 2 ** (2 * torch.rand(n, generator=generator, dtype=torch.float64) - 1)
+    return torch.where(torch.rand(n, generator=generator) < 0.5, -size, size)
 
 
 def _differentiate(
@@ -193,7 +194,10 @@ def _of_parameter(entry: Entry, gradient: Gradient, parameter: Tensor) -> Gradie
         return gradient
     B, C, _ = gradient.rows.shape
     G = gradient.rows.reshape(B * C, *u.shape).to(u.dtype)
-    (back,) = torch.autograd.grad(u, parameter, G, retain_graph=True, is_grads_batched=True)
+    try:
+        (back,) = torch.autograd.grad(u, parameter, G, retain_graph=True, is_grads_batched=True)
+    except (RuntimeError, NotImplementedError) as error:
+        raise NoRule({entry.name: "through an operation that is not differentiated in batches"}) from error
     return Dense(back.reshape(B, C, -1))
 
 
@@ -225,14 +229,15 @@ def _certify(
         NoRule: If there is a difference beyond rounding.
     """
     B = len(phi)
-    r = _weights(B).to(phi)
+    r = weights(B).to(phi)
     whole = r[:, None] * cotangent.to(phi.dtype)
     truth = torch.autograd.grad(phi, list(wanted.values()), whole, retain_graph=True, allow_unused=True)
     # A gradient that is zero but for rounding, such as that of attention to a single token, has the rounding of others.
     noise = torch.finfo(dtype).eps * max((true.norm().item() for true in truth if true is not None), default=0.0)
     wrong: dict[str, str] = {}
     reached = set()
-    for (name, parameter), true in zip(wanted.items(), truth, strict=True):
+    for (name, parameter), found in zip(wanted.items(), truth, strict=True):
+        true = found.to_dense() if found is not None and found.is_sparse else found
         uses = [(e, g) for e, g in zip(entries, outputs, strict=True) if e.name == name and g is not None]
         if true is None and not uses:
             continue
@@ -256,6 +261,20 @@ def _not_finite(name: str, entries: Sequence[Entry], outputs: Sequence[Tensor | 
     )
 
 
+def random_vector(g: Tensor) -> Tensor | None:
+    """A vector for the columns of a gradient seen as a matrix, the same for every gradient of its shape."""
+    if g.ndim < 2:
+        return None
+    generator = torch.Generator().manual_seed(g.numel())
+    return torch.randn(g.shape[1:].numel(), generator=generator, dtype=torch.float64).to(g.device, g.dtype)
+
+
+def through_vector(g: Tensor) -> Tensor:
+    """A gradient times a random vector: as different gradients show differences, and are small."""
+    v, dense = random_vector(g), g.to_dense()
+    return dense if v is None else dense.flatten(1) @ v
+
+
 def _agrees(
     uses: Sequence[tuple[Entry, Tensor]],
     true: Tensor,
@@ -265,11 +284,9 @@ def _agrees(
     noise: float,
 ) -> bool:
     """Whether the uses of a parameter add up to its gradient, a matrix seen through one random vector."""
-    v, scale = None, 1.0
-    if true.ndim > 1:
-        generator = torch.Generator().manual_seed(true.numel())
-        v = torch.randn(true[0].numel(), generator=generator, dtype=torch.float64).to(true)
-        true, scale = true.flatten(1) @ v, v.norm().item() / len(v) ** 0.5
+    v = random_vector(true)
+    scale = 1.0 if v is None else v.norm().item() / len(v) ** 0.5
+    true = through_vector(true)
     total, squares = torch.zeros_like(true), 0.0
     for entry, g in uses:
         value, size = entry.use.weighted(g, r.to(g.dtype), v)

@@ -11,10 +11,12 @@ from torch import Tensor
 
 from lpft_utils.common.errors import KernelError
 from lpft_utils.ntk.factors import Inputs
+from lpft_utils.ntk.gradients import Dense
 from lpft_utils.ntk.problem import Problem, by_length, count
 
 # Share of the bound that is planned for; the rest is for what is not counted: fragments, buffers of the libraries.
 PLANNED = 0.7
+GRAPH = 4  # what autograd saves, in factors, where it cannot be measured
 CHUNK = {"cpu": 256 << 20, "cuda": 4 << 30}  # bytes of gradients formed at one time
 TOKENS = {"cpu": 1024, "cuda": 16384}  # in one forward pass; more does not make products faster
 
@@ -79,10 +81,15 @@ def cost(problem: Problem, side: Inputs) -> Cost:
             saved[storage.data_ptr()] = storage.nbytes()
         return t
 
-    with torch.autograd.graph.saved_tensors_hooks(count, lambda t: t):
+    try:
+        with torch.autograd.graph.saved_tensors_hooks(count, lambda t: t):
+            batch = problem.factors(one)
+    except (RuntimeError, NotImplementedError):  # not every model allows such hooks
         batch = problem.factors(one)
+        saved = {0: GRAPH * batch.nbytes()}
+    copied = max((g.rows.nbytes for g in batch.gradients.values() if isinstance(g, Dense)), default=0)
     tokens = next((t.shape[1] for t in one.values() if t.ndim > 1), 1)
-    return Cost(batch.nbytes(), sum(saved.values()), tokens)
+    return Cost(batch.nbytes() + copied, sum(saved.values()), max(tokens, 1))
 
 
 def sizes(problem: Problem, sides: Sequence[Inputs], result: int, memory: int | None, block: int | None) -> Sizes:

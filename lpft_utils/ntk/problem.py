@@ -23,6 +23,8 @@ from lpft_utils.ntk.factors import (
     factors,
     frozen,
     model_features,
+    through_vector,
+    weights,
 )
 from lpft_utils.ntk.gradients import alike
 from lpft_utils.ntk.tape import Tape
@@ -32,6 +34,32 @@ N_CHECK = 3  # examples on which a model is examined before anything is computed
 TOKENS_CHECK = 1024  # that these have together at most
 FIRST = torch.tensor([0])
 UNSUPPORTED = ("autograd", "error")
+
+
+@dataclass
+class Seen:
+    """What a model does with a few examples.
+
+    Attributes:
+        phi: Features, shape (n, H).
+        gradients: Of one combination of the outputs of all, by parameter, seen through a vector; None where none is.
+        dtype: The lowest precision on the way.
+    """
+
+    phi: Tensor
+    gradients: list[Tensor | None]
+    dtype: torch.dtype
+
+    def like(self, other: Seen) -> bool:
+        """Whether both are the same up to rounding: φ alone is not enough where a module is initialised to zero."""
+        largest = max((g.norm().item() for g in self.gradients if g is not None), default=0.0)
+        pairs = [
+            (self.phi, other.phi, 0.0),
+            *((g, h, largest) for g, h in zip(self.gradients, other.gradients, strict=True)),
+        ]
+        return all(
+            (x is None) == (y is None) and (x is None or close(x, y, self.dtype, floor)) for x, y, floor in pairs
+        )
 
 
 @dataclass
@@ -75,10 +103,12 @@ class Problem:
 
     def phi(self, inputs: Inputs) -> Tensor:
         """Features of a batch, shape (B, H), finite."""
-        phi, B, H = self.features(self.model, inputs), count(inputs), self.V.shape[1]
-        if not isinstance(phi, Tensor) or phi.ndim != 2 or len(phi) != B:
-            got = tuple(phi.shape) if isinstance(phi, Tensor) else type(phi).__name__
-            raise KernelError(f"features: expected φ of shape ({B}, H) for a batch of {B}, got {got}.")
+        # A copy, since some models write into their inputs.
+        phi = self.features(self.model, {name: t.clone() for name, t in inputs.items()})
+        B, H = count(inputs), self.V.shape[1]
+        if not isinstance(phi, Tensor) or phi.ndim != 2 or len(phi) != B or not phi.is_floating_point():
+            got = f"{tuple(phi.shape)}, {phi.dtype}" if isinstance(phi, Tensor) else type(phi).__name__
+            raise KernelError(f"features: expected φ of shape ({B}, H) for a batch of {B}, real numbers, got {got}.")
         if phi.shape[1] != H:
             raise KernelError(
                 f"V: expected shape (C, {phi.shape[1]}), since φ has {phi.shape[1]} numbers for each example, got "
@@ -120,7 +150,20 @@ class Problem:
             if same:
                 joined[name] = same[0].join(same[1:])
         self.seconds += time.perf_counter() - start
-        return Batch(torch.cat([b.phi for b in found]), joined, set())
+        return Batch(torch.cat([b.phi for b in found]), joined, set(), found[0].dtype)
+
+    def compute(self, inputs: Inputs, index: Tensor, *, check: bool) -> Batch:
+        """Factors of some examples; to check is also to compare one of them alone, as wide as it was given."""
+        while True:
+            batch = self.factors(self.take(inputs, index), check)
+            if not check or (self.alone and not self.trim):
+                return batch
+            n = int(torch.randint(len(index), (), generator=torch.Generator().manual_seed(len(index))))
+            with torch.no_grad():
+                phi = self.phi(self.moved({k: t[index[n : n + 1]] for k, t in inputs.items()}))
+            if close(phi[0], batch.phi[n].to(phi), batch.dtype):
+                return batch
+            self.trim, self.alone = False, self.alone or not self.trim
 
     def _alone(self, one: Inputs, check: bool) -> Batch:
         """Factors of one example; what no rule handles is left to autograd."""
@@ -159,18 +202,23 @@ class Problem:
         """
         for inputs in sides:
             order = by_length(inputs)
-            width = max(t.shape[1] if t.ndim > 1 else 1 for t in inputs.values())
-            n = min(len(order), max(2, min(N_CHECK, TOKENS_CHECK // width)))
+            width = max(max(t.shape[1:2] or (1,)) for t in inputs.values())
+            n = min(len(order), max(2, min(N_CHECK, TOKENS_CHECK // max(width, 1))))
             few = order[torch.linspace(0, len(order) - 1, n).long()]
             whole = self.moved({k: t[few] for k, t in inputs.items()})
             singles = [{k: t[n : n + 1] for k, t in whole.items()} for n in range(len(few))]
             self.trim = self.trim and whole.keys() <= TOKENS
-            with torch.no_grad(), Tape({}, len(few)) as tape:
-                together = self.phi(whole)
-                one = torch.cat([self.phi(x) for x in singles])
-                cut = self._trimmed(singles) if self.trim else one
-            self.alone = self.alone or not close(one, together, tape.dtype)
-            self.trim = cut is not None and self.trim and close(cut, one, tape.dtype)
+            alone = self._seen(singles)
+            with torch.no_grad():
+                again = torch.cat([self.phi(x) for x in singles])
+            if not close(again, alone.phi, alone.dtype):
+                raise KernelError(
+                    "features: φ differs between two calls with the same inputs. Expected a function of the inputs, "
+                    "without dropout, other chance, or a state that a call changes."
+                )
+            self.alone = self.alone or not self._like(alone, [whole])
+            if self.trim:
+                self.trim = self._like(alone, [self.take(x, FIRST) for x in singles])
             self.factors(self.take(whole, torch.arange(len(few))), check=True)
         if self.wanted and not self.reached:
             raise KernelError(
@@ -179,12 +227,22 @@ class Problem:
                 "goes through it."
             )
 
-    def _trimmed(self, singles: Iterable[Inputs]) -> Tensor | None:
-        """φ of examples without their padding, or None if the model cannot do without."""
+    def _seen(self, batches: Iterable[Inputs]) -> Seen:
+        """φ of some batches, and one combination of its gradients."""
+        batches = list(batches)
+        with torch.enable_grad(), Tape({}, 1) as tape:
+            phi = torch.cat([self.phi(x) for x in batches])
+        r = weights(len(phi)).to(phi)[:, None] * (weights(len(self.V)).to(self.V) @ self.V).to(phi.dtype)
+        parameters = list(self.wanted.values())
+        found = torch.autograd.grad(phi, parameters, r, allow_unused=True) if phi.requires_grad and parameters else ()
+        return Seen(phi.detach(), [None if g is None else through_vector(g) for g in found], tape.dtype)
+
+    def _like(self, expected: Seen, batches: Iterable[Inputs]) -> bool:
+        """Whether the model does the same with the examples in another form; not where it cannot take it."""
         try:
-            return torch.cat([self.phi(self.take(x, FIRST)) for x in singles])
-        except (RuntimeError, ValueError):  # such as a pooling over more tokens than there are
-            return None
+            return expected.like(self._seen(batches))
+        except Exception:  # whatever the model raises for a batch, or for so short a text
+            return False
 
     def check_reached(self) -> None:
         """Every parameter that was named has its share.
@@ -264,12 +322,12 @@ def prepared(
     own = {id(p) for p in linear.parameters()} if linear is not None else set()
     body = {name: p for name, p in model.named_parameters() if id(p) not in own}
     names = _wanted_names(body, parameters)
-    first = next(iter(body.values()), None)
+    first = next((p for p in body.values() if p.is_floating_point()), None)
     if first is None:
         raise KernelError("model: expected parameters besides the head, got none.")
     if dtype is not None and dtype != first.dtype:
         model = copy.deepcopy(model).to(dtype)
-        first = next(p for p in model.parameters())
+        first = next(p for p in model.parameters() if p.is_floating_point())
     by_name = dict(model.named_parameters())
     weight = linear.weight if V is None and isinstance(linear, nn.Linear) else V
     if not isinstance(weight, Tensor) or weight.ndim != 2 or not weight.numel() or not weight.isfinite().all():
@@ -279,7 +337,7 @@ def prepared(
         raise KernelError(f"model: expected float32 or float64 weights, got {first.dtype}; pass dtype=torch.float32.")
     bias = not isinstance(linear, nn.Linear) or linear.bias is not None
     V_ = weight.detach().to(first.device, first.dtype)
-    wanted = {name: by_name[name] for name in names}
+    wanted = {name: by_name[name] for name in names if by_name[name].numel()}
     named = parameters is not None and not callable(parameters)
     with frozen(model, wanted):
         yield Problem(model, features, V_, bias, wanted, named, first.device, unsupported)
@@ -362,7 +420,7 @@ def lengths(inputs: Inputs) -> Tensor | None:
     mask = inputs.get("attention_mask")
     if mask is None or mask.ndim != 2:
         return None
-    return (mask.long() * torch.arange(1, mask.shape[1] + 1, device=mask.device)).amax(1).clamp_min(1)
+    return ((mask != 0).long() * torch.arange(1, mask.shape[1] + 1, device=mask.device)).amax(1).clamp_min(1)
 
 
 def take(inputs: Inputs, index: Tensor) -> dict[str, Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -109,10 +110,13 @@ def describe(
     }
     if identify:
         digest = hashlib.sha256(weights_fingerprint(problem.model).encode())
-        for tensors in (rows, columns or {}, {"V": problem.V}):
+        for tensors in (rows, columns or {}, {"V": problem.V}, dict(problem.model.named_buffers())):
             for name, t in sorted(tensors.items()):
-                digest.update(name.encode() + str(tuple(t.shape)).encode() + t.cpu().contiguous().numpy().tobytes())
+                data = t.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+                digest.update(name.encode() + str((t.dtype, tuple(t.shape))).encode() + data)
         spec["fingerprint"] = digest.hexdigest()[:16]
+        with torch.no_grad():  # sees another `features`, and what the model keeps outside its weights
+            spec["phi"] = problem.phi(problem.moved({k: t[:1] for k, t in rows.items()})).norm().item()
     return spec
 
 
@@ -123,7 +127,10 @@ def stored(folder: Path, spec: Mapping[str, Any]) -> Kernel | int | None:
         _compare(folder, found.spec, spec)
         return found
     if (folder / "spec.json").exists():
-        begun = json.loads((folder / "spec.json").read_text())
+        try:
+            begun = json.loads((folder / "spec.json").read_text())
+        except ValueError as error:
+            raise KernelError(f"{folder / 'spec.json'} is damaged. Delete the folder to start again.") from error
         _compare(folder, begun, spec)
         return int(begun["block_size"])
     return None
@@ -131,6 +138,8 @@ def stored(folder: Path, spec: Mapping[str, Any]) -> Kernel | int | None:
 
 def _compare(folder: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
     different = [name for name in new if old.get(name) != new[name]]
+    if "phi" in different and math.isclose(old.get("phi", 0.0), new["phi"], rel_tol=1e-4):  # rounding
+        different.remove("phi")
     if different:
         what = ", ".join(f"{name} {old.get(name)} there, {new[name]} asked for" for name in different)
         raise KernelError(f"{folder} holds another kernel ({what}). Choose another folder, or delete it.")

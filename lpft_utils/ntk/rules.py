@@ -292,7 +292,8 @@ def _sub(at: At, input: Any, other: Any, *, alpha: float = 1) -> Uses:
 
 def _expand(at: At, input: Tensor, *_: Any) -> Uses:
     """One for all examples: a class token, or a query that is learned."""
-    return _shift(at, input) if input.ndim == at.out.ndim and input.shape[1:] == at.out.shape[1:] else []
+    alike = input.ndim == at.out.ndim and input.shape[1:] == at.out.shape[1:] and len(input) == 1
+    return _shift(at, input) if alike else []
 
 
 def _convolution(

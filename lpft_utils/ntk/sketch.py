@@ -35,6 +35,7 @@ from lpft_utils.ntk.result import Kernel
 
 N_PILOT = 32  # examples from which leading directions are taken
 TOKENS = 1024  # in one forward pass
+LARGE = 4096  # dimensions whose square is no matrix to decompose
 
 
 @dataclass(repr=False)
@@ -110,6 +111,8 @@ def sketch(
     """
     if k < 4:
         raise KernelError(f"k: expected at least 4, got {k}.")
+    if parameters is not None and not callable(parameters):
+        parameters = [parameters] if isinstance(parameters, str) else list(parameters)
     rows, compute = named_inputs(inputs, features)
     generator = torch.Generator().manual_seed(seed)
     N = count(rows)
@@ -121,18 +124,19 @@ def sketch(
         Z: Tensor | None = None
         phi = torch.empty(N, problem.V.shape[1], dtype=problem.V.dtype)
         for part in tqdm(_batches(rows, order), desc="sketch", disable=None, delay=5, leave=False):
-            batch = problem.factors(problem.take(rows, part), check=True)
+            batch = problem.compute(rows, part, check=True)
             z = _projected(batch, projections, len(problem.V)).cpu()
             Z = z.new_empty(N, *z.shape[1:]) if Z is None else Z
             Z[part], phi[part] = z, batch.phi.cpu()
         assert Z is not None
         problem.check_reached()
+        wanted = set(problem.wanted)
         bias, n_parameters = problem.bias, sum(shape.numel() for shape in problem.shapes.values())
     spec = {"k": k, "D": Z.shape[2], "seed": seed, "pilot": pilot, "parameters": n_parameters, "N": N, "checked": 0}
     made = Sketch(Z, phi, bias, spec)
     if check:
         some = torch.randperm(N, generator=generator)[:check]
-        exact = kernel(model, _chosen(rows, some), V=V, features=compute, head=head, parameters=parameters)
+        exact = kernel(model, _chosen(rows, some), V=V, features=compute, head=head, parameters=wanted.__contains__)
         near = made.kernel(some.tolist(), some.tolist()).F
         made.spec |= {"checked": len(some), "error": ((near - exact.F).norm() / exact.F.norm()).item()}
     return made
@@ -158,7 +162,10 @@ def _projected(batch: Batch, projections: dict[str, list[Tensor]], C: int) -> Te
             raise KernelError(f"pilot: {name!r} has another use in some examples than in the pilot's. Give more.")
         else:
             z.append(gradient.project(*sides))
-    return torch.cat(z, 2)
+    whole = torch.cat(z, 2)
+    if not whole.isfinite().all():
+        raise KernelError("A gradient is not finite for some example, though φ is.")
+    return whole
 
 
 def _batches(rows: Inputs, order: Tensor) -> list[Tensor]:
@@ -196,7 +203,11 @@ def _orthogonal(samples: Tensor, k: int, generator: torch.Generator, leading: bo
         return torch.eye(p, dtype=samples.dtype, device=samples.device)
     x = samples.double().cpu()
     u = k // 2 if leading else 0
-    U = torch.linalg.eigh(x.T @ x)[1][:, p - u :]  # (p, u)
+    if p <= LARGE:
+        U = torch.linalg.eigh(x.T @ x)[1][:, p - u :]  # (p, u)
+    else:
+        U = torch.linalg.svd(x, full_matrices=False)[2][:u].T
+        u = U.shape[1]
     noise = torch.randn(p, k - u, generator=generator, dtype=torch.float64)
     Q = torch.linalg.qr(noise - U @ (U.T @ noise))[0]
     return torch.cat([U, Q * math.sqrt((p - u) / (k - u))], 1).to(samples)

@@ -35,7 +35,7 @@ class Tape(TorchFunctionMode):
     Attributes:
         entries: Uses for which there is a rule.
         unknown: Parameters with another use, and the operation.
-        dtype: Type of the lowest precision that an operation on the way had.
+        dtype: Type of the lowest precision that an operation on the way of a derivative had.
     """
 
     def __init__(self, wanted: Mapping[str, Tensor], B: int) -> None:
@@ -55,7 +55,8 @@ class Tape(TorchFunctionMode):
         """Run an operation, and note it if a source is among its arguments."""
         given = kwargs or {}
         result = func(*args, **given)
-        if isinstance(result, Tensor) and result.is_floating_point() and result.dtype.itemsize < self.dtype.itemsize:
+        differentiated = isinstance(result, Tensor) and result.is_floating_point() and result.requires_grad
+        if differentiated and result.dtype.itemsize < self.dtype.itemsize:
             self.dtype = result.dtype
         tensors = list(_tensors((*args, *given.values())))
         met = {id(x): self._sources[id(x)][1] for x in tensors if id(x) in self._sources}

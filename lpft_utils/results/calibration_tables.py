@@ -19,7 +19,14 @@ from lpft_utils.metrics.sampling import debiased_ece, ece_interval
 from lpft_utils.results.frame import evaluated_splits, per_run, results
 from lpft_utils.results.tables import column, each, mean, table
 from lpft_utils.runs.store import Run, converged
-from lpft_utils.studies.calibration import CALIBRATORS, diagrams, evaluation_splits, fit_calibrators, temperature_scaled
+from lpft_utils.studies.calibration import (
+    CALIBRATORS,
+    against_people,
+    diagrams,
+    evaluation_splits,
+    fit_calibrators,
+    temperature_scaled,
+)
 from lpft_utils.training.methods import METHODS
 
 
@@ -73,6 +80,30 @@ def chance_table(runs: Mapping[str, Sequence[Run]], split: str = "test", n_draws
         "seeds above chance": column("above", lambda v: f"{sum(v):.0f} of {len(v)}", split=split),
     }
     return table(pd.concat(frames), {"row": "method"}, columns)
+
+
+def people_table(runs: Mapping[str, Sequence[Run]], split: str = "test") -> Table:
+    """Confidence against the label and against the people behind it, on the task `snippets`.
+
+    Args:
+        runs: Runs by method, one per seed.
+        split: Name of the split.
+
+    Returns:
+        One row per method; on any other task no row, and a note that says why.
+    """
+    if any(run.spec.task != "snippets" for group in runs.values() for run in group):
+        empty = Table()
+        empty.attrs["note"] = "The ratings behind the labels of this task are not known."
+        return empty
+
+    def rows(run: Run) -> Iterator[tuple[str, str, str, float]]:
+        for metric, value in against_people(run, split).items():
+            yield METHODS[run.spec.method].label, split, metric, value
+
+    frames = [per_run(group, [METHODS[method].label], rows) for method, group in runs.items()]
+    shown = ("confidence", "accuracy", "agreement", "ECE", "ECE, people", "SE", "SE, people")
+    return table(pd.concat(frames), {"row": "method"}, {m: column(m, mean(3), split=split) for m in shown})
 
 
 def count_table(runs: Mapping[str, Sequence[Run]], split: str = "test") -> Table:

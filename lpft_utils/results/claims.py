@@ -1,17 +1,19 @@
-"""The paper's claims as tests on a frame of results.
+"""The paper's claims tested on results: from a frame or runs to verdicts.
 
-A claim is a direction ("smaller", "larger"), tested on the difference paired by seed: it *holds* if the whole interval
-lies on the claimed side, *fails* if the whole interval lies on the other side, and is *undecided* otherwise. Numbering
-as in the ledger of the book's appendix. With three seeds an interval is wide; "undecided" is an honest and frequent
-outcome. A seed of which a run diverged is left out, and counted.
+A statement *holds* if a two-sided test at 5 %, paired by seed, puts its quantity on the claimed side of the threshold,
+*fails* if on the other side, and is *undecided* otherwise. Statements of one claim that are tested together share that
+5 % by Holm's method: a claim's primary endpoints on all tasks at hand, and apart from them the others. It is *not
+testable here* where the results cannot speak to it, and the verdict says why. With three seeds an interval is wide:
+"undecided" says little about effects smaller than what these runs could have detected. A seed of which a run diverged
+is left out, and counted.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,44 +23,14 @@ from scipy import stats
 from lpft_utils.common.errors import ParameterError
 from lpft_utils.common.names import split_label
 from lpft_utils.common.table import Table
-from lpft_utils.metrics.intervals import SMALLEST, Interval, interval
-from lpft_utils.results.frame import evaluated_splits, results, select, validation_note
-from lpft_utils.runs.store import Run
+from lpft_utils.metrics.intervals import LEVEL, POWER, Interval, holm, interval, two_way_interval
+from lpft_utils.results.frame import check_measured, evaluated_splits, results, select, validation_note
+from lpft_utils.results.plan import Plan, load_plan
+from lpft_utils.results.statements import CLAIMS, SHIFT, Claim, success, sweep
+from lpft_utils.runs.store import Run, converged
 from lpft_utils.training.methods import METHODS
 
-# From a frame, two methods and a split to one value per seed, positive where the claim is right.
-Statistic = Callable[[pd.DataFrame, str, str, str], Any]
-PAIRS = (("ft", "lp_ft"), ("lora", "lp_lora"))
-
-
-@dataclass(frozen=True)
-class Claim:
-    """One statement of a claim, and how it is tested.
-
-    Attributes:
-        id: Number of the claim in the ledger, a point and a name.
-        statement: The statement, with {a} and {b} for the methods, {split}, {low} and {high} for the ends of a sweep,
-            and {note}.
-        place: Where the paper says so.
-        statistic: From a frame, the two methods and the split to one value per seed, positive where the claim is
-            right; empty where the frame lacks what it needs.
-        pairs: The methods (a, b) that it is about.
-        on: "" for what has no split, "test", or "all" for every evaluation split.
-        digits: Decimals to show.
-    """
-
-    id: str
-    statement: str
-    place: str
-    statistic: Statistic
-    pairs: tuple[tuple[str, str], ...] = PAIRS
-    on: str = "test"
-    digits: int = 3
-
-    @property
-    def number(self) -> int:
-        """Number of the claim in the ledger."""
-        return int(self.id.split(".")[0])
+SEEDS, OWN_TEXTS, TEXTS = "seeds", "seeds, each with its own texts", "seeds × texts"  # what an interval is over
 
 
 @dataclass(frozen=True)
@@ -66,68 +38,135 @@ class Verdict:
     """What results say about one statement of a claim.
 
     Attributes:
-        claim: Number of the claim in the ledger.
+        record: The statement's claim.
+        where: The methods a and b, and the split.
         statement: The statement, as a sentence.
-        difference: Interval of the quantity that the statement says is positive.
-        digits: Decimals to show.
+        difference: Interval of the quantity that the statement is about.
+        side: Distance of its mean from the threshold, positive on the claimed side.
+        p: Two-sided p-value of this statement alone.
+        detectable: The smallest distance from the threshold that would have been decided with power 0.8.
+        p_holm: The same, adjusted for what is tested together.
+        role: "primary", "replication" or "secondary", by the plan.
+        reason: Why the statement is not testable here; "" if it is.
+        over: What the interval is over: "seeds × texts", "seeds, each with its own texts" (generated ones), or "seeds"
+            (other texts may give other values).
+        smallest: The plan's smallest effect of interest, for its endpoints.
         diverged: Seeds left out because a run diverged.
         note: What the split is, where its name does not say it.
     """
 
-    claim: int
+    record: Claim
+    where: tuple[str, str, str]
     statement: str
     difference: Interval
-    digits: int = 3
+    side: float
+    p: float
+    detectable: float
+    p_holm: float = math.nan
+    role: str = "secondary"
+    reason: str = ""
+    over: str = SEEDS
+    smallest: float | None = None
     diverged: int = 0
     note: str = ""
 
     @property
+    def claim(self) -> int:
+        """Number of the claim in the ledger."""
+        return self.record.number
+
+    @property
     def outcome(self) -> str:
-        """What the interval says: "holds", "fails", "undecided"; "one seed" or "diverged" where none can be given."""
+        """One of "holds", "fails", "undecided", "not testable"; "one seed", "diverged" where there is no interval."""
+        if self.reason:
+            return "not testable"
         if self.difference.n < 2:
             return "one seed" if self.difference.n else "diverged"
-        if self.difference.low > 0:
-            return "holds"
-        return "fails" if self.difference.high < 0 else "undecided"
+        if not self.p_holm < 1 - LEVEL:
+            return "undecided"
+        return "holds" if self.side > 0 else "fails"
+
+    @property
+    def bounded(self) -> bool:
+        """Whether the whole interval is nearer to the threshold than the plan's smallest effect of interest."""
+        return self.smallest is not None and abs(self.side) + self.difference.half_width < self.smallest
+
+    @property
+    def shown(self) -> str:
+        """The outcome with what has to be said beside it."""
+        why = self.reason or ("below the smallest effect of interest" if self.bounded else "")
+        return f"{self.outcome}: {why}" if why and self.outcome in ("not testable", "undecided") else self.outcome
 
 
 def evaluate(
-    source: pd.DataFrame | Iterable[Run] | Mapping[Any, Iterable[Run]],
-    *wanted: str,
-    split: str = "test",
-    note: str = "",
-) -> list[Verdict]:
+    source: pd.DataFrame | Iterable[Run] | Mapping[Any, Iterable[Run]], *wanted: str, split: str = "test",
+    note: str = "", plan: Plan | None = None,
+) -> list[Verdict]:  # fmt: skip
     """Test claims on results.
 
     Args:
-        source: A frame of results, or runs: of a sweep as groups by ‖V0‖.
+        source: A frame of results of one task, or runs: of a sweep as groups by ‖V0‖ or factor. From runs on texts that
+            were not generated, differences of accuracy have intervals over seeds and texts.
         *wanted: Numbers or ids of claims, such as "2" or "2.Diff"; default: all that the results allow.
-        split: Split of the claims that are about one.
+        split: Split of the claims that are about "test".
         note: Added to the statements; of a frame with groups, also the group that claims other than 3 are tested on.
+        plan: What is primary; default: `plan.load_plan()`.
 
     Returns:
-        The verdicts, by number, split and pair of methods.
+        The verdicts, by number, split and pair of methods, adjusted for one another (`adjusted`).
 
     Raises:
         ParameterError: If a wanted claim cannot be tested on these results, or a seed occurs twice.
     """
-    frame = source if isinstance(source, pd.DataFrame) else results(source)
-    found = []
+    swept: Any = {k: list(v) for k, v in source.items()} if isinstance(source, Mapping) else None
+    runs = [] if isinstance(source, pd.DataFrame) else list(itertools.chain(*swept.values()) if swept else source)
+    frame = source if isinstance(source, pd.DataFrame) else results(swept or runs)
+    own = bool(runs) and all(run.metrics.get("task", {}).get("synthetic") for run in runs)
+    check_measured(frame)
+    plan, ood, found = plan or load_plan(), [s for s in evaluated_splits(frame) if s.startswith("ood_")], []
+    splits = {"": [""], "test": [split], "each ood": ood, SHIFT: [SHIFT] if len(ood) > 1 else []}
     for claim in CLAIMS.values():
         if wanted and not any(_is(claim, name) for name in wanted):
             continue
         here = frame if claim.number == 3 or "group" not in frame else select(frame, group=note)
-        splits = {"": [""], "test": [split], "all": evaluated_splits(frame)}[claim.on]
-        for (s, on), (p, pair) in itertools.product(enumerate(splits), enumerate(claim.pairs)):
+        for (s, on), (p, pair) in itertools.product(enumerate(splits[claim.on]), enumerate(claim.pairs)):
             values = claim.statistic(here, *pair, on).dropna()
             if len(values) or _all_diverged(here, *pair):
-                found.append(((claim.number, s, p), claim, _verdict(claim, here, values, (*pair, on), note)))
-    if missing := [name for name in wanted if not any(_is(claim, name) for _, claim, _ in found)]:
+                reason = claim.untestable(here, *pair, on) if len(values) else ""
+                more: dict[str, Any] = {"reason": reason, "over": OWN_TEXTS if own else SEEDS}
+                difference = interval(values.tolist()) if len(values) else Interval(math.nan, math.nan, 0)
+                if not swept and not own and (over_texts := _texts(claim, here, runs, (*pair, on))):
+                    difference, more["over"] = over_texts, TEXTS
+                if claim.test == "trend" and len(values) > 1:
+                    more |= _trend(sweep(here, pair[1], on))
+                verdict = verdict_of(claim, difference, (*pair, on), here, plan, note, **more)
+                found.append(((claim.number, s, p), verdict))
+    if missing := [name for name in wanted if not any(_is(verdict.record, name) for _, verdict in found)]:
         raise ParameterError(
             f"claim {missing[0]}: expected results with its metrics, of the same seeds for each of its methods, got "
             f"methods {', '.join(frame['method'].unique()) or 'none'}. Known claims: {', '.join(CLAIMS)}."
         )
-    return [verdict for *_, verdict in sorted(found, key=lambda item: item[0])]
+    return adjusted([verdict for _, verdict in sorted(found, key=lambda item: item[0])])
+
+
+def adjusted(verdicts: Sequence[Verdict]) -> list[Verdict]:
+    """Verdicts with p-values adjusted by Holm's method within each claim, primary endpoints and the others apart.
+
+    Args:
+        verdicts: Results of `evaluate`, on any tasks.
+
+    Returns:
+        The verdicts, in the same order.
+    """
+    found = list(verdicts)
+    families: dict[Any, list[int]] = {}
+    for i, v in enumerate(found):
+        if not v.reason and v.difference.n > 1:
+            families.setdefault((v.claim, v.role), []).append(i)
+    for family in families.values():
+        for i, p in zip(family, holm([found[i].p for i in family]), strict=True):
+            found[i] = replace(found[i], p_holm=p)
+    return found
 
 
 def ledger(verdicts: Sequence[Verdict]) -> Table:
@@ -137,21 +176,65 @@ def ledger(verdicts: Sequence[Verdict]) -> Table:
         verdicts: Verdicts of any claims.
 
     Returns:
-        Indexed by claim: columns "statement", "difference (95 % interval)", "seeds", "outcome".
+        Indexed by claim: columns "statement", "endpoint", "difference (95 % interval)", "over", "seeds", "detectable"
+        (with power 0.8), "p (Holm)" and "outcome".
     """
     rows = [
         {
             "claim": v.claim,
             "statement": v.statement,
-            "difference (95 % interval)": v.difference.format(v.digits),
+            "endpoint": v.role,
+            "difference (95 % interval)": v.difference.format(v.record.digits),
+            "over": v.over,
             "seeds": f"{v.difference.n} ({v.diverged} diverged)" if v.diverged else v.difference.n,
-            "outcome": v.outcome,
+            "detectable": f"{v.detectable:.{v.record.digits}f}".replace("nan", "").replace("inf", "∞"),
+            "p (Holm)": "" if math.isnan(v.p_holm) else f"{v.p_holm:.2g}",
+            "outcome": v.shown,
         }
         for v in verdicts
     ]
     shown = Table(pd.DataFrame(rows).set_index("claim"))
     shown.attrs["note"] = " ".join({v.note: None for v in verdicts if v.note})
     return shown
+
+
+def verdict_of(
+    claim: Claim, difference: Interval, where: tuple[str, str, str], frame: pd.DataFrame, plan: Plan, note: str = "",
+    **more: Any,
+) -> Verdict:  # fmt: skip
+    """A verdict from an interval.
+
+    Args:
+        claim: The statement's claim.
+        difference: Interval of its quantity.
+        where: The methods a and b, and the split.
+        frame: The results, which say whose they are and which runs diverged.
+        plan: What is primary, and which tasks get no verdict.
+        note: Added to the statement.
+        **more: Further fields of the verdict.
+
+    Returns:
+        The verdict, not adjusted.
+    """
+    a, b, split = where
+    names = {"a": METHODS[a].label, "b": METHODS[b].label, "split": split_label(split), "margin": claim.margin}
+    side = claim.margin - abs(difference.mean) if claim.test == "within" else difference.mean + claim.margin
+    lost = select(frame, metric="diverged", value=1.0)
+    task = next(iter(frame["task"]), "") if "task" in frame else ""
+    planned = (a, b) == claim.pairs[0] and split in ("", "test", SHIFT)
+    fields = {
+        "side": side,
+        "p": difference.p_value(side),
+        "detectable": difference.detectable,
+        "role": plan.role(task, claim.id) if planned else "secondary",
+        "smallest": plan.smallest(task, claim.id) if planned else None,
+        "diverged": lost.loc[lost["method"].isin((a, b)), "seed"].nunique(),
+        "note": validation_note(frame) if split == "test" else "",
+    } | more
+    if plan.tasks.get(task, {}).get("role") == "shown":
+        fields["reason"] = "shown without a verdict, by the plan"
+    statement = claim.statement.format(score=success(frame), note=note, **names)
+    return Verdict(claim, where, statement, difference, **fields)
 
 
 def _is(claim: Claim, name: str) -> bool:
@@ -165,157 +248,34 @@ def _all_diverged(frame: pd.DataFrame, a: str, b: str) -> bool:
     return runs == {a, b} and usable < runs
 
 
-def _verdict(claim: Claim, frame: pd.DataFrame, values: pd.Series, where: tuple[str, str, str], note: str) -> Verdict:
+def _trend(by_norm: pd.DataFrame) -> dict[str, float]:
+    """Page's test, two-sided, and a mean −ρ that it would detect: L, standardised, is ρ̄ √(n (k − 1))."""
+    # The spread is that of no trend, so that what is detectable is a little less.
+    diffs = by_norm.to_numpy()
+    one_sided = [float(stats.page_trend_test(d).pvalue) for d in (diffs[:, ::-1], diffs)]
+    n, k = diffs.shape
+    detectable = (stats.norm.ppf(0.5 + LEVEL / 2) + stats.norm.ppf(POWER)) / math.sqrt(n * (k - 1))
+    perfect = 2 * stats.page_trend_test(np.tile(np.arange(k), (n, 1))).pvalue < 1 - LEVEL
+    return {"p": min(1.0, 2 * min(one_sided)), "detectable": min(1.0, float(detectable)) if perfect else math.inf}
+
+
+def _texts(claim: Claim, frame: pd.DataFrame, runs: Sequence[Run], where: tuple[str, str, str]) -> Interval | None:
+    """The interval over seeds and texts, where the claim has one and every seed was evaluated on the same texts."""
     a, b, split = where
-    names = {"a": METHODS[a].label, "b": METHODS[b].label, "split": split_label(split), "note": note}
-    if claim.number == 3:
-        norms = sorted(map(float, frame.loc[frame["metric"].eq("Diff"), "group"].unique()))
-        names |= {"low": f"{norms[0]:.3g}", "high": f"{norms[-1]:.3g}"}
-    lost = select(frame, metric="diverged", value=1.0)
-    n_lost = lost.loc[lost["method"].isin((a, b)), "seed"].nunique()
-    difference = interval(values.tolist()) if len(values) else Interval(math.nan, math.nan, 0)
-    about = validation_note(frame) if split == "test" else ""
-    return Verdict(claim.number, claim.statement.format(**names), difference, claim.digits, n_lost, about)
+    by_seed = {m: {run.spec.seed: run for run in converged(runs) if run.spec.method == m} for m in (a, b)}
+    pairs = [(by_seed[a][seed], by_seed[b][seed]) for seed in by_seed[a] if seed in by_seed[b]]
+    splits = [s for s in evaluated_splits(frame) if s.startswith("ood_")] if split == SHIFT else [split]
+    everyone = [run for pair in pairs for run in pair]
+    if claim.score is None or len(pairs) < 2 or not all(s in run.predictions for run in everyone for s in splits):
+        return None
+    labels = {s: everyone[0].predictions[s][1] for s in splits}
+    same = all(np.array_equal(run.predictions[s][1], labels[s]) for run in everyone for s in splits)
+    if not same:
+        return None
+    score, metric = claim.score, success(frame)
+    scores = [[(score(x, s, metric), score(y, s, metric)) for s in splits] for x, y in pairs]
 
+    def value(seed: int, texts: Sequence[np.ndarray]) -> float:
+        return float(np.mean([g(index) - f(index) for (f, g), index in zip(scores[seed], texts, strict=True)]))
 
-def _values(frame: pd.DataFrame, metric: str, method: str, split: str = "", **more: str) -> Any:
-    """One value per seed; indexed by seed, so that differences pair by seed."""
-    if not set(more) <= set(frame):
-        return pd.Series(dtype=float)
-    found = select(frame, metric=metric, method=method, split=split, **more).set_index("seed")["value"]
-    if found.index.has_duplicates:
-        raise ParameterError(
-            f"expected one {metric} per seed of {method}, got seeds {', '.join(map(str, found.index))}"
-        )
-    return found
-
-
-def _larger(metric: str, scale: float = 1.0) -> Statistic:
-    """By how much the metric of b is larger than that of a."""
-    return lambda frame, a, b, split: scale * (_values(frame, metric, b, split) - _values(frame, metric, a, split))
-
-
-def _log_ratio(frame: pd.DataFrame, method: str) -> pd.Series:
-    """log10(‖V‖ / ‖V_random‖): norms span orders of magnitude."""
-    norm, initial = (_values(frame, metric, method) for metric in ("head_norm", "head_norm_init"))
-    return (norm.clip(lower=SMALLEST) / initial).map(np.log10)
-
-
-def _closes(metric: str) -> Statistic:
-    """More than half: |difference before| / 2 − |difference after|. Without a difference there is nothing to close."""
-    before, after = _larger(metric), _larger(f"{metric}, TS")
-    return lambda *where: before(*where).abs() / 2 - after(*where).abs()
-
-
-def _sweep(frame: pd.DataFrame, method: str, split: str) -> pd.DataFrame:
-    """Diff by seed (rows) and norm (columns, ascending); seeds that lack a norm are left out."""
-    found = select(frame, metric="Diff", method=method, split=split)
-    if "group" not in found or found["group"].nunique() < 2:
-        return pd.DataFrame()
-    by_norm = found.assign(group=found["group"].map(float)).pivot(index="seed", columns="group", values="value")
-    return by_norm.sort_index(axis=1).dropna()
-
-
-def _falls(frame: pd.DataFrame, _: str, b: str, split: str) -> pd.Series:
-    """−ρ of Spearman for norm and Diff, 0 where Diff is constant and so has no order."""
-
-    def minus_rho(diffs: Any) -> float:
-        return -float(stats.spearmanr(diffs.index, diffs).statistic) if diffs.nunique() > 1 else 0.0  # pyright: ignore
-
-    return pd.Series({seed: minus_rho(diffs) for seed, diffs in _sweep(frame, b, split).iterrows()}, dtype=float)
-
-
-def _ends(frame: pd.DataFrame, _: str, b: str, split: str) -> Any:
-    by_norm = _sweep(frame, b, split)
-    return by_norm.iloc[:, 0] - by_norm.iloc[:, -1] if len(by_norm) else pd.Series(dtype=float)
-
-
-def _p_and_f(metric: str, split: str, scale: float) -> Statistic:
-    """By how much the metric of the kernel P + F is larger than that of P."""
-    return lambda frame, _, b, __: (
-        scale * (_values(frame, f"{metric}, P+F", b, split) - _values(frame, f"{metric}, P", b, split))
-    )
-
-
-def _closer(metric: str, reference: str) -> Statistic:
-    """By how much LoRA's kernel is closer in shape to FT's than the reference."""
-    return lambda frame, a, _, __: (
-        _values(frame, metric, a, kernel="LoRA") - _values(frame, metric, a, kernel=reference)
-    )
-
-
-_LP_FT = (("lp_ft", "lp_ft"),)
-_ADAPTED = (("ft", "lora"), ("lp_ft", "lp_lora"))
-_TESTED = (
-    Claim(
-        "1.lp", "LP ends with a larger ‖V‖ than the random head of FT (log10 of the ratio)", "Figure 1, Table 13",
-        lambda frame, _, b, __: _log_ratio(frame, b), (("lp", "lp"),), "", 2,
-    ),
-    Claim(
-        "1.tuning", "LP changes ‖V‖ by a larger factor than {b} does (difference of log10)", "Figure 1, Table 13",
-        lambda frame, a, b, _: _log_ratio(frame, a).abs() - _log_ratio(frame, b).abs(),
-        (("lp", "ft"), ("lp", "lora")), "", 2,
-    ),
-    Claim(
-        "1.growth", "without a penalty ‖V‖ still grows in the last 90 % of the steps", "Section 4.4",
-        lambda frame, _, b, __: _values(frame, "head_norm", b) - _values(frame, "head_norm_tenth", b),
-        (("lp", "lp"),), "", 2,
-    ),
-    Claim("2.Diff", "Diff(F) of {b} is smaller than of {a}", "Tables 1, 11, 12", _larger("Diff", -1), digits=2),
-    Claim("2.CS", "CS(F) of {b} is larger than of {a}", "Tables 1, 11, 12", _larger("CS")),
-    Claim("2.FDR", "FDR(F) of {b} is smaller than of {a}", "Tables 1, 11, 12", _larger("FDR", -1)),
-    Claim(
-        "3.order", "the larger ‖V0‖, the smaller Diff(F) (−ρ of Spearman over the norms)", "Figures 3, 10, 11",
-        _falls, _LP_FT, digits=2,
-    ),
-    Claim("3.ends", "Diff(F) is larger at ‖V0‖ = {low} than at {high}", "Figures 3, 10, 11", _ends, _LP_FT, digits=2),
-    Claim(
-        "4.ratio", "‖F‖/‖P+F‖ is larger at the initialisation of {b} than of {a}", "Tables 2, 9",
-        _larger("‖F‖/‖P+F‖"), on="",
-    ),
-    Claim(
-        "5.train", "P+F fits the training labels better than P at the initialisation of {b}{note} (points)",
-        "Tables 2, 9", _p_and_f("ridge", "train", 100), _LP_FT, "", 1,
-    ),
-    Claim(
-        "5.loo", "P+F has the smaller leave-one-out error at the initialisation of {b}{note} (log10 of the ratio)",
-        "Tables 2, 9", _p_and_f("log10 of the leave-one-out error", "train", -1), _LP_FT, "",
-    ),
-    Claim(
-        "5.test", "P+F is more accurate than P on test texts at the initialisation of {b}{note} (points)",
-        "Tables 2, 9", _p_and_f("ridge", "test", 100), _LP_FT, "", 1,
-    ),
-    *(
-        claim
-        for metric in ("ECE", "MCE")
-        for claim in (
-            Claim(
-                f"6.{metric}", f"{metric} of {{b}} is larger than of {{a}}, without temperature scaling",
-                "Tables 3, 14, 15", _larger(metric),
-            ),
-            Claim(
-                f"6.{metric}, TS",
-                f"temperature scaling closes most of the difference in {metric} between {{a}} and {{b}}",
-                "Tables 3, 14, 15", _closes(metric),
-            ),
-        )
-    ),
-    Claim(
-        "7.shuffled", "F of {b} is closer in shape to F of {a} than its own with the texts shuffled is (alignment)",
-        "Proposition 4.4", _closer("all, centred", "LoRA, texts shuffled"), _ADAPTED, "",
-    ),
-    Claim(
-        "7.features", "F of {b} is closer in shape to F of {a} than ⟨φ, φ'⟩ V Vᵀ is (alignment)", "Proposition 4.4",
-        _closer("all, centred", "features and head"), _ADAPTED, "",
-    ),
-    Claim(
-        "7.adapted",
-        "F of {b} is closer in shape to F of {a} by the adapted weights than ⟨φ, φ'⟩ V Vᵀ is (alignment)",
-        "Proposition 4.4", _closer("adapted, centred", "features and head"), _ADAPTED, "",
-    ),
-    Claim(
-        "8.accuracy", "{b} is more accurate than {a} on {split}", "Tables 8, 10, 16", _larger("accuracy", 100),
-        (("lp", "lp_ft"), ("ft", "lp_ft")), "all", 1,
-    ),
-)  # fmt: skip
-CLAIMS = {claim.id: claim for claim in _TESTED}
+    return two_way_interval(value, len(pairs), [len(labels[s]) for s in splits])

@@ -7,11 +7,12 @@ from typing import Any
 
 import pandas as pd
 
+from lpft_utils.common.errors import ParameterError
 from lpft_utils.runs.store import Run
 from lpft_utils.studies.calibration import evaluation_splits, temperature_scaled
 
 COLUMNS = ["task", "backbone", "method", "seed", "split", "metric", "value"]
-PER_RUN = ("head_norm", "head_norm_init", "train_seconds", "peak_memory", "trainable_parameters")
+PER_RUN = ("head_norm", "head_norm_0", "head_norm_init", "train_seconds", "peak_memory", "trainable_parameters")
 CALIBRATION = ("confidence", "ECE", "MCE", "NLL")
 VALIDATION = "test is the validation set"
 
@@ -25,9 +26,10 @@ def results(runs: Iterable[Run] | Mapping[Any, Iterable[Run]]) -> pd.DataFrame:
         runs: Runs, or groups of runs by name.
 
     Returns:
-        Columns `COLUMNS`, for groups after a column "group". Metrics with a split: "accuracy", "loss" and feature
-        change ("CS", "Diff", "FDR", "NormF", and "FDR_0", "NormF_0" of the pre-trained features), and on evaluation
-        splits "confidence", "ECE", "MCE", "NLL", after temperature scaling with ", TS". With split "": `PER_RUN` as far
+        Columns `COLUMNS`, for groups after a column "group". Metrics with a split: "accuracy", "MCC" (Matthews
+        correlation), "majority" (share of the most frequent class), "loss" and those of
+        `feature_change.feature_change`, and on evaluation splits "confidence", "ECE", "MCE", "NLL", after temperature
+        scaling with ", TS". What an older run did not measure has no row. With split "": `PER_RUN` as far
         as measured (seconds, bytes), "T", and "head_norm_tenth", ‖V‖ after a tenth of the steps of a gradient descent.
         And the `marks`.
     """
@@ -38,6 +40,19 @@ def results(runs: Iterable[Run] | Mapping[Any, Iterable[Run]]) -> pd.DataFrame:
         (run.spec.task, run.spec.backbone, run.spec.method, run.spec.seed, *row) for run in runs for row in _rows(run)
     ]
     return pd.DataFrame(rows, columns=COLUMNS).astype({"value": float})
+
+
+def check_measured(frame: pd.DataFrame) -> None:
+    """Refuse a frame with published numbers in it: a mean must not be taken over them.
+
+    Args:
+        frame: A frame of results.
+
+    Raises:
+        ParameterError: If there is a column "source".
+    """
+    if "source" in frame:
+        raise ParameterError("expected measured results alone: published numbers stand beside them, never among them.")
 
 
 def select(frame: pd.DataFrame, **where: Any) -> Any:
@@ -118,7 +133,7 @@ def _rows(run: Run) -> Iterator[tuple[str, str, float]]:
     yield from marks(run)
     if run.diverged:
         return
-    for metric in ("accuracy", "loss"):
+    for metric in ("accuracy", "MCC", "majority", "loss"):
         for split, value in run.metrics.get(metric, {}).items():
             yield split, metric, value
     for split, change in run.metrics.get("change", {}).items():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -12,8 +11,8 @@ import numpy as np
 import pandas as pd
 
 from lpft_utils.common.table import Table
-from lpft_utils.kernel_methods.statistics import alignment, effective_rank, frobenius, ft_ratio
-from lpft_utils.results.frame import per_run
+from lpft_utils.kernel_methods import statistics
+from lpft_utils.results.frame import per_run, select
 from lpft_utils.results.tables import column, each, mean, table
 from lpft_utils.runs.cache import cache_path
 from lpft_utils.runs.execute import load_model
@@ -22,7 +21,7 @@ from lpft_utils.runs.store import Run
 from lpft_utils.studies import initialisation as kernels
 from lpft_utils.studies.initialisation import Initialisation
 
-PARTS = {"P": "P", "K": "P+F"}
+PARTS = {"P": "P", "F": "F", "K": "P+F"}
 ROWS = {"method": "initialisation"}
 
 
@@ -37,15 +36,18 @@ def kernel_results(
         group: Name of these kernels, to tell them from others in the same frame.
 
     Returns:
-        Columns "group", "method", "seed" (the place in `by_seed`), "split", "metric", "value". Metrics: norms of P and
-        F, FT ratio, effective ranks, alignment of F with FT's where FT is there (split ""); accuracy of each regression
-        with P and P + F ("ridge, P", …; train and test), and log10 of ridge regression's leave-one-out error.
+        Columns "group", "method", "seed" (the place in `by_seed`), "split", "metric", "value". Metrics: norms of P, F,
+        P + F, both FT ratios, effective and numerical ranks, how much the classes stand out in the trace norms of P and
+        F, and, where FT is there, alignment of F with its F; of adapters the distance ½ Σ |σ_i − σ'_i| of F's singular
+        values from those of the adapted method's F, each divided by their sum (split ""); accuracy of each regression
+        with P, F and P + F ("ridge, P", …; train and test), and "majority, kernel", the share of the most frequent
+        class of the test texts.
     """
     rows = [
         (group, method, seed, *row)
         for seed, found in enumerate(by_seed)
         for method, at in found.items()
-        for row in (*_statistics(at, found.get("ft")), *_fits(at, kinds))
+        for row in (*_statistics(at, found), *_fits(at, kinds))
     ]
     return pd.DataFrame(rows, columns=["group", "method", "seed", "split", "metric", "value"])
 
@@ -57,10 +59,11 @@ def statistics_table(by_seed: Sequence[Mapping[str, Initialisation]]) -> Table:
         by_seed: Results of `initialisations`, one per seed, with "ft".
 
     Returns:
-        Indexed by initialisation: norms of P and F, the FT ratio, effective ranks, and the alignment of F with FT's.
+        Indexed by what is measured, one column per initialisation: all that `kernel_results` says of the kernels.
     """
-    frame = kernel_results(by_seed, ())
-    return table(frame, ROWS, {m: column(m, lambda v: f"{np.mean(v):.3g}") for m in frame["metric"].unique()})
+    frame = select(kernel_results(by_seed, ()), split="")
+    shown = table(frame, ROWS, {m: column(m, lambda v: f"{np.mean(v):.3g}") for m in frame["metric"].unique()})
+    return Table(shown.T.rename_axis(index="kernel", columns=None))
 
 
 def regression_table(by_seed: Sequence[Mapping[str, Initialisation]], *, store: Path | None = None) -> Table:
@@ -71,8 +74,8 @@ def regression_table(by_seed: Sequence[Mapping[str, Initialisation]], *, store: 
         store: The run store; default: `paths.run_store()`.
 
     Returns:
-        Indexed by initialisation: train and test accuracy with P and with P + F for ridge and logistic regression, and
-        the published code's measure with P + F, first seed only.
+        Indexed by initialisation: train and test accuracy with P, F and P + F for ridge and logistic regression,
+        and the published code's measure with P + F, first seed only.
     """
     kinds = ("ridge", "logistic")
     frame = kernel_results(by_seed, kinds)
@@ -156,9 +159,9 @@ def trained_table(
                 folder / when, model, few.inputs, groups=lambda k: "A" if "lora_A" in k else "B"
             )
             F[when] = found.F
-            yield method, "", f"‖F‖, {when}", frobenius(found.F)
+            yield method, "", f"‖F‖, {when}", statistics.frobenius(found.F)
             yield method, "", f"share of A, {when}", kernels.trace_shares(found).get("A", 0.0)
-        yield method, "", "alignment, centred", alignment(F["initial"], F["trained"], centered=True)
+        yield method, "", "alignment, centred", statistics.alignment(F["initial"], F["trained"], centered=True)
 
     forms = {"‖F‖, initial": ".3g", "‖F‖, trained": ".3g", "share of A, initial": ".1%", "share of A, trained": ".1%"}
     forms |= {"alignment, centred": ".3f"}
@@ -170,22 +173,31 @@ def trained_table(
     )
 
 
-def _statistics(at: Initialisation, ft: Initialisation | None) -> Iterator[tuple[str, str, float]]:
+def _statistics(at: Initialisation, found: Mapping[str, Initialisation]) -> Iterator[tuple[str, str, float]]:
     P, F = at.train.P, at.train.F
-    yield "", "‖P‖", frobenius(P)
-    yield "", "‖F‖", frobenius(F)
-    yield "", "‖F‖/‖P+F‖", ft_ratio(P, F)
-    yield "", "rank of P", effective_rank(P)
-    yield "", "rank of F", effective_rank(F)
-    if ft is not None:
-        yield "", "alignment with F of FT", alignment(F, ft.train.F)
+    yield "", "‖P‖", statistics.frobenius(P)
+    yield "", "‖F‖", statistics.frobenius(F)
+    yield "", "‖P+F‖", statistics.frobenius(P + F)
+    yield "", "‖F‖/‖P+F‖", statistics.ft_ratio(P, F)
+    yield "", "FT ratio", statistics.residual_ft_ratio(P, F, at.residuals)
+    yield "", "effective rank of P", statistics.effective_rank(P)
+    yield "", "effective rank of F", statistics.effective_rank(F)
+    counts = at.labels.bincount()
+    for name, part in (("P", P), ("F", F), ("P+F", P + F)):
+        yield "", f"rank of {name}", statistics.numerical_rank(part)
+        if name != "P+F" and counts.max() > 1 and len(counts.nonzero()) > 1:
+            yield "", f"classes in {name}", statistics.class_contrast(part, at.labels)
+    if "ft" in found:
+        yield "", "alignment with F of FT", statistics.alignment(F, found["ft"].train.F)
+    if full := found.get({"lora": "ft", "lp_lora": "lp_ft"}.get(at.method, "")):
+        ours, theirs = (s / s.sum() for s in (statistics.spectrum(F), statistics.spectrum(full.train.F)))
+        yield "", "distance of spectra", 0.5 * (ours - theirs).abs().sum().item()
 
 
 def _fits(at: Initialisation, kinds: Sequence[str]) -> Iterator[tuple[str, str, float]]:
+    yield "test", "majority, kernel", at.test_labels.bincount().max().item() / len(at.test_labels)
     for kind in kinds:
         for part, name in PARTS.items():
             fit = at.regression(part, kind)
             yield "train", f"{kind}, {name}", fit.accuracy(at.labels, "train")
             yield "test", f"{kind}, {name}", fit.accuracy(at.test_labels, "test")
-            if kind == "ridge":
-                yield "train", f"log10 of the leave-one-out error, {name}", math.log10(float(fit.errors.min()))

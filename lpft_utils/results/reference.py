@@ -16,8 +16,10 @@ import pandas as pd
 from lpft_utils.common.errors import RunError
 from lpft_utils.common.table import Table
 from lpft_utils.metrics.intervals import Interval
-from lpft_utils.results.claims import Verdict, evaluate
+from lpft_utils.results.claims import TEXTS, Verdict, adjusted, evaluate, verdict_of
 from lpft_utils.results.frame import COLUMNS, evaluated_splits, results, select, validation_note
+from lpft_utils.results.plan import load_plan
+from lpft_utils.results.statements import CLAIMS
 from lpft_utils.results.tables import column, table
 from lpft_utils.runs.store import Run
 from lpft_utils.training.methods import METHODS
@@ -25,7 +27,7 @@ from lpft_utils.training.methods import METHODS
 if TYPE_CHECKING:
     from lpft_utils.studies.initialisation import Initialisation
 
-# What tells claim 5 with a head that has seen no more labels than P apart.
+# What tells claims 4 and 6 with a head that has seen no more labels than P apart.
 OWN_HEAD = ", head fitted on the same texts"
 
 
@@ -35,7 +37,8 @@ class Reference:
 
     Attributes:
         about: By task, in the frame's order: "name", "task", "spec" by method, "seeds", "environment", "seconds",
-            "n_kernel" where there are kernels, and "claims": verdicts of which no values per seed were kept.
+            "n_kernel" where there are kernels, "plan" (its hash), and "claims": intervals of claims of which no values
+            per seed were kept, or which are over texts as well ("id", "where", "difference", "half_width", "over").
         frame: The results, with a column "group": "", the head norm of a sweep, or `OWN_HEAD`.
     """
 
@@ -43,22 +46,30 @@ class Reference:
     frame: pd.DataFrame
 
     def verdicts(self, task: str) -> list[Verdict]:
-        """The claims on one task: tested on the frame, then those that are kept as verdicts, by number.
+        """The claims on one task, adjusted for those on all tasks here: tested on the frame, or as they are kept.
 
         Args:
             task: Its name.
 
         Returns:
-            The verdicts.
+            The verdicts, by number.
         """
-        frame = select(self.frame, task=task)
-        tested = [v for note in ("", OWN_HEAD) for v in evaluate(frame, note=note) if note in v.statement]
-        about = next(entry for entry in self.about if entry["name"] == task)
-        n = len(about["seeds"])
-        kept = [
-            Verdict(c["claim"], c["statement"], Interval(c["difference"], c["half_width"], n)) for c in about["claims"]
-        ]
-        return sorted([*tested, *kept], key=lambda verdict: verdict.claim)
+        everywhere = [(entry["name"], v) for entry in self.about for v in self._tested(entry)]
+        found = adjusted([v for _, v in everywhere])
+        return [v for (name, _), v in zip(everywhere, found, strict=True) if name == task]
+
+    def _tested(self, about: Mapping[str, Any]) -> list[Verdict]:
+        frame = select(self.frame, task=about["name"])
+        notes = [note for note in ("", OWN_HEAD) if frame["group"].eq(note).any()]
+        found = [v for note in notes or [""] for v in evaluate(frame, note=note) if note in v.statement]
+        by_place = {(v.record.id, *v.where, OWN_HEAD in v.statement): v for v in found}
+        for kept in about["claims"]:
+            claim, where = CLAIMS[kept["id"]], (*kept["where"],)
+            measured = Interval(kept["difference"], kept["half_width"], len(about["seeds"]))
+            before = by_place.get((claim.id, *where, False))
+            more = {"over": kept["over"], "reason": before.reason if before else ""}
+            by_place[(claim.id, *where, False)] = verdict_of(claim, measured, where, frame, load_plan(), **more)
+        return sorted(by_place.values(), key=lambda verdict: verdict.claim)
 
 
 def summarise(
@@ -89,7 +100,8 @@ def summarise(
         "seeds": sorted({run.spec.seed for run in everything}),
         "environment": first.metrics["environment"],
         "seconds": sum(run.metrics["seconds"] for run in everything),
-        "claims": [],
+        "plan": load_plan().hash,
+        "claims": [_kept(v) for v in evaluate(runs.get("", ())) if v.over == TEXTS],
     }
     if by_seed:
         from lpft_utils.results.kernel_tables import kernel_results  # here, because it brings the engine
@@ -188,7 +200,7 @@ def claims_table(found: Reference, only: Sequence[int] = ()) -> Table:
     for task in (entry["name"] for entry in found.about):
         for v in found.verdicts(task):
             if not only or v.claim in only:
-                outcomes.setdefault((v.claim, v.statement), {})[task] = v.outcome
+                outcomes.setdefault((v.claim, v.statement), {})[task] = v.shown
     rows = [{"claim": claim, "statement": text, **by_task} for (claim, text), by_task in outcomes.items()]
     shown = Table(pd.DataFrame(rows).fillna("").sort_values("claim", kind="stable", ignore_index=True))
     shown.attrs["note"] = validation_note(found.frame)
@@ -218,6 +230,11 @@ def provenance(found: Reference) -> str:
         f"learning rate {rate}, seeds {', '.join(map(str, first['seeds']))}; {e['device']}, "
         f"torch {e['torch']}, transformers {e['transformers']}, {e['date']}, {minutes:.0f} minutes of training"
     )
+
+
+def _kept(v: Verdict) -> dict[str, Any]:
+    interval = {"difference": v.difference.mean, "half_width": v.difference.half_width}
+    return {"id": v.record.id, "where": v.where, **interval, "over": v.over}
 
 
 def _read(path: Path) -> Reference:

@@ -14,7 +14,7 @@ from lpft_utils.common.errors import ParameterError
 from lpft_utils.common.names import split_label
 from lpft_utils.common.table import Table
 from lpft_utils.metrics.intervals import format_geometric, format_interval
-from lpft_utils.results.frame import evaluated_splits, results, select, validation_note
+from lpft_utils.results.frame import check_measured, evaluated_splits, results, select, validation_note
 from lpft_utils.runs.store import Run, converged
 from lpft_utils.training.methods import METHODS
 
@@ -68,6 +68,7 @@ def table(frame: pd.DataFrame, rows: str | Mapping[str, str], columns: Mapping[s
         The table, indexed by its row titles if they are one column. Where runs diverged, cells count them:
         "81.2 ± 3.4 (1 diverged)". Where the test set is the published validation set, a note says so.
     """
+    check_measured(frame)
     titles = {rows: rows} if isinstance(rows, str) else dict(rows)
     keys: Any = (frame[frame["split"] != ""] if "split" in titles else frame)[list(titles)]
     lines = []

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.torch import save_file
+from sklearn.metrics import matthews_corrcoef
 from torch import Tensor
 
 from lpft_utils.common.environment import environment
@@ -105,7 +106,9 @@ class Evaluation:
     Attributes:
         phi: Features by split, each of shape (N, H).
         logits: Logits by split, each of shape (N, C).
-        metrics: Accuracy, loss and feature change by split, ‖V‖, and whether training diverged.
+        metrics: By split accuracy, Matthews correlation (the paper's measure on CoLA; Matthews 1975, for C classes
+            Gorodkin 2004), share of the most frequent class, loss and feature change; ‖V‖ at the end and, of gradient
+            steps, at initialisation; and whether training diverged.
     """
 
     phi: dict[str, Tensor]
@@ -130,11 +133,14 @@ def evaluate(record: Record) -> Evaluation:
         phi = {k: extract_features(model, e, setup.collate, batch_size=size) for k, e in setup.encoded.items()}
     with torch.no_grad():
         logits = {name: model.head(p.to(model.head.weight)).cpu() for name, p in phi.items()}
-    norm = _norm(model.head.weight)
+    norm, norms = _norm(model.head.weight), record.outcome.history.get("head_norm")
     metrics = {
         "accuracy": {k: (z.argmax(1) == labels[k]).double().mean().item() for k, z in logits.items()},
+        "MCC": {k: float(matthews_corrcoef(labels[k], z.argmax(1))) for k, z in logits.items()},
+        "majority": {k: y.bincount().max().item() / len(y) for k, y in labels.items()},
         "loss": {k: torch.nn.functional.cross_entropy(z, labels[k]).item() for k, z in logits.items()},
         "head_norm": norm,
+        **({"head_norm_0": float(norms.iloc[0])} if norms is not None else {}),
         "change": {k: feature_change(setup.phi_0[k], phi[k], labels[k]) for k in phi},
         "diverged": not (
             math.isfinite(norm)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lpft_utils.common.errors import ParameterError
-from lpft_utils.runs.paper_settings import paper_settings
+from lpft_utils.runs.paper_settings import FACTORS, paper_settings
 from lpft_utils.training.spec import RunSpec
 
 
@@ -26,6 +26,7 @@ class Profile:
         n_kernel: Training examples, and as many test examples, of a kernel.
         sweep: Fields of `RunSpec` for the sweep over head norms, where they differ from `settings`.
         norms: Head norms ‖V0‖_F of that sweep.
+        factors: Factors on the heads of FT and LP-FT, for both curves of the paper's sweep.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Profile:
     n_kernel: int = 250
     sweep: dict[str, Any] = field(default_factory=dict)
     norms: tuple[float, ...] = (0.5, 1.6, 5.0, 16.0, 50.0)
+    factors: tuple[float, ...] = ()
 
     def sweep_spec(self) -> RunSpec:
         """The `RunSpec` of LP-FT at the sizes of the sweep over head norms."""
@@ -66,7 +68,7 @@ class Profile:
 PROFILES: dict[str, Profile] = {
     "smoke": Profile(
         "smoke",
-        task="builtin",
+        task="snippets",
         backbone="tiny",
         seeds=(0, 1),
         settings={"n_train": 96, "n_eval": 60, "epochs": 1, "batch_size": 16, "lp": 1.0},
@@ -76,12 +78,12 @@ PROFILES: dict[str, Profile] = {
     ),
     "laptop": Profile(
         "laptop",
-        task="builtin",
+        task="snippets",
         backbone="minilm",
         seeds=(0, 1, 2),
-        settings={"n_train": 320, "n_eval": 200, "epochs": 3, "batch_size": 16},
-        n_kernel=40,
-        sweep={"n_train": 128, "n_eval": 80, "epochs": 2, "n_monitor": 0},
+        settings={"n_train": 256, "n_eval": 150, "epochs": 3, "batch_size": 16},
+        n_kernel=32,
+        sweep={"n_train": 96, "n_eval": 60, "epochs": 2, "n_monitor": 0},
     ),
     "gpu": Profile(
         "gpu",
@@ -90,6 +92,7 @@ PROFILES: dict[str, Profile] = {
         seeds=(1001, 2002, 3003, 4004, 5005),
         settings={"epochs": 10, "batch_size": 16},
         learning_rates={"ft": 1e-5, "lp_ft": 1e-5, "lora": 1e-3, "lp_lora": 5e-4},
+        factors=FACTORS,
     ),
 }
 

@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 def load_data(spec: RunSpec, load: Callable[..., Task] = load_task) -> Task:
     """The texts and labels of a spec: training subset drawn with its seed, evaluation splits the same for every seed.
 
+    Generated texts are drawn anew for every seed, all splits: what is compared over seeds then generalises over texts.
+
     Args:
         spec: The run.
         load: `load_task`, or a version of it that remembers tasks.
@@ -40,7 +42,7 @@ def load_data(spec: RunSpec, load: Callable[..., Task] = load_task) -> Task:
     Raises:
         TaskError: If the task cannot be loaded or has no training split.
     """
-    options: dict[str, Any] = {"label_noise": spec.label_noise} if spec.task == "builtin" else {}
+    options: dict[str, Any] = {"label_noise": spec.label_noise, "seed": spec.seed} if spec.task == "synthetic" else {}
     task = load(spec.task, ood=spec.ood, **options)
     for needed in ("train", "validation", "test"):
         task.split(needed)

@@ -207,6 +207,33 @@ def list_runs(store: Path) -> list[Run]:
     return [Run(folder) for folder in folders]
 
 
+def find(spec: RunSpec, store: Path) -> Run | None:
+    """The stored run of a spec, found without its data.
+
+    Args:
+        spec: The run.
+        store: The run store; need not exist.
+
+    Returns:
+        The run, or None.
+
+    Raises:
+        RunError: If there are several, made on different data or weights, or the run is damaged.
+    """
+    key = spec.key("")
+    found = [
+        path.parent
+        for path in sorted(store.glob(f"{key.rpartition('-')[0]}-*/spec.json"))
+        if RunSpec.from_dict(json.loads(path.read_text())).key("") == key
+    ]
+    if len(found) > 1:
+        raise RunError(
+            f"expected one run of these settings, got {', '.join(folder.name for folder in found)} in {store}, made on "
+            "different data or weights. Delete all but the one that you mean."
+        )
+    return Run(found[0]) if found else None
+
+
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

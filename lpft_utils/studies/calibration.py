@@ -18,11 +18,12 @@ import numpy as np
 from lpft_utils.common.errors import ParameterError
 from lpft_utils.common.names import split_label
 from lpft_utils.common.validation import Array, Labels
+from lpft_utils.data.snippets import soft_labels
 from lpft_utils.metrics import calibration, recalibration
 from lpft_utils.metrics.calibration import Reliability, calibration_metrics, cross_entropy
 from lpft_utils.metrics.recalibration import Temperature
 from lpft_utils.metrics.sampling import ece_under_calibration
-from lpft_utils.runs.run import run
+from lpft_utils.runs.run import load_data, run
 from lpft_utils.runs.store import Run, converged
 from lpft_utils.training.spec import RunSpec
 
@@ -132,6 +133,37 @@ CALIBRATORS: dict[str, Callable[[Array, Labels, Any], Callable[[Any], Array]]] =
     "vector scaling": lambda f, y, b: recalibration.fit_vector_scaling(f, y).apply,
     "isotonic": lambda f, y, b: recalibration.fit_isotonic(f, y).apply,
 }
+
+
+def against_people(stored: Run, split: str = "test") -> dict[str, float]:
+    """How sure a model is against how far people agree with it, beside against the one label made of their ratings.
+
+    A person agrees with a prediction by rating the text on its side; a rating of 0 is half an agreement. Both standard
+    errors are those of a mean over the split's texts.
+
+    Args:
+        stored: A run on the task `snippets` that did not diverge.
+        split: Name of the split.
+
+    Returns:
+        "confidence", "accuracy", "agreement" (expected, of one person), "ECE" and "ECE, people" (of confidence against
+        accuracy and against agreement, in the same bins), "SE" (of accuracy) and "SE, people" (of agreement).
+
+    Raises:
+        TaskError: If the ratings of the run's texts are not known.
+        ParameterError: If the run diverged, or has no such split.
+    """
+    logits, labels = _predicted(stored, split)
+    shares = soft_labels(load_data(stored.spec).split(split))
+    confidence, correct = calibration.top_label(p := calibration.softmax(logits), labels)
+    agreement = shares[np.arange(len(p)), p.argmax(axis=1)]
+    bins = calibration.equal_width(confidence)
+    found = {"confidence": float(confidence.mean())}
+    for target, mean, suffix in ((correct, "accuracy", ""), (agreement, "agreement", ", people")):
+        found[mean] = float(target.mean())
+        found[f"ECE{suffix}"] = float(np.abs(np.bincount(bins, target - confidence)).sum() / len(p))
+        found[f"SE{suffix}"] = float(target.std(ddof=1) / math.sqrt(len(p)))
+    return found
 
 
 def fit_calibrators(stored: Run) -> dict[str, Callable[[Any], Array]]:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from lpft_utils.common.errors import RunError
 from lpft_utils.common.tensors import weights_fingerprint
+from lpft_utils.kernel_methods.contrasts import one_hot
 from lpft_utils.kernel_methods.regression import KernelFit, logistic, ridge
 from lpft_utils.models.backbones import load_tokenizer
 from lpft_utils.models.classifier import Classifier, load_classifier
@@ -61,6 +62,7 @@ class Initialisation:
         test: Kernel of M test examples (rows) with the training examples (columns).
         labels: Classes of the training examples, shape (N,).
         test_labels: Classes of the test examples, shape (M,).
+        residuals: δ = e_y − softmax(f_0) of the training examples, shape (N, C), float64.
     """
 
     method: str
@@ -68,9 +70,10 @@ class Initialisation:
     test: Kernel
     labels: Tensor
     test_labels: Tensor
+    residuals: Tensor
 
     def regression(self, part: str, kind: str = "ridge") -> KernelFit:
-        """Kernel regression with "P" or "K" = P + F, by "ridge" or "logistic" regression."""
+        """Kernel regression with "P", "F" or "K" = P + F, by "ridge" or "logistic" regression."""
         fit = {"ridge": ridge, "logistic": logistic}[kind]
         return fit(getattr(self.train, part).double(), self.labels, getattr(self.test, part).double())
 
@@ -198,13 +201,21 @@ def initialisations(
     train, test = examples(setting, seed)
     found = {}
     for method in methods:
-        name = f"{setting.task}-{method}-s{seed}-{cache_key(setting, method, seed, own_head)}"
+        folder = kernel_folder(setting, method, seed, own_head, store)
         own = train if own_head else None
         model = functools.cache(functools.partial(initial_model, setting, method, seed, own=own, store=store))
-        square = stored_kernel(cache_path(name, store) / "train", model, train.inputs, groups=part_of_model)
-        block = stored_kernel(cache_path(name, store) / "test", model, test.inputs, train.inputs)
-        found[method] = Initialisation(method, square, block, train.labels, test.labels)
+        square = stored_kernel(folder / "train", model, train.inputs, groups=part_of_model)
+        block = stored_kernel(folder / "test", model, test.inputs, train.inputs)
+        f_0 = cached(f"{folder.name}-logits", lambda model=model: _logits(model(), train), store)
+        softmax = torch.tensor(f_0, dtype=torch.float64).softmax(1)
+        residuals = one_hot(train.labels, softmax.shape[1]) - softmax
+        found[method] = Initialisation(method, square, block, train.labels, test.labels, residuals)
     return found
+
+
+def kernel_folder(setting: Profile, method: str, seed: int, own_head: bool = False, store: Path | None = None) -> Path:
+    """Where `initialisations` keeps the kernels of a method, in "train" and "test"; they need not be there yet."""
+    return cache_path(f"{setting.task}-{method}-s{seed}-{cache_key(setting, method, seed, own_head)}", store)
 
 
 def cache_key(setting: Profile, method: str, seed: int, *more: object) -> str:
@@ -223,6 +234,11 @@ def cache_key(setting: Profile, method: str, seed: int, *more: object) -> str:
     adapter = {name: getattr(spec, name) for name in METHODS[method].fields if name not in TUNING_FIELDS}
     parts = [ENGINE_VERSION, run_key(setting.spec("lp", seed=seed)), setting.n_kernel, method, adapter, *more]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:10]
+
+
+def _logits(model: Classifier, few: Examples) -> list[list[float]]:
+    with torch.no_grad():
+        return model(**few.inputs).logits.double().tolist()
 
 
 def as_published(at: Initialisation, *, store: Path | None = None) -> PublishedFit:

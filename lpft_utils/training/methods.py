@@ -112,7 +112,7 @@ class Outcome:
     Attributes:
         history: Recorded steps.
         about: Facts for the run's metrics: how LP chose its head ("lp"), what the tuning stage kept ("ft", for LoRA as
-            well: best_step and head_change), the factor on LP's head ("head_scale", where `head_norm` is set),
+            well: best_step and head_change), the factor on the head ("head_scale", where the spec scales it),
             "trainable_parameters", "train_seconds", and "peak_memory" in bytes (None without a GPU).
     """
 
@@ -135,8 +135,10 @@ def lp(setup: Setup) -> Outcome:
 
 def ft(setup: Setup) -> Outcome:
     """Fine-tuning from the head that the model has: V ~ N(0, 0.02²), b = 0."""
+    scale = scale_head(setup.model, setup.spec)
     setup.choose_trained()
-    return tune(setup)
+    tuned = tune(setup)
+    return Outcome(tuned.history, {**scale, **tuned.about})
 
 
 def lp_ft(setup: Setup) -> Outcome:
@@ -147,10 +149,18 @@ def lp_ft(setup: Setup) -> Outcome:
     phi, y = setup.phi_0["train"], setup.labels["train"]  # pre-trained features, (N, H) and (N,)
     head = fit_head(phi, y, len(model.head.weight), spec.lp, steps=spec.lp_steps)  # logistic regression
     model.set_head(head.V, head.b)  # install the head …
-    scale = {} if spec.head_norm is None else {"head_scale": model.scale_head(spec.head_norm)}
+    scale = scale_head(model, spec)
     setup.choose_trained()
     tuned = tune(setup)  # … and fine-tune from it
     return Outcome(tuned.history, {"lp": head.about, **scale, **tuned.about})
+
+
+def scale_head(model: Classifier, spec: RunSpec) -> dict[str, float]:
+    """Scale V and b as the spec says: the direction stays. Returns the factor as a fact for the run's metrics."""
+    norm = spec.head_norm
+    if spec.head_factor is not None:
+        norm = spec.head_factor * model.head.weight.detach().norm().item()
+    return {} if norm is None else {"head_scale": model.scale_head(norm)}
 
 
 def head_alone(model: Classifier, spec: RunSpec) -> None:
@@ -253,21 +263,23 @@ for _method in (
         color="#0173b2", marker="s", line=":",
     ),
     Method(
-        name="ft", label="FT", trains=everything, run=ft, fields=TUNING_FIELDS, learning_rate=1e-4,
+        name="ft", label="FT", trains=everything, run=ft, fields=("head_factor", *TUNING_FIELDS),
+        learning_rate=1e-4,
         color="#d55e00", marker="o", line="-",
     ),
     Method(
         name="lp_ft", label="LP-FT", head="lp", trains=everything, run=lp_ft,
-        fields=(*LP_FIELDS, "head_norm", *TUNING_FIELDS), learning_rate=1e-4,
+        fields=(*LP_FIELDS, "head_norm", "head_factor", *TUNING_FIELDS), learning_rate=1e-4,
         color="#029e73", marker="^", line="--",
     ),
     Method(
-        name="lora", label="LoRA", trains=low_rank, run=ft, fields=(*TUNING_FIELDS, *LORA_FIELDS), learning_rate=5e-3,
+        name="lora", label="LoRA", trains=low_rank, run=ft,
+        fields=("head_factor", *TUNING_FIELDS, *LORA_FIELDS), learning_rate=5e-3,
         color="#cc78bc", marker="D", line="-.",
     ),
     Method(
         name="lp_lora", label="LP-LoRA", head="lp", trains=low_rank, run=lp_ft,
-        fields=(*LP_FIELDS, "head_norm", *TUNING_FIELDS, *LORA_FIELDS), learning_rate=5e-3,
+        fields=(*LP_FIELDS, "head_norm", "head_factor", *TUNING_FIELDS, *LORA_FIELDS), learning_rate=5e-3,
         color="#ca9161", marker="v", line=(0, (3, 1, 1, 1)),
     ),
 ):  # fmt: skip

@@ -29,11 +29,12 @@ _BOUNDS: tuple[tuple[str, tuple[str, ...], Callable[[Any], bool]], ...] = (
     ("a positive integer", ("n_train", "n_eval", "max_length", "batch_size", "lp_steps", "lora_r"),
      lambda v: is_integer(v) and v > 0),
     ("an integer ≥ 0", ("seed", "n_monitor"), lambda v: is_integer(v) and v >= 0),
-    ("a positive number", ("epochs", "learning_rate", "lora_alpha", "head_norm"), lambda v: is_number(v) and v > 0),
+    ("a positive number", ("epochs", "learning_rate", "lora_alpha", "head_norm", "head_factor"),
+     lambda v: is_number(v) and v > 0),
     ("a number ≥ 0", ("weight_decay", "head_weight_decay"), lambda v: is_number(v) and v >= 0),
     ("a share in [0, 1)", ("label_noise", "label_smoothing", "lora_dropout"), lambda v: is_number(v) and 0 <= v < 1),
 )  # fmt: skip
-_OPTIONAL = ("n_train", "n_eval", "learning_rate", "head_norm", "head_weight_decay")
+_OPTIONAL = ("n_train", "n_eval", "learning_rate", "head_norm", "head_factor", "head_weight_decay")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +43,8 @@ class RunSpec:
 
     The seed draws the training subset (where `n_train` asks for one), the head of FT, the A of LoRA, the data order
     and dropout.
-    Evaluation splits do not depend on it, so that runs of different seeds are compared on the same examples.
+    Evaluation splits do not depend on it, so that runs of different seeds are compared on the same examples, except for
+    generated texts, which are drawn anew.
 
     Attributes:
         task: Name that `load_task` knows.
@@ -52,13 +54,14 @@ class RunSpec:
         ood: Tasks whose test sets are attached as out-of-distribution sets; None means the task's own.
         n_train: Training examples, drawn with `seed`; None means all.
         n_eval: Largest number of examples in each other split; None means all.
-        label_noise: Share of wrong training labels, built-in task only.
+        label_noise: Share of wrong training labels, task `synthetic` only.
         max_length: Longest sequence, in tokens.
         pooling: "auto", "first", "mean" or "last".
         lp: How LP fits the head: "cv" (as published), "gd" (unregularised accelerated gradient steps), or a value of C.
         lp_steps: Gradient steps of `lp="gd"`.
         head_norm: ‖V‖_F that the head of LP is scaled to before FT or LoRA, b by the same factor: its direction stays,
             and the logits change by a temperature alone. None leaves the head as LP made it.
+        head_factor: Factor on the head, random or LP's, before FT or LoRA, on b as well; not beside `head_norm`.
         epochs: Passes over the training examples in FT and LoRA.
         batch_size: Examples in a step.
         learning_rate: Initial learning rate of FT or LoRA; None becomes the default of the method's record.
@@ -74,7 +77,7 @@ class RunSpec:
             and value are one matrix that is adapted as a whole.
     """
 
-    task: str = "builtin"
+    task: str = "snippets"
     method: str = "lp_ft"
     backbone: str = "minilm"
     seed: int = 0
@@ -87,6 +90,7 @@ class RunSpec:
     lp: str | float = "cv"
     lp_steps: int = 10_000
     head_norm: float | None = None
+    head_factor: float | None = None
     epochs: float = 10
     batch_size: int = 16
     learning_rate: float | None = None
@@ -115,6 +119,8 @@ class RunSpec:
                 value = getattr(self, name)
                 if not (fits(value) or (value is None and name in _OPTIONAL)):
                     raise RunError(f"{name}: expected {expected}, got {value!r}.")
+        if self.head_norm is not None and self.head_factor is not None:
+            raise RunError(f"expected head_norm or head_factor, got both ({self.head_norm!r}, {self.head_factor!r}).")
         for name, example in (("ood", "['dynasent']"), ("lora_targets", "['query', 'value']")):
             value = getattr(self, name)
             if isinstance(value, (str, list)):
@@ -124,8 +130,8 @@ class RunSpec:
                 raise RunError(f"{name}: expected names, such as {example}, got {value!r}.")
         if self.lora_targets == ():
             raise RunError("lora_targets: expected names of layers, such as ['query', 'value'], got ().")
-        if self.label_noise and self.task != "builtin":
-            raise RunError(f"label_noise: only the built-in task can have it, not {self.task!r}.")
+        if self.label_noise and self.task != "synthetic":
+            raise RunError(f"label_noise: only the task 'synthetic' can have it, not {self.task!r}.")
 
     def to_dict(self) -> dict[str, Any]:
         """As plain types for JSON."""
@@ -169,11 +175,13 @@ class RunSpec:
                 that changed files mean a new run.
 
         Returns:
-            For example "builtin-lp_ft-s0-1f3a5c7e9b".
+            For example "snippets-lp_ft-s0-1f3a5c7e9b".
         """
         relevant = {name: getattr(self, name) for name in (*COMMON_FIELDS, *METHODS[self.method].fields)}
         if self.head_weight_decay in (None, self.weight_decay):  # the latter is what None means
             relevant.pop("head_weight_decay", None)
+        if self.head_factor is None:  # as before there was such a field
+            relevant.pop("head_factor", None)
         if relevant.get("lp") != "gd":
             relevant.pop("lp_steps", None)
         numbers = {k: float(v) if isinstance(v, (int, float)) else v for k, v in relevant.items()}  # 3 and 3.0 are one

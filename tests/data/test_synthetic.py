@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from lpft_utils.common.errors import TaskError
-from lpft_utils.data import synthetic as builtin_task
+from lpft_utils.data import synthetic
 from lpft_utils.data.synthetic import NEGATIVE, NEUTRAL, POSITIVE, draw_text, generate
 from lpft_utils.data.synthetic_words import ELECTRONICS, HOTELS, RESTAURANTS
 from lpft_utils.data.tasks import load_task
@@ -73,7 +73,7 @@ def test_texts_are_written_like_sentences(task):
 
 
 def test_is_the_same_in_another_process_and_hash_seed(task):
-    code = "from lpft_utils.data.tasks import load_task; print(load_task('builtin').fingerprint)"
+    code = "from lpft_utils.data.tasks import load_task; print(load_task('synthetic').fingerprint)"
     shown = subprocess.run(
         [sys.executable, "-c", code],
         env={**os.environ, "PYTHONHASHSEED": "1"},
@@ -162,8 +162,8 @@ def test_every_field_of_a_domain_is_filled():
 def draw_only(domain, label, clause, form, rng):
     """A text of one form whose clauses are all of one kind."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(builtin_task, "CLAUSES", {clause: 1.0})
-        patch.setattr(builtin_task, "FORMS", {form: 1.0})
+        patch.setattr(synthetic, "CLAUSES", {clause: 1.0})
+        patch.setattr(synthetic, "FORMS", {form: 1.0})
         return draw_text(domain, label, rng)
 
 
@@ -224,11 +224,11 @@ def test_arguments_out_of_range_are_refused(arguments, message):
 
 
 def test_asking_for_more_texts_than_the_grammar_has_is_an_error_not_a_hang(monkeypatch):
-    monkeypatch.setattr(builtin_task, "draw_text", lambda *_: "The soup was good.")
+    monkeypatch.setattr(synthetic, "draw_text", lambda *_: "The soup was good.")
     with pytest.raises(TaskError, match="no further distinct text after 1 of 3"):
         generate(n_train=3, n_validation=3, n_test=3, n_ood=3)
 
 
 def test_load_task_passes_options_to_the_generator():
-    task = load_task("builtin", n_train=30, n_validation=9, n_test=9, n_ood=9, seed=5)
+    task = load_task("synthetic", n_train=30, n_validation=9, n_test=9, n_ood=9, seed=5)
     assert len(task.splits["train"]) == 30 and "seed 5" in task.source

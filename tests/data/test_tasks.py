@@ -22,9 +22,9 @@ BOSS_TESTS = {"dynasent", "semeval", "sst5"}
 # --- the catalogue -------------------------------------------------------------------------------------------------
 
 
-def test_knows_the_13_tasks_of_the_paper_and_the_builtin_one():
+def test_knows_the_13_tasks_of_the_paper_and_the_two_built_in_ones():
     assert set(PAPER_TASKS) == SUPERGLUE | GLUE | BOSS_TESTS | {"amazon", "pubmed"}
-    assert list(TASKS) == ["builtin", *PAPER_TASKS]
+    assert list(TASKS) == ["snippets", "synthetic", *PAPER_TASKS]
     assert {name for name in PAPER_TASKS if not TASKS[name].hub} == BOSS_TESTS | {"amazon"}
 
 
@@ -250,7 +250,7 @@ def test_any_failure_of_the_hub_becomes_one_clear_error(monkeypatch):
         raise ConnectionError("no route\nto host")
 
     monkeypatch.setattr(datasets, "load_dataset", fail)
-    with pytest.raises(TaskError, match=r"ConnectionError: no route\. Without the network.*builtin.*LPFT_DATA"):
+    with pytest.raises(TaskError, match=r"ConnectionError: no route\. Without the network.*'snippets'.*LPFT_DATA"):
         load_task("rte")
 
 
@@ -273,8 +273,8 @@ def test_unknown_task_gives_the_nearest_names(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"name": "rte", "seed": 1}, r"Options \['seed'\] belong to the built-in task"),
-        ({"name": "builtin", "data_dir": "/nowhere/at/all"}, "which is not a folder"),
+        ({"name": "rte", "seed": 1}, r"Options \['seed'\] belong to the task 'synthetic'"),
+        ({"name": "synthetic", "data_dir": "/nowhere/at/all"}, "which is not a folder"),
         ({"name": ""}, "Unknown task ''"),
     ],
 )

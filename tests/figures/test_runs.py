@@ -125,8 +125,8 @@ def test_diverged_runs_are_not_drawn_and_the_legend_counts_them(n_lost):
 def test_training_without_monitors_cannot_be_drawn():
     made = runs(methods=("ft",))
     made["ft"][1].history = made["ft"][1].history.drop(columns="test_Diff")
-    made["ft"][1].folder = Path("builtin-ft-s1-0123456789")
-    with pytest.raises(RunError, match="builtin-ft-s1-0123456789 recorded no 'test_Diff': .* n_monitor is above 0"):
+    made["ft"][1].folder = Path("synthetic-ft-s1-0123456789")
+    with pytest.raises(RunError, match="synthetic-ft-s1-0123456789 recorded no 'test_Diff': .* n_monitor is above 0"):
         plots.training(made, {"test_Diff": "Diff(F)"})
 
 

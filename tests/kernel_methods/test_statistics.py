@@ -7,7 +7,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lpft_utils.common.errors import KernelError, LpftError
-from lpft_utils.kernel_methods.statistics import alignment, effective_rank, frobenius, ft_ratio, spectrum
+from lpft_utils.kernel_methods.statistics import (
+    alignment,
+    block_trace_norms,
+    class_contrast,
+    effective_rank,
+    frobenius,
+    ft_ratio,
+    numerical_rank,
+    residual_ft_ratio,
+    spectrum,
+)
 
 HEALTHY = torch.eye(6, dtype=torch.float64).reshape(2, 3, 2, 3)
 
@@ -147,3 +157,53 @@ def test_kernels_of_different_examples_are_not_compared():
 def test_a_kernel_that_is_the_same_for_all_examples_has_no_centred_direction():
     with pytest.raises(KernelError, match="K2 is zero after centring"):
         alignment(psd(np.random.default_rng(4), 3, 2, 4), torch.ones(3, 2, 3, 2) / 3, centered=True)
+
+
+@settings(max_examples=40, deadline=None)
+@given(shapes)
+def test_block_norms_and_the_ratio_with_residuals_equal_numpy_block_by_block(shape):
+    N, C, M, seed = shape
+    rng = np.random.default_rng(seed)
+    P, F, delta = rng.normal(size=(N, C, M, C)), rng.normal(size=(N, C, M, C)), rng.normal(size=(M, C))
+    norms = [[np.linalg.norm(F[n, :, m], "nuc") for m in range(M)] for n in range(N)]
+    np.testing.assert_allclose(block_trace_norms(torch.tensor(F)), norms, rtol=1e-10)
+    shares = []
+    for n in range(N):
+        by_F, by_P = (sum(K[n, :, m] @ delta[m] for m in range(M)) for K in (F, P))
+        shares.append(np.linalg.norm(by_F) / np.linalg.norm(by_F + by_P))
+    got = residual_ft_ratio(torch.tensor(P), torch.tensor(F), torch.tensor(delta))
+    assert got == pytest.approx(np.mean(shares), rel=1e-8)
+
+
+def test_the_ratio_with_residuals_may_exceed_one_where_that_of_norms_cannot():
+    eye = torch.eye(2, dtype=torch.float64).reshape(1, 2, 1, 2)
+    P = torch.tensor([[0.3, -0.3], [-0.3, 0.3]]).double().reshape(1, 2, 1, 2)
+    F = torch.tensor([[0.04, -0.2], [-0.2, 1.0]]).double().reshape(1, 2, 1, 2)  # pulls the other way than P
+    delta = torch.tensor([[1.0, 0.5]])
+    assert residual_ft_ratio(P, F, delta) > 1 > ft_ratio(P, F)
+    assert residual_ft_ratio(eye, 3 * eye, delta) == pytest.approx(0.75)
+    with pytest.raises(KernelError, match=r"residuals: expected shape \(1, 2\), got \(2, 2\)"):
+        residual_ft_ratio(P, F, torch.ones(2, 2))
+    with pytest.raises(KernelError, match="Are all residuals zero"):
+        residual_ft_ratio(P, F, torch.zeros(1, 2))
+
+
+@pytest.mark.parametrize("rank", [1, 4, 12])
+def test_numerical_rank_is_numpys_default_in_float32(rank):
+    K = psd(np.random.default_rng(rank), 6, 2, rank).float()
+    assert numerical_rank(K) == np.linalg.matrix_rank(K.reshape(12, 12).numpy()) == rank
+    fading = torch.diag(torch.logspace(0, -11, 12, dtype=torch.float64)).reshape(6, 2, 6, 2)
+    assert numerical_rank(fading) == np.linalg.matrix_rank(fading.reshape(12, 12).float().numpy()) == 6
+    assert np.linalg.matrix_rank(fading.reshape(12, 12).numpy()) == 12, "in float64 hardly a value is too small"
+
+
+def test_classes_stand_out_by_the_ratio_of_mean_block_norms_without_an_example_itself():
+    labels = torch.tensor([0, 0, 1, 1])
+    gram = torch.tensor([[9.0, 4, 1, 1], [4, 9, 1, 1], [1, 1, 9, 4], [1, 1, 4, 9]])
+    K = torch.einsum("nm,cd->ncmd", gram, torch.eye(2))
+    assert class_contrast(K, labels) == pytest.approx(np.log10(4))
+    assert class_contrast(torch.ones(4, 2, 4, 2), labels) == 0
+    for useless in ([0, 0, 0, 0], [0, 1]):
+        with pytest.raises(KernelError, match="expected two classes, one of them twice"):
+            n = len(useless)
+            class_contrast(torch.ones(n, 2, n, 2), torch.tensor(useless))

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from sklearn.metrics.pairwise import cosine_similarity as cosine_similarity_matrix
 from sklearn.metrics.pairwise import paired_cosine_distances, paired_euclidean_distances
 
 from lpft_utils.data.examples import Split
@@ -15,6 +16,8 @@ from lpft_utils.metrics.feature_change import (
     feature_difference,
     feature_norm,
     fisher_ratio,
+    inverse_fisher_ratios,
+    text_similarity,
 )
 from lpft_utils.models.backbones import load_tokenizer
 from lpft_utils.models.classifier import load_classifier
@@ -44,17 +47,21 @@ def sample() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def test_measures_equal_numpy_and_scikit_learn(sample):
     phi_0, phi, y = sample
     got = feature_change(torch.tensor(phi_0), torch.tensor(phi), torch.tensor(y))
-    S_B, S_W = scatter(phi, y)
-    S_B0, S_W0 = scatter(phi_0, y)
     expected = {
         "CS": 1 - paired_cosine_distances(phi_0, phi).mean(),
         "Diff": paired_euclidean_distances(phi_0, phi).mean(),
-        "FDR": np.trace(S_B) / np.trace(S_W),
-        "FDR_0": np.trace(S_B0) / np.trace(S_W0),
-        "NormF": np.mean([np.sqrt(x @ x) for x in phi]),
-        "NormF_0": np.mean([np.sqrt(x @ x) for x in phi_0]),
     }
-    assert got == pytest.approx(expected, rel=1e-12)
+    for suffix, features in (("", phi), ("_0", phi_0)):
+        S_B, S_W = scatter(features, y)
+        ridge = 1e-3 * np.trace(S_W) / 7
+        expected |= {
+            f"CS among texts{suffix}": cosine_similarity_matrix(features)[~np.eye(60, dtype=bool)].mean(),
+            f"FDR{suffix}": np.trace(S_B) / np.trace(S_W),
+            f"FDR, pinv{suffix}": np.trace(np.linalg.pinv(S_W) @ S_B),
+            f"FDR, ridge{suffix}": np.trace(np.linalg.solve(S_W + ridge * np.eye(7), S_B)),
+            f"NormF{suffix}": np.mean([np.sqrt(x @ x) for x in features]),
+        }
+    assert got == pytest.approx(expected, rel=1e-9)
     assert got["FDR"] > got["FDR_0"]
 
 
@@ -64,6 +71,31 @@ def test_within_scatter_is_that_of_linear_discriminant_analysis(sample):
     between = sum(np.mean(y == c) * np.sum((lda.means_[c] - phi.mean(0)) ** 2) for c in range(3))
     ratio = fisher_ratio(torch.tensor(phi), torch.tensor(y))
     assert ratio == pytest.approx(between / np.trace(lda.covariance_), rel=1e-10)
+
+
+def test_fisher_ratios_with_fewer_texts_than_dimensions_are_those_of_the_pseudo_inverse():
+    rng = np.random.default_rng(1)
+    y = np.arange(9) % 3
+    phi = rng.normal(size=(9, 30)) + y[:, None]
+    S_B, S_W = scatter(phi, y)
+    got = inverse_fisher_ratios(torch.tensor(phi), torch.tensor(y))
+    assert got["FDR, pinv"] == pytest.approx(np.trace(np.linalg.pinv(S_W, hermitian=True) @ S_B), rel=1e-8)
+    ridge = 1e-3 * np.trace(S_W) / 30
+    assert got["FDR, ridge"] == pytest.approx(np.trace(np.linalg.solve(S_W + ridge * np.eye(30), S_B)), rel=1e-8)
+    assert got["FDR, ridge"] > 10 * got["FDR, pinv"], "the directions without spread separate the classes best"
+
+
+def test_fisher_ratios_of_degenerate_features_are_no_error():
+    y = torch.tensor([0, 0, 1, 1])
+    assert inverse_fisher_ratios(y[:, None].float(), y) == {"FDR, pinv": 0.0, "FDR, ridge": float("inf")}
+    broken = inverse_fisher_ratios(torch.full((4, 2), float("nan")), y)
+    assert all(np.isnan(value) for value in broken.values()) and len(broken) == 2
+
+
+def test_similarity_among_texts_does_not_count_a_text_with_itself():
+    assert text_similarity(torch.eye(3)) == 0 and text_similarity(torch.ones(4, 2)) == pytest.approx(1)
+    assert text_similarity(torch.tensor([[1.0, 0.0], [-2.0, 0.0]])) == pytest.approx(-1)
+    assert np.isnan(text_similarity(torch.ones(1, 2)))
 
 
 def test_closed_forms():

@@ -254,7 +254,7 @@ def test_the_padding_row_of_an_embedding_gets_no_gradient():
         ({"V": torch.ones(3, 5)}, r"V: expected shape \(C, 16\), since φ has 16 .* got \(3, 5\)"),
         (
             {"features": lambda model, batch: model.backbone(**batch)},
-            r"features: expected φ of shape \(3, H\) .* got Bas",
+            r"features: expected φ of shape \(1, H\) .* got Bas",
         ),
         ({"groups": lambda name: name.split(".")[9]}, r"groups: expected a label for 'backbone\..*', got IndexError"),
     ],

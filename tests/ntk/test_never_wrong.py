@@ -278,3 +278,126 @@ def test_a_classifier_of_one_token_for_every_text_keeps_both_sides_apart():
     model = classifier("bert", "mean")
     rows, columns = tokens((12, 11, 9)), tokens((1, 2))
     assert relative(kernel(model, rows, columns, block_size=1).F, truth(model, rows, columns)) < 1e-10
+
+
+class Gate(Words):
+    """A part that starts at zero, as adapters do: φ does not show it, its gradient does."""
+
+    def __init__(self, part) -> None:
+        super().__init__()
+        self.gate, self.part = nn.Parameter(torch.zeros((), dtype=torch.float64)), part
+
+    def features(self, input_ids, attention_mask):
+        phi = super().features(input_ids, attention_mask)
+        return phi + self.gate * self.part(phi, input_ids)
+
+
+@pytest.mark.parametrize(
+    "part",
+    [lambda phi, ids: phi * ids.shape[1], lambda phi, ids: phi.mean(0, keepdim=True)],
+    ids=["the width", "the other examples"],
+)
+def test_a_part_that_starts_at_zero_is_seen_by_its_gradient(part):
+    model, inputs = Gate(part), tokens()
+    for block_size in (1, 5):
+        assert relative(kernel(model, inputs, block_size=block_size).F, truth(model, inputs)) < 1e-10
+
+
+def test_a_width_that_matters_only_between_short_and_long_is_found():
+    def way(n, ids, h):
+        return h * 2 if ids.shape[1] in (5, 6) else h
+
+    model, inputs = Words(way), tokens((9, 4, 6, 5, 6, 3, 9, 8))
+    assert relative(kernel(model, inputs, block_size=1).F, truth(model, inputs)) < 1e-10
+
+
+def test_examples_given_back_in_another_order_are_told_apart():
+    class Sorted(Words):
+        def features(self, input_ids, attention_mask):
+            order = input_ids[:, 0].argsort()
+            back = order.argsort()
+            return super().features(input_ids[order], attention_mask[order])[back]
+
+    model, inputs = Sorted(), tokens((6,) * 13)
+    made = kernel(model, inputs)
+    assert made.spec["alone"] and relative(made.F, truth(model, inputs)) < 1e-10
+
+
+@pytest.mark.parametrize("V", [[[1.0] * 6, [2.0] * 6], [[1.0] * 6, [-1.0] * 6, [0.0] * 6]])
+def test_a_head_whose_rows_depend_on_each_other_hides_nothing(V, monkeypatch):
+    from lpft_utils.ntk import rules
+
+    true = rules.by_example
+    monkeypatch.setattr(rules, "by_example", lambda x, B: None if (y := true(x, B)) is None else y.roll(1, 0))
+    model, inputs, V = Words(), tokens((6, 6, 6)), torch.tensor(V, dtype=torch.float64)
+    model.head = nn.Linear(6, len(V)).double()
+    with torch.no_grad():
+        model.head.weight.copy_(V)
+    assert relative(kernel(model, inputs).F, truth(model, inputs)) < 1e-10
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_a_constant_of_low_precision_does_not_loosen_the_comparison(dtype):
+    class Constant(Gate):
+        def features(self, input_ids, attention_mask):
+            scale = torch.ones(6, dtype=dtype).to(torch.float64)
+            return super().features(input_ids, attention_mask) * scale
+
+    model, inputs = Constant(lambda phi, ids: phi.mean(0, keepdim=True)), tokens()
+    with torch.no_grad():
+        model.gate += 1e-4
+    assert relative(kernel(model, inputs).F, truth(model, inputs)) < 1e-10
+
+
+def test_a_model_that_writes_into_its_inputs_is_exact():
+    class Writes(Words):
+        def features(self, input_ids, attention_mask):
+            input_ids.copy_((input_ids + 1) % 50)
+            return super().features(input_ids, attention_mask) * self.scale.prod()
+
+    model, inputs = Writes(), tokens()
+    before = {k: t.clone() for k, t in inputs.items()}
+    made = kernel(model, inputs, block_size=2)
+    assert all(torch.equal(t, before[k]) for k, t in inputs.items())
+    copied = lambda m, batch: m.features(**{k: t.clone() for k, t in batch.items()})  # noqa: E731
+    assert relative(made.F, truth(model, inputs, features=copied)) < 1e-10
+
+
+def test_random_features_are_refused():
+    class Random(Words):
+        def features(self, input_ids, attention_mask):
+            return nn.functional.dropout(super().features(input_ids, attention_mask), training=True)
+
+    with pytest.raises(KernelError, match="φ differs between two calls"):
+        kernel(Random(), tokens())
+
+
+def test_a_folder_of_other_features_is_refused(tmp_path):
+    model, inputs = Words(), tokens()
+    kernel(model, inputs, folder=tmp_path)
+    with pytest.raises(KernelError, match="holds another kernel"):
+        kernel(model, inputs, folder=tmp_path, features=lambda m, batch: 2 * m.features(**batch))
+
+
+@pytest.mark.parametrize(
+    "way",
+    [
+        lambda n, ids, h: h + n.scale.repeat(2, 1)[0],
+        lambda n, ids, h: h + nn.functional.embedding(ids, n.embed.weight, sparse=True),
+    ],
+    ids=["repeated", "sparse"],
+)
+def test_unusual_operations_are_exact(way):
+    model, inputs = Words(way), tokens()
+    assert relative(kernel(model, inputs).F, truth(model, inputs)) < 1e-10
+
+
+def test_a_model_that_takes_one_example_only_is_exact():
+    class One(Words):
+        def features(self, input_ids, attention_mask):
+            return super().features(input_ids, attention_mask) * (
+                2 if attention_mask.sum() > 4 and input_ids[:, 0] else 1
+            )
+
+    model, inputs = One(), tokens()
+    assert relative(kernel(model, inputs).F, truth(model, inputs)) < 1e-10

@@ -23,7 +23,7 @@ def store(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def runs(store):
-    profile = get_profile("smoke")
+    profile = get_profile("smoke", task="synthetic")
     return {m: run_seeds(profile.spec(m, **SMALL), profile.seeds, store=store) for m in ("lp", "ft")}
 
 
@@ -49,7 +49,7 @@ def test_fdr_table_compares_before_and_after(runs):
 
 
 def test_stamp_names_what_was_used(runs):
-    shown = Chapter("smoke").stamp([*runs["lp"], *runs["ft"]])
+    shown = Chapter("smoke", "synthetic").stamp([*runs["lp"], *runs["ft"]])
     assert shown.rows["profile"] == "smoke" and "synthetic" in shown.rows["task"]
     assert shown.rows["training of its runs"].endswith("in 4 runs")
     assert "<th" in shown._repr_html_() and "backbone: tiny" in str(shown)
@@ -71,7 +71,9 @@ def test_initial_head_is_the_one_that_the_run_started_from(runs):
 def test_lpft_run_trains_and_prints_accuracy(store, monkeypatch):
     monkeypatch.setenv("LPFT_RUNS", str(store))
     settings = [word for name, value in SMALL.items() for word in ("--set", f"{name}={value}")]
-    result = CliRunner().invoke(main, ["run", "--profile", "smoke", "--method", "lp", "--seed", "0", *settings])
+    result = CliRunner().invoke(
+        main, ["run", "--profile", "smoke", "--task", "synthetic", "--method", "lp", "--seed", "0", *settings]
+    )
     assert result.exit_code == 0, result.output
     assert "accuracy: train" in result.output and "‖V‖" in result.output
 
@@ -87,5 +89,5 @@ def test_lpft_run_trains_and_prints_accuracy(store, monkeypatch):
 )
 def test_lpft_run_explains_mistakes(arguments, expected, store, monkeypatch):
     monkeypatch.setenv("LPFT_RUNS", str(store))
-    result = CliRunner().invoke(main, ["run", "--profile", "smoke", *arguments])
+    result = CliRunner().invoke(main, ["run", "--profile", "smoke", "--task", "synthetic", *arguments])
     assert result.exit_code == 2 and expected in result.output

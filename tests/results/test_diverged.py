@@ -61,12 +61,25 @@ def sweep(runs):
     return {0.5: runs["ft"], 5.0: runs["lp_ft"]}
 
 
+def people_table(runs):
+    """The table for runs as if on the task with ratings, each agreed with as often as it is right."""
+    metrics = ("confidence", "accuracy", "agreement", "ECE", "ECE, people", "SE", "SE, people")
+    with pytest.MonkeyPatch.context() as patch:
+        for run in sum(runs.values(), []):
+            patch.setattr(run.spec, "task", "snippets")
+        patch.setattr(
+            calibration_tables, "against_people", lambda run, split: dict.fromkeys(metrics, run.accuracy(split))
+        )
+        return calibration_tables.people_table(runs)
+
+
 TABLES = {
     tables.accuracy_table: tables.accuracy_table,
     tables.change_table: tables.change_table,
     tables.fdr_table: lambda runs: tables.fdr_table(runs["lp_ft"]),
     calibration_tables.error_table: calibration_tables.error_table,
     calibration_tables.chance_table: lambda runs: calibration_tables.chance_table(runs, n_draws=20),
+    calibration_tables.people_table: people_table,
     calibration_tables.comparison_table: lambda runs: calibration_tables.comparison_table(runs, "method"),
     calibration_tables.recalibration_table: lambda runs: calibration_tables.recalibration_table(runs["lp_ft"]),
     calibration_tables.moment_table: lambda runs: calibration_tables.moment_table(runs["lp_ft"]),

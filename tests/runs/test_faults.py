@@ -25,7 +25,7 @@ from lpft_utils.runs.store import list_runs
 
 pytestmark = pytest.mark.slow
 BLOCK = {
-    "tasks": {"builtin": {}}, "backbones": ["tiny"], "methods": ["lp", "ft", "lp_ft"], "seeds": [11, 12],
+    "tasks": {"synthetic": {}}, "backbones": ["tiny"], "methods": ["lp", "ft", "lp_ft"], "seeds": [11, 12],
     "tuning_seeds": [1], "learning_rates": {"ft": [1e-3, 1e6], "lp_ft": [1e-3]}, "same_rate": {"lp_ft": "ft"},
     "settings": {"n_train": 64, "n_eval": 24, "epochs": 3, "batch_size": 8, "lp": 1.0},
 }  # fmt: skip

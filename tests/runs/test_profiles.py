@@ -42,7 +42,7 @@ def test_paper_settings_are_the_published_table(task, method, cell):
     assert task in TASKS
 
 
-@pytest.mark.parametrize(("task", "method"), [("builtin", "ft"), ("rte", "lp"), ("sst5", "lp_ft")])
+@pytest.mark.parametrize(("task", "method"), [("synthetic", "ft"), ("rte", "lp"), ("sst5", "lp_ft")])
 def test_where_the_paper_gives_no_settings_the_profile_keeps_its_own(task, method):
     assert paper_settings(task, method) == {}
 

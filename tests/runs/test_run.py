@@ -17,6 +17,7 @@ from conftest import ROOT
 from filelock import FileLock
 from processes import CONTEXT, DEATHS, generate_little, run_and_count, run_until
 from sklearn.linear_model import LogisticRegression
+from task_files import own_data
 from tiny import save_backbone
 
 from lpft_utils.common.errors import RunError, TaskError
@@ -25,21 +26,24 @@ from lpft_utils.metrics.feature_change import feature_change
 from lpft_utils.models.backbone_files import folder_fingerprint
 from lpft_utils.models.backbones import load_tokenizer
 from lpft_utils.models.classifier import load_classifier
+from lpft_utils.results.frame import results
+from lpft_utils.results.tables import column, mean, table
 from lpft_utils.runs import execute as pipeline
 from lpft_utils.runs.execute import load_model
 from lpft_utils.runs.run import load_data, run, run_key, run_seeds
-from lpft_utils.runs.store import MAX_FEATURES, Run, list_runs
+from lpft_utils.runs.store import MAX_FEATURES, Run, list_runs, write_run
 from lpft_utils.training.spec import RunSpec
 
 SPEC = RunSpec(
-    backbone="tiny", method="ft", n_train=24, n_eval=15, epochs=3, batch_size=8, learning_rate=5e-3, lp=1.0
+    task="synthetic", backbone="tiny", method="ft", n_train=24, n_eval=15, epochs=3, batch_size=8, learning_rate=5e-3,
+    lp=1.0,
 )  # fmt: skip
 METHODS = ("lp", "ft", "lp_ft", "lora", "lp_lora")
 
 
 @pytest.fixture(scope="module", autouse=True)
 def quick_generator():
-    """The built-in task is small here."""
+    """The task `synthetic` is small here."""
     from lpft_utils.data import synthetic
 
     with pytest.MonkeyPatch.context() as patch:
@@ -263,12 +267,59 @@ def test_a_training_without_monitors_gives_the_same_model(stored, tmp_path):
     pd.testing.assert_frame_equal(unmonitored.history, expected, check_exact=True)
 
 
-def test_seeds_give_their_own_runs_on_the_same_evaluation_texts(stored, store):
+def test_success_beside_accuracy_is_measured_inside_the_run(stored):
+    for r in stored.values():
+        for split, (f, y) in r.predictions.items():
+            assert r.metrics["MCC"][split] == pytest.approx(matthews(y, f.argmax(1)))
+            assert r.metrics["majority"][split] == max(np.mean(y == c) for c in set(y.tolist()))
+        assert {"CS among texts", "FDR, pinv", "FDR, ridge_0"} <= set(r.metrics["change"]["test"])
+
+
+def matthews(y, guess):
+    """Gorodkin (2004): the correlation of the two classifications as one-hot vectors."""
+    Y, Z = (np.eye(3)[x] - np.eye(3)[x].mean(0) for x in (y, guess))
+    spread = np.sqrt((Y**2).sum() * (Z**2).sum())
+    return (Y * Z).sum() / spread if spread else 0.0
+
+
+def test_an_older_run_shows_what_it_did_not_measure_as_missing(stored, tmp_path):
+    metrics = dict(stored["ft"].metrics)
+    for new in ("MCC", "majority", "head_norm_0"):
+        metrics.pop(new)
+    metrics["change"] = {
+        s: {k: v for k, v in c.items() if k in ("CS", "Diff", "FDR", "NormF", "FDR_0", "NormF_0")}
+        for s, c in metrics["change"].items()
+    }
+
+    def fill(folder):
+        for file in stored["ft"].folder.iterdir():
+            if file.name != "manifest.json":
+                shutil.copy(file, folder)
+        (folder / "metrics.json").write_text(json.dumps(metrics))
+
+    old = Run(write_run(tmp_path, stored["ft"].folder.name, fill))
+    assert run(SPEC.replace(method="ft"), store=tmp_path).folder == old.folder, "it is not trained again"
+    frame = results([old])
+    assert not {"MCC", "majority", "head_norm_0", "CS among texts"} & set(frame["metric"]) and len(frame) > 20
+    columns = {m: column(m, split="test") for m in ("accuracy", "FDR")} | {"MCC": column("MCC", mean(2), split="test")}
+    shown = table(frame, "method", columns)
+    assert shown.loc["FT", "MCC"] == "" and shown.loc["FT", "accuracy"] and shown.loc["FT", "FDR"]
+
+
+def test_seeds_give_their_own_runs_and_generated_texts(stored, store):
     spec = SPEC.replace(method="lp")
     first, second = run_seeds(spec.replace(seed=77), [0, 1], store=store)
     assert first.folder == stored["lp"].folder and second.spec.seed == 1
     assert not torch.equal(first.V, second.V)
     a, b = load_data(first.spec), load_data(second.spec)
+    assert not set(a.splits["test"].texts) & set(b.splits["test"].texts)
+    assert a.splits["train"].texts != b.splits["train"].texts
+
+
+def test_seeds_share_the_evaluation_texts_that_people_wrote(tmp_path, monkeypatch):
+    own_data(tmp_path / "tickets")
+    monkeypatch.setenv("LPFT_DATA", str(tmp_path))
+    a, b = (load_data(RunSpec(task="tickets", seed=seed, n_train=4, n_eval=3)) for seed in (0, 1))
     assert a.splits["test"].texts == b.splits["test"].texts and a.splits["train"].texts != b.splits["train"].texts
 
 
@@ -446,7 +497,7 @@ def test_damaged_run_is_named_and_not_silently_trained_again(stored, store, tmp_
 
 
 def save_reader(folder: Path, seed: int = 0) -> Path:
-    """A small random backbone whose tokenizer knows the words of the built-in task."""
+    """A small random backbone whose tokenizer knows the words of the task `synthetic`."""
     tokenizer = load_tokenizer("tiny")
     save_backbone("bert", folder, seed, vocab_size=len(tokenizer))
     tokenizer.save_pretrained(folder)

@@ -21,7 +21,7 @@ from lpft_utils.runs.schedule import Costs, sweep
 from lpft_utils.training.spec import RunSpec
 
 BLOCK = {
-    "tasks": {"builtin": {}}, "backbones": ["tiny"], "methods": ["lp", "ft", "lp_ft"], "seeds": [11, 12],
+    "tasks": {"synthetic": {}}, "backbones": ["tiny"], "methods": ["lp", "ft", "lp_ft"], "seeds": [11, 12],
     "settings": {"n_train": 24, "n_eval": 12, "epochs": 1, "batch_size": 8, "lp": 1.0},
 }  # fmt: skip
 TUNED = {**BLOCK, "tuning_seeds": [1], "learning_rates": {"ft": [1e-4, 1e-3], "lp_ft": [1e-5, 1e-4]}}
@@ -210,11 +210,15 @@ def test_an_interrupted_sweep_goes_on_where_it_was(after, costs, tmp_path):
 
 def test_all_tasks_and_backbones_that_cannot_be_used_are_named_before_anything_runs(costs, tmp_path):
     (tmp_path / "empty").mkdir()
-    block = {**BLOCK, "tasks": {"builtin": {}, "biultin": {}, "builtim": {}}, "backbones": [str(tmp_path / "empty")]}
+    block = {
+        **BLOCK,
+        "tasks": {"synthetic": {}, "synthetc": {}, "zynthetic": {}},
+        "backbones": [str(tmp_path / "empty")],
+    }
     with pytest.raises(ParameterError) as caught:
         costs.check(grid(tmp_path, block))
     said = str(caught.value)
-    assert "'biultin'" in said and "'builtim'" in said and "Cannot load the tokenizer" in said
+    assert "'synthetc'" in said and "'zynthetic'" in said and "Cannot load the tokenizer" in said
     assert said.count("\n- ") == 3
 
 
@@ -223,13 +227,13 @@ def test_forecast_counts_what_is_stored_and_what_is_known(costs, tmp_path):
     known = {costs.of(planned[0].spec).key: scored(costs, planned[0].spec)[0]}
     (tmp_path / costs.of(planned[1].spec).key).mkdir()
     text = costs.forecast(planned, known, tmp_path, 2)
-    assert "6 runs: 2 done, 4 to do" in text and "2 lp_ft on builtin, tiny" in text and "with 2 at a time" in text
+    assert "6 runs: 2 done, 4 to do" in text and "2 lp_ft on synthetic, tiny" in text and "with 2 at a time" in text
     everything = {costs.of(one.spec).key: scored(costs, one.spec)[0] for one in planned}
     assert "6 runs: 6 done, 0 to do" in costs.forecast(planned, everything, tmp_path, 2)
 
 
 def test_estimate_is_in_proportion_to_tokens_and_follows_runs_that_are_done(costs):
-    short, long = (RunSpec(task="builtin", backbone="minilm", method="ft", n_train=n, n_eval=1) for n in (50, 200))
+    short, long = (RunSpec(task="synthetic", backbone="minilm", method="ft", n_train=n, n_eval=1) for n in (50, 200))
     both = [Planned(short), Planned(long)]
     seconds = costs.seconds(both, {})
     assert (seconds(long) - 2) / (seconds(short) - 2) == pytest.approx(4, rel=0.1)
@@ -241,7 +245,7 @@ def test_estimate_is_in_proportion_to_tokens_and_follows_runs_that_are_done(cost
 
 
 def test_a_backbone_of_base_size_takes_eight_times_as_long(costs, monkeypatch):
-    spec = RunSpec(task="builtin", backbone="minilm", method="ft", n_train=50, n_eval=1)
+    spec = RunSpec(task="synthetic", backbone="minilm", method="ft", n_train=50, n_eval=1)
     small = costs.seconds([Planned(spec)], {})(spec)
     monkeypatch.setattr(costs, "_size", lambda backbone: (12, 768, 50265))
     assert (costs.seconds([Planned(spec)], {})(spec) - 2) / (small - 2) == pytest.approx(8)

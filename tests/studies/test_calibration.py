@@ -11,6 +11,7 @@ from scipy import special
 from torchmetrics.functional.classification import multiclass_calibration_error
 
 from lpft_utils.common.errors import ParameterError
+from lpft_utils.data.examples import Split, Task
 from lpft_utils.figures import calibration as plots_calibration
 from lpft_utils.metrics import calibration
 from lpft_utils.results import calibration_tables as tables
@@ -194,7 +195,7 @@ def test_the_weight_decay_reaches_the_factor_that_was_asked_for():
 
 
 def test_alternatives_change_one_thing_each(tmp_path):
-    setting = get_profile("smoke", seeds=0)
+    setting = get_profile("smoke", task="synthetic", seeds=0)
     sweep = head_norm_sweep(setting.sweep_spec(), (0.5, 5.0), (0,), store=tmp_path)
     found = study.alternatives(sweep, store=tmp_path)
     assert all(group[0].folder.parent == tmp_path for group in found.values())
@@ -206,21 +207,19 @@ def test_alternatives_change_one_thing_each(tmp_path):
     assert tables.comparison_table(found, "training").shape[0] == 3
 
 
-def test_claim_6_holds_for_logits_that_are_only_too_sharp(runs):
-    more, closed, *_ = evaluate([*runs["ft"], made_up(1.0, 2), *runs["lp_ft"], made_up(3.5, 2, method="lp_ft")], "6")
-    assert (more.claim, more.difference.n, more.outcome, closed.outcome) == (6, 3, "holds", "holds")
-    assert "ECE of LP-FT is larger than of FT" in more.statement
-
-
-def test_claim_6_fails_the_other_way_round_and_where_nothing_is_closed():
-    sharp = [made_up(3.0 + 0.2 * seed, seed, method="ft") for seed in range(3)]
-    calibrated = [made_up(1.0, seed, method="lp_ft") for seed in range(3)]
-    assert evaluate([*sharp, *calibrated], "6")[0].outcome == "fails"
-    calibrated = [made_up(1.0, seed, method="lora") for seed in range(3)]
-    shifted = [made_up(1.0, seed, method="lp_lora", shifted=4.0 + 0.2 * seed) for seed in range(3)]
-    verdicts = evaluate([*calibrated, *shifted], "6", split="ood_hotels")  # validation cannot know the shift
-    assert [v.outcome for v in verdicts[:2]] == ["holds", "fails"]
-    assert [v.statement.count("MCE") for v in verdicts] == [0, 0, 1, 1]
+def test_claim_7_holds_for_logits_that_are_only_too_sharp():
+    calibrated = [made_up(1.0, seed, method="ft") for seed in range(3)]
+    sharp = [made_up(3.0 + 0.2 * seed, seed, method="lp_ft") for seed in range(3)]
+    (ece,) = evaluate([*calibrated, *sharp], "7.ECE")
+    assert (ece.claim, ece.difference.n, ece.outcome) == (7, 3, "holds")
+    (other_way,) = evaluate(
+        [
+            *(made_up(3.0 + 0.2 * s, s, method="ft") for s in range(3)),
+            *(made_up(1.0, s, method="lp_ft") for s in range(3)),
+        ],
+        "7.ECE",
+    )
+    assert other_way.outcome == "fails"
 
 
 @pytest.fixture
@@ -279,3 +278,49 @@ def test_every_seed_is_joined_from_before_to_after(runs, strict):
     assert all(list(pair) in drawn for pair in zip(before, after, strict=True))
     assert [chance, chance] in drawn
     assert panels[0].get_ylim() == panels[1].get_ylim() and panels[0].get_ylim()[1] > max(before)
+
+
+def rated(n: int, seed: int = 0) -> tuple[Split, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    positive = rng.random(n)
+    split = Split(tuple((f"text {i}",) for i in range(n)), positive > 0.5, tuple(map(str, range(n))))
+    return split, np.stack([1 - positive, positive], axis=1)
+
+
+@pytest.fixture
+def people(monkeypatch):
+    """A run whose probabilities are the shares of raters, and the task that it was trained on."""
+    split, shares = rated(N)
+    task = Task("snippets", ("negative", "positive"), {"test": split}, "made up")
+    monkeypatch.setattr(study, "load_data", lambda spec: task)
+    monkeypatch.setattr(study, "soft_labels", lambda split: shares[[int(i) for i in split.ids]])
+    run = MadeUpRun("ft", 0, predictions={"test": (np.log(shares), split.labels)})
+    run.spec.task = "snippets"
+    return run
+
+
+def test_who_repeats_the_raters_is_calibrated_for_people_and_under_confident_for_labels(people):
+    found = study.against_people(people)
+    assert found["accuracy"] == 1 and found["SE"] == 0
+    assert found["agreement"] == pytest.approx(found["confidence"], abs=1e-9) == pytest.approx(0.75, abs=0.01)
+    assert found["ECE, people"] == pytest.approx(0, abs=1e-9)
+    assert found["ECE"] == pytest.approx(0.25, abs=0.01)
+
+
+def test_who_contradicts_the_raters_is_agreed_with_by_the_others(people):
+    f, y = people.predictions["test"]
+    people.predictions["test"] = (3 * f[:, ::-1], y)
+    found = study.against_people(people)
+    p = special.softmax(3 * f[:, ::-1], axis=1)
+    wrong = np.exp(f)[np.arange(N), p.argmax(1)]
+    assert found["accuracy"] == 0 and found["agreement"] == pytest.approx(wrong.mean())
+    assert wrong.max() < 0.5
+    assert found["ECE"] == pytest.approx(calibration.ece(p, y), abs=1e-12)
+    assert found["SE, people"] == pytest.approx(wrong.std(ddof=1) / N**0.5)
+
+
+def test_the_table_about_people_says_so_where_there_are_no_ratings(people, runs):
+    shown = tables.people_table({"ft": [people]})
+    assert list(shown.index) == ["FT"] and shown.loc["FT", "accuracy"].startswith("1.000")
+    empty = tables.people_table(runs)
+    assert empty.empty and "not known" in empty._repr_html_()

@@ -28,7 +28,7 @@ from lpft_utils.studies.published_code import published
 def setting(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LPFT_RUNS", str(tmp_path_factory.mktemp("runs")))
-        yield replace(get_profile("smoke"), n_kernel=15, norms=(0.5, 5.0))
+        yield replace(get_profile("smoke", task="synthetic"), n_kernel=15, norms=(0.5, 5.0, 50.0))
 
 
 @pytest.fixture(scope="module")
@@ -110,9 +110,10 @@ def test_shares_are_a_partition_of_the_trace(by_seed):
 
 
 def test_tables_have_a_row_for_every_initialisation(by_seed):
-    for table in (kernel_tables.statistics_table(by_seed), kernel_tables.regression_table(by_seed)):
-        assert list(table.index) == ["FT", "LP-FT", "LoRA", "LP-LoRA"]
-    assert kernel_tables.statistics_table(by_seed)["‖P‖"].nunique() == 1
+    statistics = kernel_tables.statistics_table(by_seed)
+    for names in (statistics.columns, kernel_tables.regression_table(by_seed).index):
+        assert list(names) == ["FT", "LP-FT", "LoRA", "LP-LoRA"]
+    assert statistics.loc["‖P‖"].nunique() == 1 and statistics.loc["FT ratio"].nunique() == 4
 
 
 def test_the_published_regression_is_computed_once(by_seed, monkeypatch):
@@ -125,7 +126,7 @@ def test_the_published_regression_is_computed_once(by_seed, monkeypatch):
         kernels.as_published(replace(at, labels=1 - at.labels.clamp(max=1)))
 
 
-def made_up(scale: float, seed: int, useful: bool = True) -> Initialisation:
+def made_up(scale: float, seed: int, useful: bool = True, method: str = "lp_ft") -> Initialisation:
     """P knows nothing of the labels; F, if useful, knows them."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.arange(18) % 3
@@ -134,21 +135,75 @@ def made_up(scale: float, seed: int, useful: bool = True) -> Initialisation:
     features = signal if useful else torch.randn(18, 3, dtype=torch.float64, generator=generator)
     F = scale * torch.einsum("nm,cd->ncmd", features @ features.T, torch.eye(3, dtype=torch.float64))
     kernel = Kernel(noise @ noise.T, F)
-    return Initialisation("lp_ft", kernel, kernel, labels, labels)
+    residuals = signal - torch.full((18, 3), 1 / 3, dtype=torch.float64)
+    return Initialisation(method, kernel, kernel, labels, labels, residuals)
+
+
+def outcomes(by_seed, *wanted):
+    return {v.record.id: v.outcome for v in evaluate(kernel_tables.kernel_results(by_seed), *wanted)}
 
 
 def test_claim_4_compares_the_ft_ratios():
     rises = [{"ft": made_up(0.1, s), "lp_ft": made_up(10.0, s)} for s in range(3)]
     falls = [{"ft": made_up(10.0, s), "lp_ft": made_up(0.1, s)} for s in range(3)]
-    assert [v.outcome for v in evaluate(kernel_tables.kernel_results(rises), "4")] == ["holds"]
-    assert [v.outcome for v in evaluate(kernel_tables.kernel_results(falls), "4")] == ["fails"]
+    assert outcomes(rises, "4.ratio", "4.norms") == {"4.ratio": "holds", "4.norms": "holds"}
+    assert outcomes(falls, "4.ratio", "4.norms") == {"4.ratio": "fails", "4.norms": "fails"}
 
 
-def test_claim_5_compares_the_fits():
-    helps = evaluate(kernel_tables.kernel_results([{"lp_ft": made_up(10.0, s)} for s in range(3)]), "5")
-    assert [v.outcome for v in helps] == ["holds", "holds", "holds"]
-    useless = evaluate(kernel_tables.kernel_results([{"lp_ft": made_up(1e-9, s, useful=False)} for s in range(3)]), "5")
-    assert "holds" not in [v.outcome for v in useless]
+def test_claim_4_compares_f_alone_with_p():
+    wanted = ("4.F", "4.rank", "4.between")
+    knows = [{"lp_ft": made_up(10.0, s)} for s in range(3)]
+    assert outcomes(knows, *wanted) == dict.fromkeys(wanted, "holds")  # three classes: F has rank 9, P rank 6
+    swapped = []
+    for s in range(3):
+        at = made_up(10.0, s)
+        F = torch.einsum("nm,cd->ncmd", at.train.gram, torch.eye(3, dtype=torch.float64))
+        K = Kernel(at.train.F[:, 0, :, 0], F)
+        swapped.append({"lp_ft": replace(at, train=K, test=K)})
+    assert outcomes(swapped, "4.F", "4.rank") == {"4.F": "fails", "4.rank": "fails"}
+
+
+def test_claim_4_is_not_testable_where_neither_kernel_is_better_than_the_most_frequent_class():
+    def useless(seed):
+        at = made_up(1e-3, seed, useful=False)
+        generator = torch.Generator().manual_seed(seed + 100)
+        shuffled = torch.randperm(18, generator=generator)
+        return replace(at, test_labels=at.labels[shuffled])
+
+    found = evaluate(kernel_tables.kernel_results([{"lp_ft": useless(s)} for s in range(3)]), "4.F")
+    assert found[0].shown == "not testable: neither kernel above chance"
+
+
+def test_claim_5_compares_ranks_and_spectra_of_adapters():
+    def pair(seed, same):
+        full = made_up(1.0, seed)
+        adapted = made_up(7.0, seed, method="lora") if same else made_up(7.0, seed, useful=False, method="lora")
+        if not same:
+            thin = Kernel(adapted.train.gram, torch.ones_like(adapted.train.F))
+            adapted = replace(adapted, train=thin, test=thin)
+        return {"ft": full, "lora": adapted}
+
+    wanted = ("5.rank", "5.spectrum")
+    assert outcomes([pair(s, True) for s in range(3)], *wanted) == dict.fromkeys(wanted, "holds")
+    assert outcomes([pair(s, False) for s in range(3)], *wanted) == dict.fromkeys(wanted, "fails")
+
+
+def test_claim_6_looks_for_classes_in_the_trace_norms():
+    def lifted(seed):
+        at = made_up(1.0, seed)
+        return {"lp_ft": replace(at, train=Kernel(at.train.gram, at.train.F + 0.1))}
+
+    assert outcomes([lifted(s) for s in range(3)], "6") == {"6.classes": "holds"}
+
+
+def test_residuals_are_those_of_the_logits_at_initialisation(by_seed, setting):
+    at = by_seed[0]["lp_ft"]
+    model = kernels.initial_model(setting, "lp_ft", 0)
+    few, _ = kernels.examples(setting, 0)
+    with torch.no_grad():
+        f = model(**few.inputs).logits.double()
+    expected = torch.nn.functional.one_hot(few.labels, f.shape[1]) - f.softmax(1)
+    torch.testing.assert_close(at.residuals, expected, atol=1e-6, rtol=0)
 
 
 def test_linearised_and_real_training_start_together_and_stay_close(setting):
@@ -182,7 +237,7 @@ def test_largest_stable_rate_is_where_descent_on_the_quadratic_diverges():
 
 def test_prediction_table_meets_its_target_or_says_so(setting):
     table = norm_study.prediction_table(setting, 0, n=6)
-    assert list(table.index) == ["0.5", "5"]
+    assert list(table.index) == ["0.5", "5", "50"]
     target = norm_study.TARGET * math.log(3)
     for _, row in table.iterrows():
         met = row["predicted ‖φ_t − φ_0‖"] != "target not met"
@@ -216,9 +271,9 @@ def test_what_is_kept_is_computed_once_and_whole(tmp_path):
 def test_reference_of_the_kernel_chapters(setting, by_seed):
     sweep = head_norm_sweep(setting.sweep_spec(), setting.norms, setting.seeds)
     found = reference.summarise(sweep, by_seed, by_seed)
-    verdicts = found.verdicts("builtin")
-    assert {v.claim for v in verdicts} == {3, 4, 5}
-    assert sum(v.statement.count(reference.OWN_HEAD) for v in verdicts) == 3
+    verdicts = found.verdicts("synthetic")
+    assert {v.claim for v in verdicts} == {3, 4, 5, 6}
+    assert sum(v.statement.count(reference.OWN_HEAD) for v in verdicts) == 10
     assert len(reference.claims_table(found)) == len(verdicts)
     assert reference.provenance(found).startswith("kernels of 15 texts; ")
     assert list(reference.norm_table(found)["‖V0‖"]) == [str(norm) for norm in setting.norms]
@@ -243,4 +298,6 @@ def test_figures_show_what_they_are_given(setting, by_seed):
     image = plots_ntk.kernel_image(torch.einsum("ncmc->nm", found["ft"].train.K), found["ft"].labels, ["a", "b", "c"])
     assert image.axes[0].images[0].get_array().shape == (15, 15)
     law = plots_ntk.norm_law([1.0, 2.0], {"F": [1.0, 4.0], "P": [1.0, 1.0]})
-    assert ledger(evaluate(kernel_tables.kernel_results(by_seed), "4")).shape[0] == 2 and len(law.axes[0].lines) == 3
+    assert (
+        ledger(evaluate(kernel_tables.kernel_results(by_seed), "4.ratio")).shape[0] == 2 and len(law.axes[0].lines) == 3
+    )

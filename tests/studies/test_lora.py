@@ -31,7 +31,7 @@ LABELS = [method.label for method in METHODS.values()]
 def setting(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LPFT_RUNS", str(tmp_path_factory.mktemp("runs")))
-        profile = get_profile("smoke")
+        profile = get_profile("smoke", task="synthetic")
         yield replace(profile, n_kernel=9, settings={**profile.settings, "n_train": 48, "n_eval": 24})
 
 
@@ -101,14 +101,15 @@ def made_up(lora, shuffled, bare):
     return pd.DataFrame.from_dict(rows, orient="index", columns=columns)
 
 
-def test_claim_7_compares_with_each_reference():
+def test_claim_5_compares_the_shape_with_each_reference():
     by_seed = [made_up((0.9 + e, 0.8), (0.3, 0.2), (0.95, 0.5 + e)) for e in (0.0, 0.01, -0.01)]
-    verdicts = evaluate(kernel_tables.alignment_results({"lp_ft": by_seed}), "7")
+    verdicts = evaluate(kernel_tables.alignment_results({"lp_ft": by_seed}), "5")
     assert [v.outcome for v in verdicts] == ["holds", "fails", "holds"]
     assert [v.difference.mean for v in verdicts] == pytest.approx([0.6, -0.05, 0.3])
-    assert all(v.claim == 7 and "LP-LoRA" in v.statement and "LP-FT" in v.statement for v in verdicts)
-    both = evaluate(kernel_tables.alignment_results({"ft": by_seed, "lp_ft": by_seed}), "7")
-    assert len(both) == 6 and not any("LP" in v.statement for v in both[:3]) and both[3:] == verdicts
+    assert all(v.claim == 5 and "LP-LoRA" in v.statement and "LP-FT" in v.statement for v in verdicts)
+    both = evaluate(kernel_tables.alignment_results({"ft": by_seed, "lp_ft": by_seed}), "5")
+    assert len(both) == 6 and not any("LP" in v.statement for v in both[:3])
+    assert [(v.statement, v.p) for v in both[3:]] == [(v.statement, v.p) for v in verdicts]
 
 
 def test_derivative_by_a_is_zero_at_initialisation_and_not_after_training(setting, runs):
@@ -159,7 +160,7 @@ def test_reference_of_five_methods(runs, tmp_path):
             oracle = multiclass_calibration_error(softmax(logits.double() / divisor, 1), labels, 3, n_bins=15)
             (value,) = select(found.frame, method=method, split="test", metric=key)["value"]
             assert value == pytest.approx(oracle.item(), abs=1e-6)
-    assert {v.claim for v in found.verdicts("builtin")} == {1, 2, 6, 8}
+    assert {v.claim for v in found.verdicts("synthetic")} == {1, 2, 7, 8}
     again = replace(found, about=[found.about[0] | {"name": "again"}], frame=found.frame.assign(task="again"))
     reference.write_reference(tmp_path / "both.json", [found, again])
     both = reference.load_reference(tmp_path / "both.json")
@@ -169,5 +170,5 @@ def test_reference_of_five_methods(runs, tmp_path):
     table = reference.methods_table(both, "Diff", "ECE", "ECE, TS")
     assert list(table.columns) == ["task", "method", "accuracy", "Diff", "ECE", "ECE, TS", "‖V‖"]
     assert list(table["method"]) == 2 * LABELS
-    claims = reference.claims_table(both, only=(6,))
-    assert set(claims["claim"]) == {6} and list(claims.columns) == ["claim", "statement", "builtin", "again"]
+    claims = reference.claims_table(both, only=(7,))
+    assert set(claims["claim"]) == {7} and list(claims.columns) == ["claim", "statement", "synthetic", "again"]

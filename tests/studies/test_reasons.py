@@ -16,7 +16,7 @@ from lpft_utils.studies.reasons import effects_table, factorial, factorial_table
 def setting(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LPFT_RUNS", str(tmp_path_factory.mktemp("runs")))
-        yield get_profile("smoke")
+        yield get_profile("smoke", task="synthetic")
 
 
 @pytest.mark.parametrize("held", [False, True])

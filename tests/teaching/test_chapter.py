@@ -13,7 +13,7 @@ from lpft_utils.teaching.chapter import Chapter
 
 def test_a_parameter_that_is_none_leaves_the_choice_to_the_profile():
     profile = Chapter("smoke", None, None, [7], None, 48).profile
-    assert (profile.name, profile.task, profile.seeds) == ("smoke", "builtin", (7,))
+    assert (profile.name, profile.task, profile.seeds) == ("smoke", "snippets", (7,))
     assert profile.spec("lp").n_train == 48
 
 

@@ -206,6 +206,24 @@ def test_tuning_after_lp_starts_at_lps_head_with_the_norm_asked_for(name, norm, 
     assert about["lp"]["kind"] == "C"
 
 
+@pytest.mark.parametrize("name", ["ft", "lora", "lp_ft", "lp_lora"])
+def test_tuning_starts_at_the_multiple_of_its_head_that_is_asked_for(name, task, tmp_path, monkeypatch):
+    heads = []
+
+    def spy(model, *args, **kwargs):
+        heads.append((model.head.weight.detach().clone(), model.head.bias.detach().clone()))
+        return untrained()
+
+    monkeypatch.setattr(training, "fine_tune", spy)
+    for factor in (None, 10.0):
+        about = METHODS[name].run(setup_for(task, tmp_path / str(factor), method=name, head_factor=factor)).about
+        assert about.get("head_scale") == (factor and pytest.approx(factor, rel=1e-5))
+    (V, b), (V_scaled, b_scaled) = heads
+    assert V.norm() > 0
+    torch.testing.assert_close(V_scaled, 10 * V, rtol=1e-5, atol=0)
+    torch.testing.assert_close(b_scaled, 10 * b, rtol=1e-5, atol=0)
+
+
 def test_settings_of_tuning_reach_the_training(task, tmp_path, monkeypatch):
     seen = {}
 

@@ -12,14 +12,14 @@ from lpft_utils.training.spec import RunSpec
 OTHER_VALUES = {
     "task": "rte", "method": "ft", "backbone": "tiny", "seed": 1, "ood": ("sst5",), "n_train": 7, "n_eval": 7,
     "label_noise": 0.1, "max_length": 64, "pooling": "mean", "lp": "gd", "lp_steps": 5, "epochs": 3, "batch_size": 8,
-    "learning_rate": 1e-3, "weight_decay": 0.1, "head_norm": 3.0, "head_weight_decay": 0.2, "label_smoothing": 0.1,
-    "n_monitor": 0,
+    "learning_rate": 1e-3, "weight_decay": 0.1, "head_norm": 3.0, "head_factor": 3.0, "head_weight_decay": 0.2,
+    "label_smoothing": 0.1, "n_monitor": 0,
     "lora_r": 4, "lora_alpha": 16, "lora_dropout": 0.1, "lora_targets": ("query",),
 }  # fmt: skip
 TUNING = {"epochs", "batch_size", "learning_rate", "weight_decay", "head_weight_decay", "label_smoothing", "n_monitor"}
 LORA = {"lora_r", "lora_alpha", "lora_dropout", "lora_targets"}
 IGNORED = {
-    "lp": {*TUNING, *LORA, "lp_steps", "head_norm"},
+    "lp": {*TUNING, *LORA, "lp_steps", "head_norm", "head_factor"},
     "ft": {"lp", "lp_steps", "head_norm", *LORA},
     "lp_ft": {"lp_steps", *LORA},
     "lora": {"lp", "lp_steps", "head_norm"},
@@ -72,7 +72,7 @@ IGNORED = {
         ({"lora_targets": ()}, "lora_targets: "),
         ({"lora_targets": [""]}, "lora_targets: "),
         ({"lora_targets": [1]}, "lora_targets: "),
-        ({"label_noise": 0.1, "task": "rte"}, "only the built-in task can have it, not 'rte'"),
+        ({"label_noise": 0.1, "task": "rte"}, "only the task 'synthetic' can have it, not 'rte'"),
     ],
 )  # fmt: skip
 def test_bad_value_is_refused_with_its_name(fields, message):
@@ -88,7 +88,7 @@ def test_unknown_field_names_the_nearest_and_all():
 
 
 def test_round_trip_through_json():
-    spec = RunSpec(**{**OTHER_VALUES, "label_noise": 0.0})
+    spec = RunSpec(**{**OTHER_VALUES, "label_noise": 0.0, "head_factor": None})
     again = RunSpec.from_dict(json.loads(json.dumps(spec.to_dict())))
     assert again == spec and hash(again) == hash(spec)
     assert again.key("x") == spec.key("x")
@@ -103,13 +103,28 @@ def test_replace_changes_a_copy():
 @pytest.mark.parametrize("method", METHODS)
 def test_key_depends_on_exactly_what_the_method_uses(method):
     assert set(OTHER_VALUES) == set(RunSpec().to_dict())
-    spec = RunSpec(method=method, lp=1.0)
+    spec = RunSpec(task="synthetic", method=method, lp=1.0)
     ignored = set()
     for name, value in OTHER_VALUES.items():
         changed = {"label_noise": 0.0, name: value}
         if name != "method" and spec.replace(**changed).key("data") == spec.key("data"):
             ignored.add(name)
     assert ignored == IGNORED[method]
+
+
+@pytest.mark.parametrize(
+    ("method", "key"),
+    [("ft", "dc8aa2b71c"), ("lp_ft", "b1f292d710"), ("lora", "26af7af31f"), ("lp_lora", "01403b1c46")],
+)
+def test_a_factor_on_the_head_leaves_the_names_of_other_runs_as_they_were(method, key):
+    spec = RunSpec(task="synthetic", method=method, seed=7)
+    assert spec.key("0123") == f"synthetic-{method}-s7-{key}"  # of before there was such a field
+    assert spec.replace(head_factor=1).key("0123") != spec.key("0123")
+
+
+def test_a_head_is_scaled_in_one_way():
+    with pytest.raises(RunError, match=r"head_norm or head_factor, got both \(3.0, 2.0\)"):
+        RunSpec(head_norm=3.0, head_factor=2.0)
 
 
 def test_another_method_brings_its_own_rate_unless_one_was_chosen():
@@ -144,7 +159,7 @@ def test_equal_numbers_of_another_type_are_the_same_run():
     assert RunSpec(head_norm=3).key("x") == RunSpec(head_norm=3.0).key("x")
 
 
-@pytest.mark.parametrize("task", ["builtin", "/data/My folder/réviews", "../..", "a" * 300, "aps/super_glue"])
+@pytest.mark.parametrize("task", ["synthetic", "/data/My folder/réviews", "../..", "a" * 300, "aps/super_glue"])
 def test_key_is_a_safe_folder_name(task):
     key = RunSpec(task=task, method="ft", seed=7).key("0123")
     assert re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.]{0,39}-ft-s7-[0-9a-f]{10}", key)
