@@ -155,51 +155,6 @@ def run(
 
 
 @main.command()
-@click.option("--table", type=int, metavar="N", help="Print a table: 1, 2, 8 to 16.")
-@click.option("--figure", type=int, metavar="N", help="Draw a figure, 1 to 11, into paper-figure-N.svg.")
-@click.option("--csv", "as_csv", is_flag=True, help="With --table: the numbers as CSV.")
-@click.option(
-    "--profile", type=click.Choice(PROFILE_NAMES),
-    help="Whose runs; gpu, the paper's, when not given. "
-    "Named without --table, --figure and --dry-run: run what is not stored yet.",
-)  # fmt: skip
-@click.option("--task", "tasks", multiple=True, help="A task; may be repeated. Default: the profile's, of gpu all.")
-@click.option("--dry-run", is_flag=True, help="List what would run, and stop.")
-def paper(
-    table: int | None, figure: int | None, as_csv: bool, profile: str | None, tasks: tuple[str, ...], dry_run: bool
-) -> None:
-    """Show the paper's tables and figures, its numbers beside stored runs; or list, and run, its experiments."""
-    if (table is not None) + (figure is not None) + dry_run > 1 or (as_csv and table is None):
-        raise ParameterError("expected one of --table, --figure and --dry-run; --csv goes with --table")
-    from lpft_utils.results.published import load_published, sizes
-    from lpft_utils.studies import paper as study
-
-    numbers = load_published(book_root() / "book" / "reference" / "published.csv")
-    settings = study.settings(profile or "gpu", tasks)
-    if table is not None:
-        from lpft_utils.results import paper_tables
-
-        measured = {"this run": paper_tables.measured([study.stored(setting) for setting in settings])}
-        if as_csv:
-            click.echo(paper_tables.paper_frame(table, numbers, measured).to_csv(index=False), nl=False)
-        else:
-            click.echo(paper_tables.paper_table(table, numbers, measured).to_text())
-    elif figure is not None:
-        from lpft_utils.figures.paper import paper_figure
-
-        found = {setting.task: study.stored(setting) for setting in settings}
-        paper_figure(figure, found).savefig(path := f"paper-figure-{figure}.svg")
-        click.echo(path)
-    else:
-        click.echo(study.plan_table(settings, sizes(numbers)).to_text())
-        if profile and not dry_run:
-            with _messages_above_bars():
-                failed = study.run_every(settings)
-            if failed:
-                raise LpftError("; ".join(f"{task}: {error}" for task, error in failed.items()))
-
-
-@main.command()
 @click.argument("grid", type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--dry-run", is_flag=True, help="Check everything, say what would run and what it would take, and stop.")
 @click.option("--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True, help="Where.")
@@ -252,3 +207,48 @@ def sweep(
         rate = "" if spec.learning_rate is None else f", rate {spec.learning_rate:g}"
         click.echo(f"failed: {spec.method} on {spec.task}, {spec.backbone}, seed {spec.seed}{rate}: {reason}", err=True)
     sys.exit(1 if report.failed else 0)
+
+
+@main.command()
+@click.option("--table", type=int, metavar="N", help="Print a table: 1, 2, 8 to 16.")
+@click.option("--figure", type=int, metavar="N", help="Draw a figure, 1 to 11, into paper-figure-N.svg.")
+@click.option("--csv", "as_csv", is_flag=True, help="With --table: the numbers as CSV.")
+@click.option(
+    "--profile", type=click.Choice(PROFILE_NAMES),
+    help="Whose runs; gpu, the paper's, when not given. "
+    "Named without --table, --figure and --dry-run: run what is not stored yet.",
+)  # fmt: skip
+@click.option("--task", "tasks", multiple=True, help="A task; may be repeated. Default: the profile's, of gpu all.")
+@click.option("--dry-run", is_flag=True, help="List what would run, and stop.")
+def paper(
+    table: int | None, figure: int | None, as_csv: bool, profile: str | None, tasks: tuple[str, ...], dry_run: bool
+) -> None:
+    """Show the paper's tables and figures, its numbers beside stored runs; or list, and run, its experiments."""
+    if (table is not None) + (figure is not None) + dry_run > 1 or (as_csv and table is None):
+        raise ParameterError("expected one of --table, --figure and --dry-run; --csv goes with --table")
+    from lpft_utils.results.published import load_published, sizes
+    from lpft_utils.studies import paper as study
+
+    numbers = load_published(book_root() / "book" / "reference" / "published.csv")
+    settings = study.settings(profile or "gpu", tasks)
+    if table is not None:
+        from lpft_utils.results import paper_tables
+
+        measured = {"this run": paper_tables.measured([study.stored(setting) for setting in settings])}
+        if as_csv:
+            click.echo(paper_tables.paper_frame(table, numbers, measured).to_csv(index=False), nl=False)
+        else:
+            click.echo(paper_tables.paper_table(table, numbers, measured).to_text())
+    elif figure is not None:
+        from lpft_utils.figures.paper import paper_figure
+
+        found = {setting.task: study.stored(setting) for setting in settings}
+        paper_figure(figure, found).savefig(path := f"paper-figure-{figure}.svg")
+        click.echo(path)
+    else:
+        click.echo(study.plan_table(settings, sizes(numbers)).to_text())
+        if profile and not dry_run:
+            with _messages_above_bars():
+                failed = study.run_every(settings)
+            if failed:
+                raise LpftError("; ".join(f"{task}: {error}" for task, error in failed.items()))

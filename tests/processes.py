@@ -4,6 +4,7 @@ import dataclasses
 import multiprocessing
 import os
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -102,3 +103,16 @@ def run_and_count(barrier: Any, fields: dict[str, Any], store: str, trained: Any
         with failures.get_lock():
             failures.value += 1
         raise
+
+
+def marked(spec: RunSpec, store: Path, keep: str, marks: Path) -> Any:
+    """A run on a Ray cluster that says on which node it begins and ends."""
+    import ray
+
+    from lpft_utils.results.collected import collect_run
+
+    name = f"{ray.get_runtime_context().get_node_id()}-{spec.key('')}-{time.time_ns()}"
+    (marks / f"{name}-begun").touch()
+    found = collect_run(spec, store, keep)
+    (marks / f"{name}-done").touch()
+    return found

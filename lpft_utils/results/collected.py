@@ -9,7 +9,6 @@ done again.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -24,6 +23,7 @@ from filelock import FileLock, Timeout
 from lpft_utils.common.errors import RunError
 from lpft_utils.common.files import whole
 from lpft_utils.results.frame import COLUMNS, results
+from lpft_utils.results.plan import load_plan
 from lpft_utils.runs.grid import Score
 from lpft_utils.runs.run import run
 from lpft_utils.training.spec import RunSpec
@@ -108,7 +108,7 @@ def collecting(
         raise RunError(f"{path}: another sweep is writing to it; wait for it, or name another file.") from None
     frames = [read_collected(path)]
     known = scores(frames[0])
-    digest = hashlib.sha256(plan.read_bytes()).hexdigest()[:16] if plan else ""
+    digest = load_plan(plan).hash if plan else ""
     written = time.monotonic()
 
     def add(rows: pd.DataFrame) -> None:

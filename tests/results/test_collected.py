@@ -1,10 +1,12 @@
 """Results of sweeps: one tidy file, complete and checked."""
 
+import hashlib
 import json
 
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import ROOT
 from processes import generate_little
 
 from lpft_utils.common.errors import RunError
@@ -14,6 +16,7 @@ from lpft_utils.results.frame import results
 from lpft_utils.runs.run import run
 from lpft_utils.training.spec import RunSpec
 
+PLAN = ROOT / "book" / "reference" / "plan.yml"
 SPEC = RunSpec(
     task="synthetic", backbone="tiny", method="ft", n_train=24, n_eval=12, epochs=1, batch_size=8, learning_rate=1e-3
 )
@@ -40,8 +43,7 @@ def done(store):
 
 @pytest.fixture
 def file(done, tmp_path):
-    (tmp_path / "plan.yml").write_bytes(b"claims: 9\n")
-    with collecting(tmp_path / "results.parquet", tmp_path / "plan.yml", "lpft sweep") as (known, add):
+    with collecting(tmp_path / "results.parquet", PLAN, "lpft sweep") as (known, add):
         assert known == {}
         for _, rows in done:
             add(rows)
@@ -67,7 +69,9 @@ def test_file_says_where_the_numbers_are_from_and_holds_no_texts(file, done):
     frame = read_collected(file)
     assert list(frame) == COLLECTED
     assert set(frame["run"]) == {score.key for score, _ in done}
-    assert set(frame["plan"]) == {"559363af99234f7a"} and set(frame["command"]) == {"lpft sweep"}
+    assert set(frame["plan"]) == {hashlib.sha256(PLAN.read_bytes()).hexdigest()[:16]} and set(frame["command"]) == {
+        "lpft sweep"
+    }
     about = {run: rows["spec"].unique() for run, rows in frame.groupby("run", observed=True)}
     assert {RunSpec.from_dict(json.loads(spec)).seed for (spec,) in about.values()} == {0, 1}
     (environment,) = map(json.loads, frame["environment"].unique())
@@ -154,5 +158,5 @@ def test_a_full_disk_leaves_the_file_as_it_was(file, done, monkeypatch):
     with pytest.raises(OSError, match="No space left"):
         write_collected(file, read_collected(file))
     assert file.read_bytes() == before and {p.name for p in file.parent.iterdir()} <= {
-        "results.parquet", "results.parquet.lock", "plan.yml",
+        "results.parquet", "results.parquet.lock",
     }  # fmt: skip

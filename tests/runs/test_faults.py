@@ -15,8 +15,9 @@ import pandas as pd
 import pytest
 import yaml
 from conftest import ROOT
+from processes import marked
 
-from lpft_utils.results.collected import collect_run, read_collected, write_collected
+from lpft_utils.results.collected import read_collected, write_collected
 from lpft_utils.runs.engines import Ray
 from lpft_utils.runs.grid import load_grid
 from lpft_utils.runs.schedule import Costs, sweep
@@ -34,7 +35,13 @@ TIMES = ("seconds", "train_seconds")
 
 def command(folder: Path, *options: str) -> subprocess.Popen:
     (folder / "grid.yml").write_text(yaml.safe_dump(BLOCK), encoding="utf-8")
-    environment = {**os.environ, "LPFT_RUNS": str(folder / "store"), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(paths),
+        "LPFT_RUNS": str(folder / "store"),
+        "OMP_NUM_THREADS": "1",
+    }
     program = "from lpft_utils.cli import main; main()"
     arguments = [sys.executable, "-c", program, "sweep", str(folder / "grid.yml"), "--jobs", "2", *options]
     return subprocess.Popen(
@@ -139,13 +146,15 @@ def test_a_process_that_is_killed_in_the_middle_of_a_run_is_replaced(quiet, tmp_
 # ---- a cluster ----
 
 
-def test_a_node_of_a_ray_cluster_that_dies_loses_no_run_and_doubles_none(quiet, tmp_path):
+def test_a_node_of_a_ray_cluster_that_dies_loses_no_run_and_doubles_none(quiet, tmp_path, monkeypatch):
     ray = pytest.importorskip("ray", reason="ray is not installed: pip install 'lpft-utils[ray]'")
     from ray.cluster_utils import Cluster
 
     store = tmp_path / "store"
     (tmp_path / "grid.yml").write_text(yaml.safe_dump(BLOCK), encoding="utf-8")
     planned, costs = load_grid(tmp_path / "grid.yml"), Costs("predictions")
+    paths = [str(ROOT), str(ROOT / "tests"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))  # of the nodes
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
     second = cluster.add_node(num_cpus=1)
     cluster.connect()
@@ -180,14 +189,3 @@ def test_a_node_of_a_ray_cluster_that_dies_loses_no_run_and_doubles_none(quiet, 
     write_collected(tmp_path / "results.parquet", found)
     pd.testing.assert_frame_equal(rows(tmp_path / "results.parquet"), quiet, check_exact=True)
     print(json.dumps({"runs in the store when the node died": killed[0], "runs that were cut off": len(cut)}))
-
-
-def marked(spec, store: Path, keep: str, marks: Path):
-    """A run that says on which node it begins and ends."""
-    import ray
-
-    name = f"{ray.get_runtime_context().get_node_id()}-{spec.key('')}-{time.time_ns()}"
-    (marks / f"{name}-begun").touch()
-    found = collect_run(spec, store, keep)
-    (marks / f"{name}-done").touch()
-    return found

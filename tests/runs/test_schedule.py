@@ -212,13 +212,13 @@ def test_all_tasks_and_backbones_that_cannot_be_used_are_named_before_anything_r
     (tmp_path / "empty").mkdir()
     block = {
         **BLOCK,
-        "tasks": {"synthetic": {}, "synthetc": {}, "synthetik": {}},
+        "tasks": {"synthetic": {}, "synthetc": {}, "zynthetic": {}},
         "backbones": [str(tmp_path / "empty")],
     }
     with pytest.raises(ParameterError) as caught:
         costs.check(grid(tmp_path, block))
     said = str(caught.value)
-    assert "'synthetc'" in said and "'synthetik'" in said and "Cannot load the tokenizer" in said
+    assert "'synthetc'" in said and "'zynthetic'" in said and "Cannot load the tokenizer" in said
     assert said.count("\n- ") == 3
 
 
