@@ -113,7 +113,8 @@ def sizes(problem: Problem, sides: Sequence[Inputs], result: int, memory: int | 
     checked = sum(p.numel() * p.element_size() for p in problem.wanted.values())  # autograd's gradient, to compare with
     budget = int(PLANNED * bound) - result - checked
     chunk = max(1, min(CHUNK.get(device.type, CHUNK["cuda"]), budget // 4))
-    per_pass = max(one.graph + 2 * one.factors for one in costs)
+    # Factors as they come and as they are kept, and twice to compare them with autograd.
+    per_pass = max(one.graph + 4 * one.factors for one in costs)
     tokens = TOKENS.get(device.type, TOKENS["cuda"]) // max(one.tokens for one in costs)
     batch = max(1, min(tokens, budget // 4 // max(per_pass, 1)))
     left = budget - chunk - batch * per_pass

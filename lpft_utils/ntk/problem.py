@@ -229,13 +229,22 @@ class Problem:
 
     def _seen(self, batches: Iterable[Inputs]) -> Seen:
         """φ of some batches, and one combination of its gradients."""
-        batches = list(batches)
-        with torch.enable_grad(), Tape({}, 1) as tape:
-            phi = torch.cat([self.phi(x) for x in batches])
-        r = weights(len(phi)).to(phi)[:, None] * (weights(len(self.V)).to(self.V) @ self.V).to(phi.dtype)
-        parameters = list(self.wanted.values())
-        found = torch.autograd.grad(phi, parameters, r, allow_unused=True) if phi.requires_grad and parameters else ()
-        return Seen(phi.detach(), [None if g is None else through_vector(g) for g in found], tape.dtype)
+        batches, dtype = list(batches), torch.float64
+        r = weights(sum(map(count, batches))).to(self.V).split([count(x) for x in batches])
+        parameters, w = list(self.wanted.values()), weights(len(self.V)).to(self.V) @ self.V
+        phi: list[Tensor] = []
+        total: list[Tensor | None] = [None] * len(parameters)
+        for x, part in zip(batches, r, strict=True):  # one graph at a time
+            with torch.enable_grad(), Tape({}, 1) as tape:
+                phi.append(self.phi(x))
+            cotangent = (part[:, None] * w).to(phi[-1].dtype)
+            dtype = min(dtype, tape.dtype, key=lambda kind: kind.itemsize)
+            if phi[-1].requires_grad and parameters:
+                found = torch.autograd.grad(phi[-1], parameters, cotangent, allow_unused=True)
+                seen = [None if g is None else through_vector(g) for g in found]
+                total = [a if g is None else g if a is None else a + g for a, g in zip(total, seen, strict=True)]
+            phi[-1] = phi[-1].detach()
+        return Seen(torch.cat(phi), total, dtype)
 
     def _like(self, expected: Seen, batches: Iterable[Inputs]) -> bool:
         """Whether the model does the same with the examples in another form; not where it cannot take it."""

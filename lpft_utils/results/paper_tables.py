@@ -118,24 +118,25 @@ def paper_table(number: int, published: pd.DataFrame, measured: Mapping[str, pd.
         measured: Frames of results, or of kernels with a column "task", by what they are, such as "this run".
 
     Returns:
-        One row per data set, method and, in the tables of kernels, part of the kernel; for each metric a column for
-        each source, cells "mean ± standard deviation over seeds". Data sets that the paper does not have come last.
+        One row per data set, method, part of the kernel (in tables of kernels) and metric (in tables of several); a
+        column for each source, cells "mean ± standard deviation over seeds". Data sets that the paper does not have
+        come last.
 
     Raises:
         ParameterError: If there is no such table of results.
     """
     frame = paper_frame(number, published, measured)
     caption, metrics = TABLES[number].caption, TABLES[number].metrics
-    keys = ["dataset", "method", "kernel"] if metrics is KERNEL else ["dataset", "method"]
-    cells: Any = frame.assign(text=[_cell(row) for row in frame.to_dict("records")])
-    wide = cells.set_index([*keys, "metric", "source"])["text"].unstack(["metric", "source"])
-    columns = [(metric, source) for metric in metrics for source in (LABEL, *measured)]
+    keys = ["dataset", "method", *["kernel"] * (metrics is KERNEL), *["metric"] * (len(metrics) > 1)]
+    cells: Any = frame[frame["metric"].isin(metrics)]
+    cells = cells.assign(text=[_cell(row) for row in cells.to_dict("records")])
     rows = cells[keys].drop_duplicates()
     place = {name: i for i, name in enumerate([*rows["dataset"].unique(), *TITLES])}
     rows = rows.sort_values(["dataset", "method"], kind="stable", key=lambda column: column.map(place))
-    wide = wide.reindex(index=pd.MultiIndex.from_frame(rows), columns=pd.MultiIndex.from_tuples(columns)).fillna("")
-    wide.columns = [source if len(metrics) == 1 else f"{metrics[metric]}: {source}" for metric, source in columns]
-    shown = Table(wide.reset_index().assign(method=rows["method"].map(TITLES).tolist()))
+    shown = cells.set_index([*keys, "source"])["text"].unstack("source")
+    shown = shown.reindex(index=pd.MultiIndex.from_frame(rows), columns=[LABEL, *measured]).fillna("").reset_index()
+    shown = Table(shown.assign(method=shown["method"].map(TITLES)).replace({"metric": dict(metrics)}))
+    shown.columns.name = None
     notes = [text for metric, text in NOTES.items() if metric in metrics]
     about = [f"Table {number}: {caption}; mean ± standard deviation over seeds.", *notes]
     shown.attrs["note"] = " ".join(filter(None, [*about, *map(validation_note, measured.values())]))
