@@ -326,7 +326,7 @@ def in_processes(todo: list[str], jobs: int, timeout: float, done: Callable[[dic
                 done(record)
 
 
-def document(records: list[dict[str, Any]], out: Path) -> None:
+def document(records: list[dict[str, Any]], out: Path, option: str) -> None:
     """Write OUT.json and OUT.md."""
     order = {name: i for i, name in enumerate([*KNOWN, *adapter_names(), *names()])}
     records = sorted(records, key=lambda r: order.get(r["name"], len(order)))
@@ -341,10 +341,12 @@ def document(records: list[dict[str, Any]], out: Path) -> None:
     lines = [
         "# What the kernel covers",
         "",
-        "Made by `python benchmarks/coverage.py --all`, which says how: tiny random models in float64, ragged lengths,",
+        f"Made by `python benchmarks/coverage.py {option}`, which says how: tiny random models in float64, ragged lengths,",
         "blocks of 1, 3 and all, every parameter compared with plain autograd, one example at a time. Largest relative",
         "error of a parameter: at most 1e-10, or 1e-4 where the model computes in float32 inside whatever its type",
         "(*float32*; in brackets the error with those casts lifted, again at most 1e-10).",
+        "",
+        "With `--all` every class of `AutoModel` is measured; without it the named families and peft's adapters.",
         "",
         ", ".join(f"{k} {v}" for k, v in versions.items()) + ".",
         "",
@@ -397,7 +399,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--timeout", type=float, default=180.0, help="seconds for one model (default %(default)s)")
     parser.add_argument("--log", type=Path, help="results so far, one a line; what is there is not run again")
-    parser.add_argument("--out", type=Path, default=Path("docs/coverage"), help="with --all (default %(default)s)")
+    parser.add_argument("--out", type=Path, help="write OUT.md and OUT.json; with --all by default docs/coverage")
     args = parser.parse_args()
     chosen = [*KNOWN, *adapter_names()]
     if args.only:
@@ -427,8 +429,8 @@ def main() -> None:
     in_processes([n for n in chosen if n not in have], args.jobs, args.timeout, done)
     counts = Counter(r["outcome"] for r in records)
     print(", ".join(f"{k} {v}" for k, v in counts.items()))
-    if args.all:
-        document(records, args.out)
+    if args.all or args.out:
+        document(records, args.out or Path("docs/coverage"), "--all" if args.all else "--out docs/coverage")
     measured = sum(counts[k] for k in OUTCOMES)
     print(f"exact_share: {counts['exact'] / max(measured, 1):.3f}")
 
