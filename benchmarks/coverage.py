@@ -341,7 +341,8 @@ def document(records: list[dict[str, Any]], out: Path, option: str) -> None:
     lines = [
         "# What the kernel covers",
         "",
-        f"Made by `python benchmarks/coverage.py {option}`, which says how: tiny random models in float64, ragged lengths,",
+        f"Made by `python benchmarks/coverage.py {option}`, which says how: tiny random models in float64,",
+        "ragged lengths,",
         "blocks of 1, 3 and all, every parameter compared with plain autograd, one example at a time. Largest relative",
         "error of a parameter: at most 1e-10, or 1e-4 where the model computes in float32 inside whatever its type",
         "(*float32*; in brackets the error with those casts lifted, again at most 1e-10).",
