@@ -38,6 +38,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.nodeid.startswith("tests/site/") - item.nodeid.startswith("tests/notebooks/"))
 
 
+@pytest.fixture(scope="module")
+def quick_generator():
+    """The task `synthetic` is small in this module: `pytestmark = pytest.mark.usefixtures("quick_generator")`."""
+    from processes import generate_little
+
+    from lpft_utils.data import synthetic
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(synthetic, "generate", generate_little(synthetic.generate))
+        yield
+
+
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
     """Folder of the real data sets: `LPFT_DATA`, else `shared/data` beside the repository; skips when absent."""

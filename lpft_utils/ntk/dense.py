@@ -14,7 +14,8 @@ from torch.func import functional_call, jacrev
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lpft_utils.ntk.factors import Inputs
-from lpft_utils.ntk.problem import count, named_inputs, prepared
+from lpft_utils.ntk.inputs import count, named_inputs
+from lpft_utils.ntk.problem import prepared
 
 
 class _Features(nn.Module):

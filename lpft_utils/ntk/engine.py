@@ -23,10 +23,12 @@ from tqdm import tqdm
 from lpft_utils.common.errors import KernelError
 from lpft_utils.common.tensors import read_tensors, write_tensors
 from lpft_utils.common.validation import check_integer
+from lpft_utils.ntk.examination import examine
 from lpft_utils.ntk.factors import Batch, Inputs
 from lpft_utils.ntk.gradients import Gradient, Product, alike
+from lpft_utils.ntk.inputs import by_length, count, named_inputs
 from lpft_utils.ntk.memory import Sizes, sizes
-from lpft_utils.ntk.problem import Problem, by_length, count, named_inputs, prepared
+from lpft_utils.ntk.problem import Problem, prepared
 from lpft_utils.ntk.result import Kernel, begin, describe, stored
 
 PRECISIONS = ("full", "tf32", "bf16")
@@ -98,7 +100,7 @@ def kernel(
         if isinstance(found, Kernel):
             return found
         start = time.perf_counter()
-        problem.examine(*sides)
+        examine(problem, *sides)
         result = _result_bytes(len(problem.V), rows, columns, len(set(labels.values())))
         plan_ = sizes(problem, sides, result, memory, found or block_size)
         if folder and _rank()[0] == 0:

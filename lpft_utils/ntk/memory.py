@@ -12,7 +12,8 @@ from torch import Tensor
 from lpft_utils.common.errors import KernelError
 from lpft_utils.ntk.factors import Inputs
 from lpft_utils.ntk.gradients import Dense
-from lpft_utils.ntk.problem import Problem, by_length, count
+from lpft_utils.ntk.inputs import by_length, count
+from lpft_utils.ntk.problem import Problem
 
 # Share of the bound that is planned for; the rest is for what is not counted: fragments, buffers of the libraries.
 PLANNED = 0.7

@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,44 +21,11 @@ from lpft_utils.ntk.factors import (
     close,
     factors,
     frozen,
-    model_features,
-    through_vector,
-    weights,
 )
 from lpft_utils.ntk.gradients import alike
-from lpft_utils.ntk.tape import Tape
+from lpft_utils.ntk.inputs import count, take
 
-TOKENS = {"input_ids", "attention_mask", "token_type_ids", "position_ids"}  # inputs (N, T) that may be cut at padding
-N_CHECK = 3  # examples on which a model is examined before anything is computed
-TOKENS_CHECK = 1024  # that these have together at most
-FIRST = torch.tensor([0])
 UNSUPPORTED = ("autograd", "error")
-
-
-@dataclass
-class Seen:
-    """What a model does with a few examples.
-
-    Attributes:
-        phi: Features, shape (n, H).
-        gradients: Of one combination of the outputs of all, by parameter, seen through a vector; None where none is.
-        dtype: The lowest precision on the way.
-    """
-
-    phi: Tensor
-    gradients: list[Tensor | None]
-    dtype: torch.dtype
-
-    def like(self, other: Seen) -> bool:
-        """Whether both are the same up to rounding: φ alone is not enough where a module is initialised to zero."""
-        largest = max((g.norm().item() for g in self.gradients if g is not None), default=0.0)
-        pairs = [
-            (self.phi, other.phi, 0.0),
-            *((g, h, largest) for g, h in zip(self.gradients, other.gradients, strict=True)),
-        ]
-        return all(
-            (x is None) == (y is None) and (x is None or close(x, y, self.dtype, floor)) for x, y, floor in pairs
-        )
 
 
 @dataclass
@@ -191,68 +157,6 @@ class Problem:
             "others with `parameters=`."
         )
 
-    def examine(self, *sides: Inputs) -> None:
-        """Find out, on a few examples of several lengths, how the model treats batches and padding.
-
-        Args:
-            *sides: Inputs of the rows, and of the columns if they are others.
-
-        Raises:
-            KernelError: As `factors`, or if φ depends on none of the parameters.
-        """
-        for inputs in sides:
-            order = by_length(inputs)
-            width = max(max(t.shape[1:2] or (1,)) for t in inputs.values())
-            n = min(len(order), max(2, min(N_CHECK, TOKENS_CHECK // max(width, 1))))
-            few = order[torch.linspace(0, len(order) - 1, n).long()]
-            whole = self.moved({k: t[few] for k, t in inputs.items()})
-            singles = [{k: t[n : n + 1] for k, t in whole.items()} for n in range(len(few))]
-            self.trim = self.trim and whole.keys() <= TOKENS
-            alone = self._seen(singles)
-            with torch.no_grad():
-                again = torch.cat([self.phi(x) for x in singles])
-            if not close(again, alone.phi, alone.dtype):
-                raise KernelError(
-                    "features: φ differs between two calls with the same inputs. Expected a function of the inputs, "
-                    "without dropout, other chance, or a state that a call changes."
-                )
-            self.alone = self.alone or not self._like(alone, [whole])
-            if self.trim:
-                self.trim = self._like(alone, [self.take(x, FIRST) for x in singles])
-            self.factors(self.take(whole, torch.arange(len(few))), check=True)
-        if self.wanted and not self.reached:
-            raise KernelError(
-                f"parameters: φ depends on none of the {len(self.wanted)} parameters asked for ({_some(self.wanted)}). "
-                "An adapter that sits around the model, such as prompt tuning, is reached only by a `features=` that "
-                "goes through it."
-            )
-
-    def _seen(self, batches: Iterable[Inputs]) -> Seen:
-        """φ of some batches, and one combination of its gradients."""
-        batches, dtype = list(batches), torch.float64
-        r = weights(sum(map(count, batches))).to(self.V).split([count(x) for x in batches])
-        parameters, w = list(self.wanted.values()), weights(len(self.V)).to(self.V) @ self.V
-        phi: list[Tensor] = []
-        total: list[Tensor | None] = [None] * len(parameters)
-        for x, part in zip(batches, r, strict=True):  # one graph at a time
-            with torch.enable_grad(), Tape({}, 1) as tape:
-                phi.append(self.phi(x))
-            cotangent = (part[:, None] * w).to(phi[-1].dtype)
-            dtype = min(dtype, tape.dtype, key=lambda kind: kind.itemsize)
-            if phi[-1].requires_grad and parameters:
-                found = torch.autograd.grad(phi[-1], parameters, cotangent, allow_unused=True)
-                seen = [None if g is None else through_vector(g) for g in found]
-                total = [a if g is None else g if a is None else a + g for a, g in zip(total, seen, strict=True)]
-            phi[-1] = phi[-1].detach()
-        return Seen(torch.cat(phi), total, dtype)
-
-    def _like(self, expected: Seen, batches: Iterable[Inputs]) -> bool:
-        """Whether the model does the same with the examples in another form; not where it cannot take it."""
-        try:
-            return expected.like(self._seen(batches))
-        except Exception:  # whatever the model raises for a batch, or for so short a text
-            return False
-
     def check_reached(self) -> None:
         """Every parameter that was named has its share.
 
@@ -261,7 +165,7 @@ class Problem:
         """
         missing = [name for name in self.wanted if name not in self.reached]
         if self.named and missing:
-            raise KernelError(f"parameters: φ depends on {_some(missing)} for none of the examples. Leave it out.")
+            raise KernelError(f"parameters: φ depends on {some(missing)} for none of the examples. Leave it out.")
 
     def take(self, inputs: Inputs, index: Tensor) -> dict[str, Tensor]:
         """Some examples, without the columns in which all of them are padding at the end, where φ allows it."""
@@ -292,7 +196,8 @@ def _first_not_finite(model: nn.Module, features: Features, inputs: Inputs) -> s
     return found[0] if found else ""
 
 
-def _some(names: Iterable[str]) -> str:
+def some(names: Iterable[str]) -> str:
+    """The first of some names, and how many more."""
     listed = list(names)
     return ", ".join(listed[:3]) + (f" and {len(listed) - 3} more" if len(listed) > 3 else "")
 
@@ -397,52 +302,3 @@ def _wanted_names(
             f"parameters: the model's body has no parameter {unknown[0]!r}; it has {', '.join(list(body)[:4])}, …."
         )
     return names
-
-
-def named_inputs(
-    inputs: Inputs | Tensor, features: Callable[[nn.Module, Any], Tensor] | None
-) -> tuple[dict[str, Tensor], Features]:
-    """Inputs by name, and φ as a function of them."""
-    named = {"x": inputs} if isinstance(inputs, Tensor) else inputs
-    types = {k: type(t).__name__ for k, t in named.items()} if isinstance(named, Mapping) else type(named).__name__
-    if not isinstance(named, Mapping) or not named or not all(isinstance(t, Tensor) and t.ndim for t in named.values()):
-        raise KernelError(
-            "inputs: expected padded tensors by name, examples first, as tokenizer(texts, padding=True, "
-            f'return_tensors="pt") makes of texts; or one tensor. Got {types}.'
-        )
-    counts = {name: len(t) for name, t in named.items()}
-    if len(set(counts.values())) != 1 or not next(iter(counts.values())):
-        raise KernelError(f"inputs: expected tensors with one first dimension N ≥ 1, got {counts}.")
-    if isinstance(inputs, Tensor):
-        call = features or (lambda model, x: model.features(x))
-        return dict(named), lambda model, batch: call(model, batch["x"])
-    return dict(named), features or model_features
-
-
-def count(inputs: Inputs) -> int:
-    """N."""
-    return len(next(iter(inputs.values())))
-
-
-def lengths(inputs: Inputs) -> Tensor | None:
-    """Index of the last token plus one for each example, shape (N,), or None without a mask."""
-    mask = inputs.get("attention_mask")
-    if mask is None or mask.ndim != 2:
-        return None
-    return ((mask != 0).long() * torch.arange(1, mask.shape[1] + 1, device=mask.device)).amax(1).clamp_min(1)
-
-
-def take(inputs: Inputs, index: Tensor) -> dict[str, Tensor]:
-    """Some examples, without the columns in which all of them are padding at the end; inputs must be of `TOKENS`."""
-    chosen = {k: t[index] for k, t in inputs.items()}
-    length = lengths(chosen)
-    if length is None:
-        return chosen
-    T, stop = chosen["attention_mask"].shape[1], int(length.max())
-    return {k: t[:, :stop] if t.ndim > 1 and t.shape[1] == T else t for k, t in chosen.items()}
-
-
-def by_length(inputs: Inputs) -> Tensor:
-    """Examples from short to long, so that batches have little padding."""
-    length = lengths(inputs)
-    return torch.arange(count(inputs)) if length is None else length.cpu().argsort(stable=True)

@@ -16,7 +16,8 @@ from torch import Tensor
 from lpft_utils.common.errors import KernelError
 from lpft_utils.common.tensors import read_tensors, weights_fingerprint, write_tensors
 from lpft_utils.ntk.factors import Inputs
-from lpft_utils.ntk.problem import Problem, count
+from lpft_utils.ntk.inputs import count
+from lpft_utils.ntk.problem import Problem
 
 
 @dataclass(repr=False)

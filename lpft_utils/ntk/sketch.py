@@ -28,9 +28,11 @@ from tqdm import tqdm
 
 from lpft_utils.common.errors import KernelError
 from lpft_utils.ntk.engine import kernel
+from lpft_utils.ntk.examination import examine
 from lpft_utils.ntk.factors import Batch, Inputs
 from lpft_utils.ntk.gradients import alike
-from lpft_utils.ntk.problem import Problem, by_length, count, named_inputs, prepared
+from lpft_utils.ntk.inputs import by_length, count, named_inputs
+from lpft_utils.ntk.problem import Problem, prepared
 from lpft_utils.ntk.result import Kernel
 
 N_PILOT = 32  # examples from which leading directions are taken
@@ -117,7 +119,7 @@ def sketch(
     generator = torch.Generator().manual_seed(seed)
     N = count(rows)
     with prepared(model, compute, V, head, parameters, None) as problem:
-        problem.examine(rows)
+        examine(problem, rows)
         first = torch.randperm(N, generator=generator)[: max(pilot, 1)]
         projections = _projections(problem, _chosen(rows, first), k, generator, leading=pilot > 0)
         order = by_length(rows)

@@ -30,7 +30,7 @@ from lpft_utils.metrics.validation import check_probabilities
 from lpft_utils.models.classifier import Classifier, ClassifierConfig, load_classifier
 from lpft_utils.ntk import jacobian, kernel
 from lpft_utils.ntk.factors import Inputs, model_features
-from lpft_utils.ntk.problem import count, take
+from lpft_utils.ntk.inputs import count, take
 from lpft_utils.training.logistic import fit_logistic
 
 SHARE = 0.1  # of the word embeddings' parameters, and of the features, that the published code draws

@@ -7,7 +7,6 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import ROOT
-from processes import generate_little
 
 from lpft_utils.common.errors import RunError
 from lpft_utils.results import collected
@@ -22,13 +21,7 @@ SPEC = RunSpec(
 )
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_generator():
-    from lpft_utils.data import synthetic
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(synthetic, "generate", generate_little(synthetic.generate))
-        yield
+pytestmark = pytest.mark.usefixtures("quick_generator")
 
 
 @pytest.fixture(scope="module")

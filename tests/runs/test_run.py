@@ -15,7 +15,7 @@ import pytest
 import torch
 from conftest import ROOT
 from filelock import FileLock
-from processes import CONTEXT, DEATHS, generate_little, run_and_count, run_until
+from processes import CONTEXT, DEATHS, run_and_count, run_until
 from sklearn.linear_model import LogisticRegression
 from task_files import own_data
 from tiny import save_backbone
@@ -41,14 +41,7 @@ SPEC = RunSpec(
 METHODS = ("lp", "ft", "lp_ft", "lora", "lp_lora")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_generator():
-    """The task `synthetic` is small here."""
-    from lpft_utils.data import synthetic
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(synthetic, "generate", generate_little(synthetic.generate))
-        yield
+pytestmark = pytest.mark.usefixtures("quick_generator")
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-from processes import generate_little
 
 from lpft_utils.common.errors import ParameterError
 from lpft_utils.runs import engines
@@ -27,13 +26,7 @@ BLOCK = {
 TUNED = {**BLOCK, "tuning_seeds": [1], "learning_rates": {"ft": [1e-4, 1e-3], "lp_ft": [1e-5, 1e-4]}}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_generator():
-    from lpft_utils.data import synthetic
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(synthetic, "generate", generate_little(synthetic.generate))
-        yield
+pytestmark = pytest.mark.usefixtures("quick_generator")
 
 
 @pytest.fixture(scope="module")
