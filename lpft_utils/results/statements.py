@@ -18,12 +18,11 @@ from lpft_utils.common.errors import ParameterError
 from lpft_utils.data.catalog import TASKS
 from lpft_utils.metrics.intervals import SMALLEST, interval
 from lpft_utils.results.frame import select
-from lpft_utils.runs.store import Run
 
 # From a frame, two methods and a split to one value per seed, larger where the claim is more right.
 Statistic = Callable[[pd.DataFrame, str, str, str], Any]
-# From a run, a split and the task's measure of success to a score of any texts of the split, by their indices.
-Score = Callable[[Run, str, str], Callable[[np.ndarray], float]]
+# From predicted classes, labels and the task's measure of success to a score of any of these texts, by their indices.
+Score = Callable[[np.ndarray, np.ndarray, str], Callable[[np.ndarray], float]]
 PAIRS = (("ft", "lp_ft"), ("lora", "lp_lora"))
 SHIFT = "ood"  # stands for the mean over the out-of-distribution sets
 
@@ -176,11 +175,10 @@ def _at_chance(frame: pd.DataFrame, a: str, b: str, split: str) -> str:
     return "" if any(map(_above, margins)) or not any(map(len, margins)) else "no method above chance"
 
 
-def _score(run: Run, split: str, metric: str) -> Callable[[np.ndarray], float]:
-    f, y = run.predictions[split]
-    predicted, right = f.argmax(1), 100.0 * (f.argmax(1) == y)
+def _score(predicted: np.ndarray, labels: np.ndarray, metric: str) -> Callable[[np.ndarray], float]:
     if metric == "MCC":
-        return lambda texts: 100 * float(matthews_corrcoef(y[texts], predicted[texts]))
+        return lambda texts: 100 * float(matthews_corrcoef(labels[texts], predicted[texts]))
+    right = 100.0 * (predicted == labels)
     return lambda texts: float(right[texts].mean())
 
 

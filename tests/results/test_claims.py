@@ -23,8 +23,8 @@ def planned(**roles):
     """A plan with one endpoint, 2.Diff, on tasks of these roles."""
     return SimpleNamespace(
         tasks={task: {"role": role} for task, role in roles.items()},
-        role=lambda task, statistic: roles[task] if statistic == "2.Diff" and task in roles else "secondary",
-        smallest=lambda task, statistic: 0.5 if statistic == "2.Diff" and task in roles else None,
+        role=lambda task, statistic, rate: roles[task] if statistic == "2.Diff" and task in roles else "secondary",
+        smallest=lambda task, statistic, rate: 0.5 if statistic == "2.Diff" and task in roles else None,
     )
 
 
