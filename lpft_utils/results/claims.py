@@ -79,7 +79,7 @@ class Verdict:
 
     @property
     def outcome(self) -> str:
-        """One of "holds", "fails", "undecided", "not testable"; "one seed", "diverged", "no runs yet" without interval."""
+        """One of "holds", "fails", "undecided", "not testable", or why there is no interval, such as "one seed"."""
         if self.reason:
             return "not testable"
         if self.difference.n < 2:
@@ -286,7 +286,7 @@ def _texts(claim: Claim, frame: pd.DataFrame, runs: Sequence[Run], where: tuple[
     if not all(np.array_equal(by_split[s][1], labels[s]) for by_split in everyone for s in splits):
         return None
     score, metric = claim.score, success(frame)
-    scores = [[(score(*x[s], metric), score(*y[s], metric)) for s in splits] for x, y in pairs]
+    scores = [[[score(p, y, metric) for p, y in (f[s], g[s])] for s in splits] for f, g in pairs]
 
     def value(seed: int, texts: Sequence[np.ndarray]) -> float:
         return float(np.mean([g(index) - f(index) for (f, g), index in zip(scores[seed], texts, strict=True)]))
@@ -295,9 +295,10 @@ def _texts(claim: Claim, frame: pd.DataFrame, runs: Sequence[Run], where: tuple[
 
 
 def _predicted(frame: pd.DataFrame, runs: Sequence[Run], methods: tuple[str, str]) -> dict[Any, dict[str, Any]]:
-    """Predicted classes and labels by split, of each method and seed that converged: of runs, or as a frame has them."""
-    of_runs: Any = [run for run in converged(runs) if run.spec.method in methods]
-    found = {(r.spec.method, r.spec.seed): {s: (f.argmax(1), y) for s, (f, y) in r.predictions.items()} for r in of_runs}
+    """Predicted classes and labels by split, of each method and seed that converged: of runs, or in a frame."""
+    found: dict[Any, dict[str, Any]] = {}
+    for run in converged(run for run in runs if run.spec.method in methods):
+        found[run.spec.method, run.spec.seed] = {s: (f.argmax(1), y) for s, (f, y) in run.predictions.items()}
     if not runs and "predicted" in frame:
         rows = select(frame, metric="accuracy").dropna(subset="predicted")
         for row in rows[rows["method"].isin(methods)].itertuples():

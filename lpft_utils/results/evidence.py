@@ -10,7 +10,7 @@ import itertools
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -25,11 +25,12 @@ from lpft_utils.results.claims import Verdict, adjusted, evaluate, verdict_of
 from lpft_utils.results.collected import read_collected, scores
 from lpft_utils.results.frame import COLUMNS, select
 from lpft_utils.results.plan import SAME, TUNED, Plan, load_plan
-from lpft_utils.results.statements import CLAIMS, PAIRS, SHIFT
+from lpft_utils.results.statements import CLAIMS, PAIRS
 from lpft_utils.runs.grid import Planned, load_grid
 from lpft_utils.training.spec import RunSpec
 
 KERNELS, ON_KERNELS = "kernels", (4, 5, 6)  # the group of what is measured at initialisation, and claims about it
+ROLES = ("primary", "replication", "secondary")
 AFTER = [b for _, b in PAIRS]  # methods that are trained at another's rate as well
 DECIDED, BOUNDED, UNDECIDED, UNTESTABLE, MISSING = STATES = (
     "decided", "bounded by the smallest effect of interest", "undecided", "not testable", "no runs yet",
@@ -60,7 +61,8 @@ class Place:
             return here and kernels and self.group == KERNELS
         if claim == 3:
             return self.spec.method in methods and self.spec.head_factor is not None
-        return self.spec.method in methods and self.group == (SAME if rate == SAME and self.spec.method in AFTER else "")
+        other = rate == SAME and self.spec.method in AFTER
+        return self.spec.method in methods and self.group == (SAME if other else "")
 
 
 @dataclass(frozen=True)
@@ -68,8 +70,8 @@ class Row:
     """A row of the ledger.
 
     Attributes:
-        id: The statistic, the task and the rate, such as "2.Diff/snippets/tuned" (also where no rate plays a part); then
-            the methods, the out-of-distribution set and the backbone where they are not those of the plan's endpoint.
+        id: The statistic, the task and the rate ("tuned" also where none plays a part), such as "2.Diff/snippets/tuned";
+            then methods, out-of-distribution set and backbone where they are not those of the plan's endpoint.
         task: Name of the task.
         backbone: Name of the backbone.
         verdict: What the runs say.
@@ -94,17 +96,14 @@ class Row:
     def to_dict(self) -> dict[str, Any]:
         """As plain types for JSON; what is not a finite number is None."""
         v = self.verdict
-        numbers = {
-            "effect": v.difference.mean, "low": v.difference.low, "high": v.difference.high, "distance": v.side,
-            "detectable": v.detectable, "p": v.p, "p_holm": v.p_holm, "smallest": v.smallest,
-        }  # fmt: skip
-        finite = {k: x if x is not None and math.isfinite(x) else None for k, x in numbers.items()}
-        said = {"role": v.role, "rate": v.rate, "over": v.over, "diverged": v.diverged, "note": self.note}
-        return {
+        values = {
             "id": self.id, "claim": v.claim, "statement": v.statement, "task": self.task, "backbone": self.backbone,
-            "primary": v.role == "primary", **finite, "seeds": v.difference.n, "planned": len(self.seeds), **said,
-            "outcome": v.shown, "state": self.state,
+            "primary": v.role == "primary", "role": v.role, "rate": v.rate, "effect": v.difference.mean,
+            "low": v.difference.low, "high": v.difference.high, "distance": v.side, "smallest": v.smallest,
+            "seeds": v.difference.n, "planned": len(self.seeds), "diverged": v.diverged, "detectable": v.detectable,
+            "p": v.p, "p_holm": v.p_holm, "over": v.over, "outcome": v.shown, "state": self.state, "note": self.note,
         }  # fmt: skip
+        return {k: None if isinstance(x, float) and not math.isfinite(x) else x for k, x in values.items()}
 
     @property
     def seeds(self) -> set[int]:
@@ -133,28 +132,20 @@ class Evidence:
     @cached_property
     def rows(self) -> list[Row]:
         """The ledger: every endpoint of the plan, with or without runs, then all else; adjusted over tasks by Holm."""
-        found = [
-            (task, backbone, v)
-            for (task, backbone), frame in self.frame.groupby(["task", "backbone"], sort=False)
-            for part, rate in _parts(frame)
-            for v in evaluate(part, plan=self.plan, rate=rate)
-        ]
-        rows = {}
-        for task, backbone, v in found:
-            if backbone != self._first(task):  # endpoints are those of the first backbone
-                v = replace(v, role="secondary", smallest=None)
-            row = self._row(task, backbone, v)
-            rows[row.id] = row
-        for row in self._endpoints():
-            rows.setdefault(row.id, row)
-        order = {role: i for i, role in enumerate(("primary", "replication", "secondary"))}
-        listed = sorted(rows.values(), key=lambda row: (order[row.verdict.role], row.verdict.claim))
-        return [
-            replace(row, verdict=v) for row, v in zip(listed, adjusted([row.verdict for row in listed]), strict=True)
-        ]
+        rows = {row.id: row for row in self._endpoints()}
+        by_task: Any = self.frame.groupby(["task", "backbone"], sort=False)
+        for (task, backbone), frame in by_task:
+            for part, rate in _parts(frame):
+                for v in evaluate(part, plan=self.plan, rate=rate):
+                    other = {"role": "secondary", "smallest": None} if backbone != self._first(task) else {}
+                    row = self._row(task, backbone, replace(v, **other))
+                    rows[row.id] = row
+        listed = sorted(rows.values(), key=lambda row: ROLES.index(row.verdict.role))
+        final = adjusted([row.verdict for row in listed])
+        return [replace(row, verdict=v) for row, v in zip(listed, final, strict=True)]
 
     def by_task(self) -> dict[str, list[Verdict]]:
-        """Verdicts by task, "task (backbone)" for other backbones than its first: what chapters show of the evidence."""
+        """Verdicts by task, "task (backbone)" where that is not its first: what chapters show beside their own."""
         found: dict[str, list[Verdict]] = {}
         for row in self.rows:
             name = row.task if row.backbone == self._first(row.task) else f"{row.task} ({row.backbone})"
@@ -171,9 +162,8 @@ class Evidence:
         return {state: counts[state] for state in STATES}
 
     def missing(self) -> dict[str, int]:
-        """How many runs are not there yet, by task and method."""
-        return dict(Counter(f"{p.spec.method if p.group != KERNELS else KERNELS} on {p.spec.task}, {p.spec.backbone}"
-                            for p in self.places if not p.name))  # fmt: skip
+        """How many runs are not there yet, by task and backbone; kernels count as runs."""
+        return dict(Counter(f"{p.spec.task}, {p.spec.backbone}" for p in self.places if not p.name))
 
     def _first(self, task: str) -> str:
         return self.plan.tasks.get(task, {}).get("backbones", ["minilm"])[0]
@@ -187,8 +177,9 @@ class Evidence:
         places = tuple(p for p in self.places if p.fits(task, backbone, (a, b), v.rate, claim.number))
         row = Row("/".join(parts), task, backbone, v, places)
         used, notes = v.difference.n + v.diverged, [v.note]
-        if 0 < used < len(row.seeds):
-            notes.append(f"{used} of {len(row.seeds)} planned seeds so far.")
+        if used < len(row.seeds):
+            there = sum(bool(place.name) for place in places)
+            notes.append(f"{used} of {len(row.seeds)} planned seeds so far ({there} of {len(places)} runs).")
         return replace(row, note=" ".join(filter(None, notes)))
 
     def _endpoints(self) -> Iterable[Row]:
@@ -196,16 +187,13 @@ class Evidence:
         for entry in self.plan.endpoints:
             claim, rates = CLAIMS[entry["statistic"]], entry.get("rates", (TUNED,))
             for task, rate in itertools.product(entry["tasks"], rates):
-                split = SHIFT if claim.on == SHIFT else claim.on
                 about = pd.DataFrame([{"task": task, "metric": "MCC", "value": math.nan, "method": "", "seed": 0}])
                 nothing = Interval(math.nan, math.nan, 0)
-                verdict = verdict_of(claim, nothing, (*claim.pairs[0], split), about, self.plan, rate=rate)
+                verdict = verdict_of(claim, nothing, (*claim.pairs[0], claim.on), about, self.plan, rate=rate)
                 row = self._row(task, self._first(task), verdict)
                 planned = set(entry.get("seeds", self.plan.seeds))
                 if row.places and row.seeds != planned:
-                    raise ParameterError(
-                        f"{row.id}: the plan has the seeds {sorted(planned)}, the grid {sorted(row.seeds)}; they must agree"
-                    )
+                    raise ParameterError(f"{row.id}: expected the plan's seeds {planned} in the grid, got {row.seeds}.")
                 yield row if row.places else replace(row, note="The grid has no runs for it.")
 
 
@@ -235,7 +223,8 @@ def load_evidence(folder: Path | None = None) -> Evidence:
         try:
             settled = one.settled(lambda spec: known.get(names.get((spec.key(""), None), "")))
         except RunError as error:
-            settled, _ = None, notes.append(f"{one.spec.method} on {one.spec.task}: {error}.")
+            settled = None
+            notes.append(f"{one.spec.method} on {one.spec.task}: {error}.")
         name = names.get((settled.key(""), None), "") if settled else ""
         places.append(Place(settled or one.spec, _group(one), name))
         n_kernel = plan.tasks.get(one.spec.task, {}).get("n_kernel")
@@ -244,20 +233,20 @@ def load_evidence(folder: Path | None = None) -> Evidence:
             if places[-1].name and not name:
                 notes.append(f"{places[-1].name}: the results lack the LP run whose head its kernels have.")
     used = {p.name for p in places} | {names[key, None] for key in tuning if (key, None) in names}
-    everything = pd.concat([runs, kernels.assign(step=math.nan)], ignore_index=True)
+    everything: Any = pd.concat([runs, kernels.assign(step=math.nan)], ignore_index=True)
     everything = everything.astype({name: object for name in everything.select_dtypes("category")})
     if extra := sorted(set(everything["run"]) - used):
-        notes.append(f"Left out, since the grid does not ask for them: {len(extra)} runs ({', '.join(extra[:5])} …).")
+        notes.append(f"{len(extra)} runs are left out, since the grid does not ask for them: {', '.join(extra)}.")
     everything = everything[everything["run"].isin(used) & everything["step"].isna()]
     groups = pd.DataFrame([(p.name, p.group) for p in places if p.name], columns=["run", "group"])
     frame = everything.merge(groups, on="run")[["run", "group", *COLUMNS, "predicted", "labels"]]
     about = everything.drop_duplicates("run")[["run", "environment", "command", "plan"]]
     seconds = everything[everything["metric"] == "seconds"].set_index("run")["value"]
     about = about.assign(seconds=about["run"].map(seconds), environment=about["environment"].map(json.loads))
-    return Evidence(plan, frame, tuple(places), about, (*notes, *_said(plan, about, frame)))
+    return Evidence(plan, frame, tuple(places), about, (*dict.fromkeys(notes), *_said(plan, about, frame)))
 
 
-def _names(frame: pd.DataFrame, file: str) -> dict[tuple[str, int | None], str]:
+def _names(frame: Any, file: str) -> dict[tuple[str, int | None], str]:
     """Names of runs by the key of their spec, and the number of texts of a kernel."""
     about = frame[["run", "task", "backbone", "seed", "spec", "plan", "environment"]].drop_duplicates()
     values = frame[frame["step"].isna()] if len(frame) else frame
@@ -292,7 +281,7 @@ def _parts(frame: Any) -> Iterable[tuple[pd.DataFrame, str]]:
     yield select(frame, group=KERNELS).drop(columns="group"), TUNED
 
 
-def _said(plan: Plan, about: pd.DataFrame, frame: pd.DataFrame) -> Iterable[str]:
+def _said(plan: Plan, about: pd.DataFrame, frame: Any) -> Iterable[str]:
     """What has to be said of the runs that are used."""
     for other, n in about["plan"].value_counts().items():
         if other != plan.hash:
@@ -307,11 +296,3 @@ def _said(plan: Plan, about: pd.DataFrame, frame: pd.DataFrame) -> Iterable[str]
 
 def _machine(environment: Mapping[str, str]) -> str:
     return ", ".join(v if k in ("device", "platform") else f"{k} {v}" for k, v in environment.items() if k != "date")
-
-
-def find_rows(rows: Sequence[Row], claim: str | None = None, task: str | None = None) -> list[Row]:
-    """The rows of a claim (its number, or a statistic's id) and a task; all where not given."""
-    return [
-        row for row in rows
-        if claim in (None, str(row.verdict.claim), row.verdict.record.id) and task in (None, row.task)
-    ]  # fmt: skip

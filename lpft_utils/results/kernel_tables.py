@@ -66,13 +66,13 @@ def collect_kernels(spec: RunSpec, n_kernel: int, run: str, store: Path | None =
         store: The run store; default: `paths.run_store()`.
 
     Returns:
-        Results of `kernel_results` and "seconds", with "run", "task", "backbone", "seed", "spec" (with "n_kernel") and "environment".
+        Results of `kernel_results` and "seconds", with "run", "task", "backbone", "seed", "spec" (with "n_kernel") and
+        "environment".
     """
-    sizes = {name: getattr(spec, name) for name in ("n_train", "n_eval", "epochs")}
-    setting = Profile(
-        "reference", task=spec.task, backbone=spec.backbone, seeds=(spec.seed,), settings=sizes, ood=spec.ood,
-        n_kernel=n_kernel,
-    )  # fmt: skip
+    fields = spec.replace(learning_rate=None).to_dict()
+    place = {name: fields.pop(name) for name in ("task", "backbone", "ood")}
+    seed, _, _ = (fields.pop(name) for name in ("seed", "method", "learning_rate"))
+    setting = Profile("reference", **place, seeds=(seed,), settings=fields, n_kernel=n_kernel)
     started = time.perf_counter()
     frame = kernel_results([kernels.initialisations(setting, spec.seed, store=store)])
     took = {"method": "lp", "split": "", "metric": "seconds", "value": time.perf_counter() - started}

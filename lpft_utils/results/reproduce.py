@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,6 +17,7 @@ from lpft_utils.results.evidence import KERNELS, Evidence, Row
 from lpft_utils.results.kernel_tables import collect_kernels
 from lpft_utils.runs import engines, schedule
 from lpft_utils.runs.grid import Planned
+from lpft_utils.training.spec import RunSpec
 
 TIMES = ("seconds", "train_seconds", "peak_memory")  # what a machine is expected to change
 # A number may differ by a hundredth of itself, or by its standard deviation over seeds where that is more. Rounding
@@ -43,7 +44,7 @@ def find_row(evidence: Evidence, name: str) -> Row:
     if name not in rows:
         raise ParameterError(f"{name!r} is no row of the ledger; {nearest(name, rows)}")
     if not any(place.name for place in rows[name].places):
-        raise ParameterError(f"{name}: none of its {len(rows[name].places)} runs is there yet: nothing to compare with.")
+        raise ParameterError(f"{name}: none of its runs is there yet, so there is nothing to compare with.")
     return rows[name]
 
 
@@ -57,13 +58,12 @@ def forecast(evidence: Evidence, row: Row) -> str:
     Returns:
         A text: how many runs, and how long they took where they were made.
     """
-    about = evidence.about[evidence.about["run"].isin([place.name for place in row.places if place.name])]
-    took = f"{about['seconds'].sum() / 3600:.2g} core-hours" if about["seconds"].notna().any() else "a time not recorded"
+    about: Any = evidence.about[evidence.about["run"].isin([place.name for place in row.places if place.name])]
+    hours, timed = about["seconds"].sum() / 3600, about["seconds"].notna().all()
     devices = sorted({e["device"] for e in about["environment"]})
-    kernels = ", kernels among them, which need the memory of the largest" if _kernels(row) else ""
     return (
-        f"{row.id}: {len(about)} runs{kernels}, at the committed learning rates; they took {took} on "
-        f"{'; '.join(devices)}. Compared: every number but times, within {RELATIVE:.0%} of itself or {DEVIATIONS:g} "
+        f"{row.id}: {len(about)} runs at the committed learning rates; they took {hours:.2g} core-hours"
+        f"{'' if timed else ' or more'} on {'; '.join(devices)}. Compared: every number but times, within {RELATIVE:.0%} of itself or {DEVIATIONS:g} "
         "standard deviation over seeds."
     )
 
@@ -93,7 +93,7 @@ def reproduce(row: Row, store: Path, jobs: int = 1, *, progress: bool = False) -
         if report.failed:
             raise RunError("; ".join(f"{s.method} on {s.task}, seed {s.seed}: {why}" for s, why in report.failed))
     found += [collect_kernels(spec, n, name, store) for spec, n, name in _kernels(row)]
-    frame = pd.concat(found, ignore_index=True)
+    frame: Any = pd.concat(found, ignore_index=True)
     return frame[frame["step"].isna()] if "step" in frame else frame
 
 
@@ -110,16 +110,17 @@ def compare(evidence: Evidence, row: Row, again: pd.DataFrame) -> pd.DataFrame:
         that only one side has is not within; nor is a run of another name, which was made on other data or weights.
     """
     names = {place.name: place.group for place in row.places if place.name}
-    frame = evidence.frame[evidence.frame["run"].isin(names) & ~evidence.frame["metric"].isin(TIMES)]
+    frame: Any = evidence.frame[evidence.frame["run"].isin(names) & ~evidence.frame["metric"].isin(TIMES)]
     frame = frame[frame["group"] == frame["run"].map(names)]
     spread = frame.groupby(["group", "method", "split", "metric"])["value"].transform("std").fillna(0)
     tolerance = np.maximum(RELATIVE * frame["value"].abs(), DEVIATIONS * spread)
     committed = frame[[*_NUMBER, "value"]].rename(columns={"value": "committed"}).assign(tolerance=tolerance)
-    new = again.loc[~again["metric"].isin(TIMES), [*_NUMBER, "value"]].rename(columns={"value": "again"})
-    both = committed.astype(dict.fromkeys(_NUMBER, str)).merge(new.astype(dict.fromkeys(_NUMBER, str)), "outer", _NUMBER)
+    new: Any = again.loc[~again["metric"].isin(TIMES), [*_NUMBER, "value"]].rename(columns={"value": "again"})
+    text = dict.fromkeys(_NUMBER, str)
+    both = committed.astype(text).merge(new.astype(text), "outer", _NUMBER)
     equal = both["committed"].eq(both["again"])  # infinite ones among them
     return both.assign(within=equal | both["again"].sub(both["committed"]).abs().le(both["tolerance"]))
 
 
-def _kernels(row: Row) -> Sequence:
+def _kernels(row: Row) -> list[tuple[RunSpec, int, str]]:
     return [(place.spec, place.n_kernel, place.name) for place in row.places if place.name and place.group == KERNELS]
