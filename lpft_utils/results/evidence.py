@@ -24,6 +24,7 @@ from lpft_utils.metrics.intervals import Interval
 from lpft_utils.results.claims import Verdict, adjusted, evaluate, verdict_of
 from lpft_utils.results.collected import read_collected, scores
 from lpft_utils.results.frame import COLUMNS, select
+from lpft_utils.results.ledger import STATES, Row
 from lpft_utils.results.plan import SAME, TUNED, Plan, load_plan
 from lpft_utils.results.statements import CLAIMS, PAIRS
 from lpft_utils.runs.grid import Planned, load_grid
@@ -32,9 +33,6 @@ from lpft_utils.training.spec import RunSpec
 KERNELS, ON_KERNELS = "kernels", (4, 5, 6)  # the group of what is measured at initialisation, and claims about it
 ROLES = ("primary", "replication", "secondary")
 AFTER = [b for _, b in PAIRS]  # methods that are trained at another's rate as well
-DECIDED, BOUNDED, UNDECIDED, UNTESTABLE, MISSING = STATES = (
-    "decided", "bounded by the smallest effect of interest", "undecided", "not testable", "no runs yet",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -63,52 +61,6 @@ class Place:
             return self.spec.method in methods and self.spec.head_factor is not None
         other = rate == SAME and self.spec.method in AFTER
         return self.spec.method in methods and self.group == (SAME if other else "")
-
-
-@dataclass(frozen=True)
-class Row:
-    """A row of the ledger.
-
-    Attributes:
-        id: The statistic, the task and the rate ("tuned" also where none plays a part), such as "2.Diff/snippets/tuned";
-            then methods, out-of-distribution set and backbone where they are not those of the plan's endpoint.
-        task: Name of the task.
-        backbone: Name of the backbone.
-        verdict: What the runs say.
-        places: The runs that the grid has for it.
-        note: What has to be said of it.
-    """
-
-    id: str
-    task: str
-    backbone: str
-    verdict: Verdict
-    places: tuple[Place, ...]
-    note: str = ""
-
-    @property
-    def state(self) -> str:
-        """One of `STATES`."""
-        v = self.verdict
-        states = {"holds": DECIDED, "fails": DECIDED, "not testable": UNTESTABLE, "no runs yet": MISSING}
-        return states.get(v.outcome, BOUNDED if v.bounded else UNDECIDED)
-
-    def to_dict(self) -> dict[str, Any]:
-        """As plain types for JSON; what is not a finite number is None."""
-        v = self.verdict
-        values = {
-            "id": self.id, "claim": v.claim, "statement": v.statement, "task": self.task, "backbone": self.backbone,
-            "primary": v.role == "primary", "role": v.role, "rate": v.rate, "effect": v.difference.mean,
-            "low": v.difference.low, "high": v.difference.high, "distance": v.side, "smallest": v.smallest,
-            "seeds": v.difference.n, "planned": len(self.seeds), "diverged": v.diverged, "detectable": v.detectable,
-            "p": v.p, "p_holm": v.p_holm, "over": v.over, "outcome": v.shown, "state": self.state, "note": self.note,
-        }  # fmt: skip
-        return {k: None if isinstance(x, float) and not math.isfinite(x) else x for k, x in values.items()}
-
-    @property
-    def seeds(self) -> set[int]:
-        """Seeds that the grid has for it."""
-        return {place.spec.seed for place in self.places}
 
 
 @dataclass(frozen=True)

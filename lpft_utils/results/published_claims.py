@@ -169,7 +169,13 @@ def improvements(numbers: pd.DataFrame) -> pd.DataFrame:
 
 
 def _key(v: Verdict) -> tuple[Any, ...]:
-    return v.record.id, *v.where[:2], "ood_" if v.where[2].startswith("ood_") else v.where[2], OWN_HEAD in v.statement, v.rate
+    return (
+        v.record.id,
+        *v.where[:2],
+        "ood_" if v.where[2].startswith("ood_") else v.where[2],
+        OWN_HEAD in v.statement,
+        v.rate,
+    )
 
 
 def _counts(found: Any) -> tuple[str, str]:

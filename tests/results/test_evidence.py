@@ -14,7 +14,8 @@ from lpft_utils.common.errors import ParameterError, RunError
 from lpft_utils.metrics.intervals import holm
 from lpft_utils.results.claims import evaluate
 from lpft_utils.results.collected import read_collected, write_collected
-from lpft_utils.results.evidence import STATES, load_evidence
+from lpft_utils.results.evidence import load_evidence
+from lpft_utils.results.ledger import STATES
 from lpft_utils.results.published_claims import beside
 from lpft_utils.runs.store import list_runs
 
