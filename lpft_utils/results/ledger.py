@@ -26,7 +26,8 @@ class Row:
 
     Attributes:
         id: The statistic, the task and the rate ("tuned" also where none plays a part), such as
-            "2.Diff/snippets/tuned"; then methods, out-of-distribution set and backbone where they are not those of the plan's endpoint.
+            "2.Diff/snippets/tuned"; then methods, out-of-distribution set and backbone where they are not those of the
+            plan's endpoint.
         task: Name of the task.
         backbone: Name of the backbone.
         verdict: What the runs say.

@@ -169,13 +169,8 @@ def improvements(numbers: pd.DataFrame) -> pd.DataFrame:
 
 
 def _key(v: Verdict) -> tuple[Any, ...]:
-    return (
-        v.record.id,
-        *v.where[:2],
-        "ood_" if v.where[2].startswith("ood_") else v.where[2],
-        OWN_HEAD in v.statement,
-        v.rate,
-    )
+    split = "ood_" if v.where[2].startswith("ood_") else v.where[2]
+    return v.record.id, *v.where[:2], split, OWN_HEAD in v.statement, v.rate
 
 
 def _counts(found: Any) -> tuple[str, str]:

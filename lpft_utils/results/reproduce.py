@@ -63,8 +63,8 @@ def forecast(evidence: Evidence, row: Row) -> str:
     devices = sorted({e["device"] for e in about["environment"]})
     return (
         f"{row.id}: {len(about)} runs at the committed learning rates; they took {hours:.2g} core-hours"
-        f"{'' if timed else ' or more'} on {'; '.join(devices)}. Compared: every number but times, within {RELATIVE:.0%} of itself or {DEVIATIONS:g} "
-        "standard deviation over seeds."
+        f"{'' if timed else ' or more'} on {'; '.join(devices)}. Compared: every number but times, within "
+        f"{RELATIVE:.0%} of itself or {DEVIATIONS:g} standard deviation over seeds."
     )
 
 

@@ -169,7 +169,7 @@ def test_missing_seeds_and_runs_beyond_the_grid_are_said(copied):
 def test_a_plan_whose_seeds_are_not_those_of_the_grid_is_refused(copied):
     tiny_evidence.write_settings(copied, [{**GRID[0], "seeds": [101, 102]}, GRID[1]])
     with pytest.raises(ParameterError, match=r"1.lp/toy/tuned: expected the plan's seeds \{101, 102, 103\}"):
-        load_evidence(copied).rows
+        print(load_evidence(copied).rows)
 
 
 def test_rows_of_another_plan_and_other_machines_are_said(copied):
