@@ -20,6 +20,7 @@ import pandas as pd
 
 from lpft_utils.common.errors import ParameterError, RunError
 from lpft_utils.common.paths import book_root
+from lpft_utils.common.table import Table
 from lpft_utils.metrics.intervals import Interval
 from lpft_utils.results.claims import Verdict, adjusted, evaluate, verdict_of
 from lpft_utils.results.collected import read_collected, scores
@@ -196,6 +197,29 @@ def load_evidence(folder: Path | None = None) -> Evidence:
     seconds = everything[everything["metric"] == "seconds"].set_index("run")["value"]
     about = about.assign(seconds=about["run"].map(seconds), environment=about["environment"].map(json.loads))
     return Evidence(plan, frame, tuple(places), about, (*dict.fromkeys(notes), *_said(plan, about, frame)))
+
+
+def provenance(evidence: Evidence) -> Table:
+    """Where the evidence comes from.
+
+    Args:
+        evidence: The evidence.
+
+    Returns:
+        One row: devices, software, dates, core-hours and commands of its runs, tuning runs among them, and how many of
+        the grid's are there.
+    """
+    about, there = evidence.about, sum(bool(place.name) for place in evidence.places)
+    dates = [e["date"] for e in about["environment"]]
+    rows = {
+        "plan": f"{evidence.plan.hash}, written {evidence.plan.written}",
+        "runs": f"{there} of {len(evidence.places)} of the grid, and {len(about) - there} to choose learning rates",
+        "made": f"from {min(dates)} to {max(dates)}" if dates else "not yet",
+        "on": "; ".join(dict.fromkeys(map(_machine, about["environment"]))),
+        "core-hours": f"{about['seconds'].sum() / 3600:.3g}",
+        "with": "; ".join(about["command"].unique()),
+    }
+    return Table(pd.DataFrame.from_dict(rows, orient="index", columns=["evidence"]).rename_axis("what"))
 
 
 def _names(frame: Any, file: str) -> dict[tuple[str, int | None], str]:

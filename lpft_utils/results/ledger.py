@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ import pandas as pd
 
 from lpft_utils.common.table import Table
 from lpft_utils.results.claims import Verdict
+from lpft_utils.results.plan import SAME
 
 if TYPE_CHECKING:
     from lpft_utils.results.evidence import Place
@@ -57,9 +58,15 @@ class Row:
             "primary": v.role == "primary", "role": v.role, "rate": v.rate, "effect": v.difference.mean,
             "low": v.difference.low, "high": v.difference.high, "distance": v.side, "smallest": v.smallest,
             "seeds": v.difference.n, "planned": len(self.seeds), "diverged": v.diverged, "detectable": v.detectable,
-            "p": v.p, "p_holm": v.p_holm, "over": v.over, "outcome": v.shown, "state": self.state, "note": self.note,
+            "p": v.p, "p_holm": v.p_holm, "over": v.over, "outcome": v.shown, "word": self.word, "state": self.state,
+            "note": self.note,
         }  # fmt: skip
         return {k: None if isinstance(x, float) and not math.isfinite(x) else x for k, x in values.items()}
+
+    @property
+    def word(self) -> str:
+        """The outcome in short."""
+        return "bounded" if self.state == BOUNDED else self.verdict.outcome
 
     def matches(self, claim: str | None, task: str | None) -> bool:
         """Whether it is of this claim (a number, or the id of a statistic) and task; None means any."""
@@ -89,3 +96,42 @@ def ledger_table(rows: Sequence[Row]) -> Table:
         texts["outcome"] = ". ".join(filter(None, (v.shown, row.note)))
         lines.append({"row": row.id, **texts, "statement": v.statement})
     return Table(pd.DataFrame(lines).set_index("row"))
+
+
+def outcome_table(rows: Sequence[Row]) -> Table:
+    """Outcomes in short, statistics by tasks.
+
+    Args:
+        rows: Rows of the ledger, one per statistic, rate and task.
+
+    Returns:
+        One row per statistic and rate, one column per task; "" where the plan has no endpoint.
+    """
+    cells: dict[str, dict[str, str]] = {}
+    for row in rows:
+        name = row.id.split("/")[0] + (", same rate" if row.verdict.rate == SAME else "")
+        cells.setdefault(name, {})[row.task] = row.word
+    return Table(pd.DataFrame.from_dict(cells, orient="index").fillna("").rename_axis("statistic"))
+
+
+def contrast_table(one: Iterable[tuple[str, Verdict]], other: Iterable[tuple[str, Verdict]], *titles: str) -> Table:
+    """The same statements under two conditions.
+
+    Args:
+        one: Tasks and verdicts.
+        other: Others; those without a counterpart are left out.
+        *titles: Of the two conditions.
+
+    Returns:
+        Columns "task", "statement", the two titles with effect and outcome, and "changed": "yes" where a decision was
+        reversed, won or lost.
+    """
+    theirs = {(task, v.record.id, v.where): v for task, v in other}
+    rows = []
+    for task, v in one:
+        w = theirs.get((task, v.record.id, v.where))
+        if w and v.difference.n and w.difference.n:
+            shown = [f"{x.difference.format(x.record.digits)}, {x.outcome} ({x.difference.n} seeds)" for x in (v, w)]
+            changed = v.outcome != w.outcome and bool({v.outcome, w.outcome} & {"holds", "fails"})
+            rows.append([task, v.statement, *shown, "yes" if changed else ""])
+    return Table(pd.DataFrame(rows, columns=["task", "statement", *titles, "changed"]))
