@@ -3,8 +3,8 @@
 A Parquet file with one row per run, split, metric and step. Columns: "run" (its name), `frame.COLUMNS`, "step" (of a
 curve; missing for a final value), "predicted" and "labels" (of an evaluation split's accuracy: the class that was
 predicted for each text, and its class; otherwise missing), "spec" and "environment" (JSON texts: all fields of the run;
-device, versions and date), "plan" (hash of the plan that the runs were to follow, or "") and "command". A run that is in
-the file is never done again.
+device, versions and date), "plan" (hash of the plan that the runs were to follow, or "") and "command". A run that is
+in the file is never done again.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The evidence: committed results of the grid's runs, each in the place that the grid has for it, and the ledger.
 
-In `book/reference/`: the plan, the grid, `runs.parquet` of `lpft sweep` and `kernels.parquet` of `kernels.py`. Tuning
+In `book/reference/`: the plan, the grid, `runs.parquet` of `lpft sweep` and `kernels.parquet` of `planned_kernels.py`. Tuning
 runs choose learning rates and are in no mean. What the files hold beyond the grid is left out, and said.
 """
 
