@@ -1,7 +1,7 @@
 """The evidence: committed results of the grid's runs, each in the place that the grid has for it, and the ledger.
 
-In `book/reference/`: the plan, the grid, `runs.parquet` of `lpft sweep` and `kernels.parquet` of `planned_kernels.py`. Tuning
-runs choose learning rates and are in no mean. What the files hold beyond the grid is left out, and said.
+In `book/reference/`: the plan, the grid, `runs.parquet` of `lpft sweep` and `kernels.parquet` of `planned_kernels.py`.
+Tuning runs choose learning rates and are in no mean. What the files hold beyond the grid is left out, and said.
 """
 
 from __future__ import annotations
@@ -164,7 +164,7 @@ def load_evidence(folder: Path | None = None) -> Evidence:
         RunError: If a file is damaged, or says two things of one run.
     """
     folder = folder or book_root() / "book" / "reference"
-    plan, planned = load_plan(folder / "plan.yml"), load_grid(folder / "grid.yml")
+    plan, planned = load_plan(folder / "plan.yml"), load_grid(folder / "grid.yml", usable=False)
     runs, kernels = (read_collected(folder / name) for name in ("runs.parquet", "kernels.parquet"))
     names, of_kernels = _names(runs, "runs.parquet"), _names(kernels, "kernels.parquet")
     known, notes = scores(runs), []
@@ -180,7 +180,8 @@ def load_evidence(folder: Path | None = None) -> Evidence:
             notes.append(f"{one.spec.method} on {one.spec.task}: {error}.")
         name = names.get((settled.key(""), None), "") if settled else ""
         places.append(Place(settled or one.spec, _group(one), name))
-        n_kernel = plan.tasks.get(one.spec.task, {}).get("n_kernel")
+        task: Any = plan.tasks.get(one.spec.task, {})
+        n_kernel = task.get("n_kernel") if one.spec.backbone == task.get("backbones", [""])[0] else None
         if one.spec.method == "lp" and n_kernel:
             places.append(Place(one.spec, KERNELS, of_kernels.get((one.spec.key(""), n_kernel), ""), n_kernel))
             if places[-1].name and not name:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from lpft_utils.common.errors import ParameterError
 from lpft_utils.common.table import Table
 from lpft_utils.results.claims import Verdict
 from lpft_utils.results.plan import SAME
@@ -125,8 +126,14 @@ def contrast_table(one: Iterable[tuple[str, Verdict]], other: Iterable[tuple[str
     Returns:
         Columns "task", "statement", the two titles with effect and outcome, and "changed": "yes" where a decision was
         reversed, won or lost.
+
+    Raises:
+        ParameterError: If `other` has two verdicts on one statement.
     """
-    theirs = {(task, v.record.id, v.where): v for task, v in other}
+    listed = list(other)
+    theirs = {(task, v.record.id, v.where): v for task, v in listed}
+    if len(theirs) < len(listed):
+        raise ParameterError("expected one verdict per task and statement: choose a rate and a backbone.")
     rows = []
     for task, v in one:
         w = theirs.get((task, v.record.id, v.where))
@@ -134,4 +141,6 @@ def contrast_table(one: Iterable[tuple[str, Verdict]], other: Iterable[tuple[str
             shown = [f"{x.difference.format(x.record.digits)}, {x.outcome} ({x.difference.n} seeds)" for x in (v, w)]
             changed = v.outcome != w.outcome and bool({v.outcome, w.outcome} & {"holds", "fails"})
             rows.append([task, v.statement, *shown, "yes" if changed else ""])
-    return Table(pd.DataFrame(rows, columns=["task", "statement", *titles, "changed"]))
+    shown = Table(pd.DataFrame(rows, columns=["task", "statement", *titles, "changed"]))
+    shown.attrs["note"] = "" if rows else "Nothing to compare yet: no statement has runs under both conditions."
+    return shown

@@ -119,6 +119,11 @@ def test_without_results_every_endpoint_waits_for_its_runs(tmp_path):
     assert all(row.verdict.outcome == "no runs yet" and row.to_dict()["effect"] is None for row in found.rows)
 
 
+def test_who_reads_results_needs_none_of_the_backbones(tmp_path):
+    tiny_evidence.write_settings(tmp_path, [{**GRID[0], "backbones": ["tiny", "/nowhere"]}])
+    assert load_evidence(tmp_path).missing()["toy, /nowhere"] == 12
+
+
 def test_rows_are_plain_json(evidence):
     text = json.dumps([row.to_dict() for row in evidence.rows], allow_nan=False)
     row = json.loads(text)[0]
