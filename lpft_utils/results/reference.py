@@ -17,6 +17,7 @@ from lpft_utils.common.errors import RunError
 from lpft_utils.common.table import Table
 from lpft_utils.metrics.intervals import Interval
 from lpft_utils.results.claims import TEXTS, Verdict, adjusted, evaluate, verdict_of
+from lpft_utils.results.evidence import Evidence
 from lpft_utils.results.frame import COLUMNS, evaluated_splits, results, select, validation_note
 from lpft_utils.results.plan import load_plan
 from lpft_utils.results.statements import CLAIMS
@@ -182,7 +183,7 @@ def norm_table(found: Reference) -> Table:
     return table(sweep, {"task": "task", "group": "‖V0‖"}, columns)
 
 
-def claims_table(found: Reference, only: Sequence[int] = ()) -> Table:
+def claims_table(found: Reference | Evidence, only: Sequence[int] = ()) -> Table:
     """Outcomes of the claims by task.
 
     Args:

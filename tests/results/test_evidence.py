@@ -17,6 +17,7 @@ from lpft_utils.results.collected import read_collected, write_collected
 from lpft_utils.results.evidence import load_evidence
 from lpft_utils.results.ledger import STATES
 from lpft_utils.results.published_claims import beside
+from lpft_utils.results.reference import claims_table
 from lpft_utils.runs.store import list_runs
 
 
@@ -259,3 +260,5 @@ def test_chapters_show_outcomes_of_the_evidence_beside_their_own(evidence, tiny)
     verdicts = evaluate(runs, "1.lp")
     (cell,) = beside(verdicts, evidence, tiny_evidence.PUBLISHED)["reference runs"]
     assert cell == "toy: holds; later: no runs yet"
+    table = claims_table(evidence, only=(2,))
+    assert {"toy", "later"} <= set(table) and set(table["claim"]) == {2}
