@@ -10,6 +10,7 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator
 
 from lpft_utils.figures.style import PALETTE, STYLE
 
@@ -51,7 +52,7 @@ def ledger(rows: Sequence[Mapping[str, Any]]) -> Figure:
     axes.set_yticks([y for y, _ in places], [text for _, text in places], fontsize=9)
     axes.set(ylim=(len(lines) - 0.4, -0.8), xlabel="distance from the threshold, in smallest effects of interest")
     axes.set_xscale("asinh", linear_width=1)  # linear near 0, where it decides; differences of Diff are far away
-    axes.xaxis.set_major_locator(mpl.ticker.FixedLocator([-100, -10, -1, 0, 1, 10, 100]))
+    axes.xaxis.set_major_locator(FixedLocator([-100, -10, -1, 0, 1, 10, 100]))
     axes.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
     axes.set_xlim(*np.array([-1.2, 1.2]) * max(2.0, *(abs(x) for x in axes.get_xlim())))
     axes.grid(visible=False, axis="y")
