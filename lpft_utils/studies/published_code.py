@@ -26,7 +26,6 @@ from lpft_utils.kernel_methods.statistics import ft_ratio
 from lpft_utils.kernel_methods.validation import check_labels, check_other_kernel, check_train_kernel
 from lpft_utils.metrics.calibration import brier, softmax
 from lpft_utils.metrics.intervals import format_interval
-from lpft_utils.metrics.validation import check_probabilities
 from lpft_utils.models.classifier import Classifier, ClassifierConfig, load_classifier
 from lpft_utils.ntk import jacobian, kernel
 from lpft_utils.ntk.factors import Inputs, model_features
@@ -184,38 +183,6 @@ def word_weights(H: int, share: float = SHARE) -> WordWeights:
 def slots(N: int) -> int:
     """How many of N examples have a slot in the word embeddings' part, one in every `BATCH`."""
     return len(range(0, N, BATCH))
-
-
-def installed_binary_head(phi: Tensor, y: Tensor, C: float) -> tuple[Tensor, Tensor]:
-    """The published two-class head: scikit-learn's multinomial fit w, c of class 1, installed as ∓w/2 and ∓c/2.
-
-    The multinomial fit of two classes is the head with rows ∓w, with p = σ(2d) for d = wᵀφ + c. The half would be right
-    for the binary fit, p = σ(d), of scikit-learn today; here it makes the head half as long as the one that was fitted.
-
-    Args:
-        phi: Features, shape (N, H).
-        y: Classes 0 and 1, shape (N,).
-        C: Inverse penalty, in the multinomial convention.
-
-    Returns:
-        V, shape (2, H), and b, shape (2,), as installed.
-    """
-    fit = fit_logistic(phi, y, 2, C, binary="softmax")
-    w, c = fit.V[1], fit.b[1]
-    return torch.stack([-w / 2, w / 2]), torch.stack([-c / 2, c / 2])
-
-
-def brier_over_classes(probabilities: Any, labels: Any) -> float:
-    """The paper's published code: mean over examples × classes of (p_c − 1[y = c])², which is `brier` / C.
-
-    Args:
-        probabilities: Shape (N, C).
-        labels: Shape (N,).
-
-    Returns:
-        The score, in [0, 2 / C].
-    """
-    return brier(probabilities, labels) / check_probabilities(probabilities).shape[1]
 
 
 @dataclass(frozen=True)
@@ -396,6 +363,10 @@ def embedding_table(n: int = 16, draws: int = 500) -> Table:
 def binary_head_table() -> Table:
     """Departure 3: the two-class head that fits and the one that is installed; 200 examples to fit, 200 to test.
 
+    scikit-learn's multinomial fit of two classes is a head with rows ∓w, so p = σ(2d) for d = wᵀφ + c. The published
+    code installs ∓w/2 and ∓c/2. That would be right for the binary fit, p = σ(d), of scikit-learn today; here it makes
+    the head half as long as the one that was fitted.
+
     Returns:
         One row per head: ‖V‖, mean |f_1 − f_0|, and on the test half accuracy, cross-entropy and mean confidence.
     """
@@ -404,11 +375,11 @@ def binary_head_table() -> Table:
     noise = torch.randn(400, dtype=torch.float64, generator=generator)
     y = (phi @ torch.tensor([1.0, -1, 1, -1, 1, -1], dtype=torch.float64) + noise > 0).long()
     fit_on, test = slice(0, 200), slice(200, 400)
-    fit = fit_logistic(phi[fit_on], y[fit_on], 2, 1.0, binary="softmax")
+    fit = fit_logistic(phi[fit_on], y[fit_on], 2, 2.0)  # the multinomial fit at C = 1
     rows = {}
-    heads = {"fitted": (fit.V, fit.b), "installed": installed_binary_head(phi[fit_on], y[fit_on], 1.0)}
-    for title, (V, b) in heads.items():
-        f = phi[test] @ V.T + b
+    for title, scale in (("fitted", 1.0), ("installed", 0.5)):
+        V = scale * fit.V
+        f = phi[test] @ V.T + scale * fit.b
         p = f.softmax(1)
         rows[title] = {
             "‖V‖": f"{V.norm().item():.2f}",
@@ -486,7 +457,7 @@ def brier_table() -> Table:
     rows = {}
     for C in (2, 3, 5):
         p, y = softmax(rng.normal(size=(200, C))), rng.integers(C, size=200)
-        rows[C] = {"over examples": f"{brier(p, y):.3f}", "over examples × classes": f"{brier_over_classes(p, y):.3f}"}
+        rows[C] = {"over examples": f"{brier(p, y):.3f}", "over examples × classes": f"{brier(p, y) / C:.3f}"}
     return _rows("C", rows)
 
 

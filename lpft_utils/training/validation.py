@@ -22,16 +22,13 @@ def check_Cs(Cs: Sequence[float]) -> np.ndarray:
     return array
 
 
-def check_data(
-    X: Tensor | ArrayLike, y: Tensor | ArrayLike, n_classes: int, device: torch.device | str | None
-) -> tuple[Tensor, Tensor]:
-    """Features (N, H) in float64 and labels (N,) in int64, both on the device.
+def check_data(X: Tensor | ArrayLike, y: Tensor | ArrayLike, n_classes: int) -> tuple[Tensor, Tensor]:
+    """Features (N, H) in float64 and labels (N,) in int64, both where X is.
 
     Args:
         X: Features.
         y: Labels.
         n_classes: Number of classes C.
-        device: Where to put both; default where X is.
 
     Returns:
         Features and labels, without gradient.
@@ -47,7 +44,7 @@ def check_data(
         raise ParameterError(
             f"no example of class {absent}: its intercept would run to −∞; use more data or fewer classes"
         )
-    device = device or (X.device if isinstance(X, Tensor) else "cpu")
+    device = X.device if isinstance(X, Tensor) else "cpu"
     return torch.tensor(features, device=device), torch.tensor(labels, device=device)
 
 
