@@ -140,7 +140,7 @@ def reliability(probabilities: Any, labels: Any, bins: int = BINS) -> Reliabilit
 def ece(probabilities: Any, labels: Any) -> float:
     """The paper's ECE: Σ_b (n_b / N) |accuracy_b − confidence_b| over 15 equal-width bins (lo, hi] of the confidence.
 
-    It is biased upwards when N is small: see `sampling.debiased_ece`.
+    It is biased upwards when N is small: see `sampling.ece_under_calibration`.
 
     Args:
         probabilities: Shape (N, C).

@@ -15,7 +15,7 @@ import pandas as pd
 from lpft_utils.common.names import split_label
 from lpft_utils.common.table import Table
 from lpft_utils.metrics import calibration, recalibration
-from lpft_utils.metrics.sampling import debiased_ece, ece_interval
+from lpft_utils.metrics.sampling import ece_interval, ece_under_calibration
 from lpft_utils.results.frame import evaluated_splits, per_run, results
 from lpft_utils.results.tables import column, each, mean, table
 from lpft_utils.runs.store import Run, converged
@@ -63,12 +63,12 @@ def chance_table(runs: Mapping[str, Sequence[Run]], split: str = "test", n_draws
     def rows(run: Run) -> Iterator[tuple[str, str, str, float]]:
         scaled, label = temperature_scaled(run, split), METHODS[run.spec.method].label
         for name, p in ((label, scaled.before), (f"{label}, TS", scaled.after)):
-            error = debiased_ece(p, scaled.labels, n_draws)
-            yield name, split, "chance", error.chance
-            yield name, split, "left", error.corrected
-            yield name, split, "above", error.ece > error.chance_high
+            error, chance = calibration.ece(p, scaled.labels), ece_under_calibration(p, n_draws)
+            yield name, split, "chance", chance.mean()
+            yield name, split, "left", error - chance.mean()
+            yield name, split, "above", error > np.quantile(chance, 0.95)
             if run in first:
-                for value in (error.ece, *ece_interval(p, scaled.labels, n_draws)):
+                for value in (error, *ece_interval(p, scaled.labels, n_draws)):
                     yield name, split, "first", value
 
     labels = {method: METHODS[method].label for method in runs}

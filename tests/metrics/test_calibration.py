@@ -138,7 +138,6 @@ def test_bad_input_is_refused_with_the_reason(p, y, message):
         cal.brier,
         cal.reliability,
         sampling.ece_interval,
-        sampling.debiased_ece,
     ):
         with pytest.raises(ParameterError, match=message):
             function(p, y)
