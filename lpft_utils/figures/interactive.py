@@ -16,9 +16,16 @@ from lpft_utils.common.errors import ParameterError
 from lpft_utils.common.validation import Array, Labels, check_real
 from lpft_utils.figures.style import PALETTE
 from lpft_utils.figures.svg import STYLE, InteractiveFigure, image, lay_out, place, slider_figure
-from lpft_utils.metrics.calibration import Reliability, calibration_metrics, cross_entropy, reliability, softmax
+from lpft_utils.metrics.calibration import (
+    Reliability,
+    calibration_metrics,
+    check_labels,
+    check_scores,
+    cross_entropy,
+    reliability,
+    softmax,
+)
 from lpft_utils.metrics.intervals import Interval, interval
-from lpft_utils.metrics.validation import check_labels, check_scores
 from lpft_utils.training.methods import METHODS
 
 TEMPERATURES = 10 ** (np.arange(-2, 9) / 5)  # few, since every set of a page has numbers for each

@@ -17,10 +17,54 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from lpft_utils.common.validation import Array, check_integer
-from lpft_utils.metrics.validation import check_labels, check_probabilities, check_scores
+from lpft_utils.common import validation
+from lpft_utils.common.errors import ParameterError
+from lpft_utils.common.validation import Array, Labels, check_integer, check_real
 
 BINS = 15
+
+
+def check_scores(logits: Any) -> Array:
+    """Logits (N, C) as float64, or ParameterError for a bad shape, no examples, or values that are not finite."""
+    return check_real(logits, "logits", ndim=2)
+
+
+def check_classes(logits: Any, C: int) -> Array:
+    """Logits (N, C) as float64, or ParameterError as from `check_scores` and for another number of classes."""
+    f = check_scores(logits)
+    if f.shape[1] != C:
+        raise ParameterError(f"expected logits of {C} classes, got {f.shape[1]}")
+    return f
+
+
+def check_probabilities(probabilities: Any) -> Array:
+    """Probabilities (N, C) as float64.
+
+    Args:
+        probabilities: NumPy array, nested list or torch tensor.
+
+    Returns:
+        The array, shape (N, C).
+
+    Raises:
+        ParameterError: For a bad shape, values that are not finite or outside [0, 1], or rows that do not sum to 1
+            within 1e-4.
+    """
+    p = check_real(probabilities, "probabilities", ndim=2)
+    bad = (p.min(axis=1) < 0) | (p.max(axis=1) > 1 + 1e-4) | (np.abs(p.sum(axis=1) - 1) > 1e-4)
+    if bad.any():
+        row = int(bad.argmax())
+        raise ParameterError(
+            f"expected probabilities in [0, 1] with rows that sum to 1 within 1e-4, but row {row} is {p[row]} with sum "
+            f"{p[row].sum():.6g}; for logits, call calibration.softmax first; rounded in half precision? Compute the "
+            "softmax in float32"
+        )
+    return p
+
+
+def check_labels(labels: Any, scores: Array) -> Labels:
+    """Labels (N,) in int64 that fit the scores (N, C), or ParameterError."""
+    return validation.check_labels(labels, *scores.shape)
 
 
 def softmax(logits: Any) -> Array:

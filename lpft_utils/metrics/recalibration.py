@@ -19,8 +19,7 @@ from scipy import optimize, special
 from sklearn.isotonic import IsotonicRegression
 
 from lpft_utils.common.validation import Array, Labels, check_real
-from lpft_utils.metrics.calibration import cross_entropy, softmax
-from lpft_utils.metrics.validation import check_classes, check_labels, check_scores
+from lpft_utils.metrics.calibration import check_classes, check_labels, check_scores, cross_entropy, softmax
 
 BOUNDS = (1e-3, 1e3)  # of T: beyond them nothing that a table shows would change
 Limit = Literal["", "separable", "flat", "bound"]

@@ -12,8 +12,7 @@ import numpy as np
 from scipy import stats
 
 from lpft_utils.common.validation import Array, check_integer
-from lpft_utils.metrics.calibration import equal_width, top_label
-from lpft_utils.metrics.validation import check_probabilities
+from lpft_utils.metrics.calibration import check_probabilities, equal_width, top_label
 
 
 def ece_interval(probabilities: Any, labels: Any, n_draws: int = 1000, seed: int = 0) -> tuple[float, float]:

@@ -27,7 +27,6 @@ from lpft_utils.ntk.gradients import Outer
 from lpft_utils.ntk.problem import prepared
 
 RANKS = (1, 2, 4, 8, 16, 32, 64)
-PAIRS = 2**22  # token pairs whose products are held at one time
 
 
 def adapted_weights(model: Classifier, targets: Sequence[str] | None = None) -> list[str]:
@@ -207,13 +206,8 @@ def _gram(J: Tensor) -> Tensor:
 
 def _trace_of_squares(x: Outer) -> float:
     """Σ tr(M²) over all pairs of rows, M = G_c(x)ᵀ G_d(x'), by tokens: tr(U W U W), U = g g'ᵀ and W = a' aᵀ."""
-    N, T, C, _ = x.g.shape
-    rows = max(1, PAIRS // (N * C * C * T * T))
     total = 0.0
-    for start in range(0, N, rows):
-        g, a = x.g[start : start + rows], x.a[start : start + rows]
-        U = torch.einsum("ntcp,mudp->ncmdtu", g, x.g)
-        W = torch.einsum("ntq,muq->nmut", a, x.a)[:, None, :, None]
-        UW = U @ W  # (n, C, N, C, T, T)
+    for g, a in zip(x.g, x.a, strict=True):  # one example of the rows at a time, for want of memory
+        UW = torch.einsum("tcp,mudp->cmdtu", g, x.g) @ torch.einsum("tq,muq->mut", a, x.a)[:, None]  # (C, N, C, T, T)
         total += (UW * UW.mT).double().sum().item()
     return total

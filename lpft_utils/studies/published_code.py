@@ -23,7 +23,6 @@ from lpft_utils.common.table import Table
 from lpft_utils.kernel_methods.contrasts import one_hot
 from lpft_utils.kernel_methods.regression import ridge
 from lpft_utils.kernel_methods.statistics import ft_ratio
-from lpft_utils.kernel_methods.validation import check_labels, check_other_kernel, check_train_kernel
 from lpft_utils.metrics.calibration import brier, softmax
 from lpft_utils.metrics.intervals import format_interval
 from lpft_utils.models.classifier import Classifier, ClassifierConfig, load_classifier
@@ -192,15 +191,11 @@ class PublishedFit:
     Attributes:
         train_accuracy: Accuracy of the binary problem on the training pairs.
         test_accuracy: The same on the test pairs.
-        chance: Accuracy of always answering "no", 1 − 1/C.
-        C: scikit-learn's C that cross-validation chose.
         converged: Whether scikit-learn's solver reached its tolerance in every fit.
     """
 
     train_accuracy: float
     test_accuracy: float
-    chance: float
-    C: float
     converged: bool
 
 
@@ -222,17 +217,13 @@ def published(K_train: Tensor, labels: Tensor, K_test: Tensor, test_labels: Tens
         test_labels: Class indices, shape (M,).
 
     Returns:
-        Both accuracies, and the level of chance.
+        Both accuracies.
     """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegressionCV
 
-    K = check_train_kernel(K_train)
-    labels = check_labels(labels, K.shape[0], K.shape[1])
-    checked = check_other_kernel(K_test, K)
-    N, C, M = K.shape[0], K.shape[1], checked.shape[0]
-    test_labels = check_labels(test_labels, M, C, "test_labels")
-    rows, test_rows = (k.reshape(-1, N * C).cpu().numpy() for k in (K, checked))
+    N, C = K_train.shape[:2]
+    rows, test_rows = (k.reshape(-1, N * C).cpu().numpy() for k in (K_train, K_test))
     answers, test_answers = (one_hot(y, C).flatten().int().cpu().numpy() for y in (labels, test_labels))
     # scoring was accuracy by default, which scikit-learn is about to change
     model = LogisticRegressionCV(Cs=np.logspace(-4, 4, 10), cv=5, scoring="accuracy", max_iter=MAX_ITER)  # pyright: ignore
@@ -242,8 +233,6 @@ def published(K_train: Tensor, labels: Tensor, K_test: Tensor, test_labels: Tens
     return PublishedFit(
         train_accuracy=float(np.mean(model.predict(rows) == answers)),
         test_accuracy=float(np.mean(model.predict(test_rows) == test_answers)),
-        chance=1 - 1 / C,
-        C=float(np.ravel(model.C_)[0]),
         converged=not any(issubclass(w.category, ConvergenceWarning) for w in caught),
     )
 
@@ -412,7 +401,7 @@ def regression_accuracies() -> Table:
             "argmax over classes": f"{100 * ours:.0f} %",
             "its chance": "33 %",
             "as published": f"{100 * theirs.test_accuracy:.0f} %",
-            "chance there": f"{100 * theirs.chance:.0f} %",
+            "chance there": "67 %",
         }
     return _rows("kernel", rows)
 

@@ -32,9 +32,11 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from lpft_utils.common.errors import ParameterError
+from lpft_utils.common.folds import fold_ids
 from lpft_utils.common.threads import one_thread_if_small
+from lpft_utils.common.validation import check_integer, check_labels, check_real
 from lpft_utils.training.logistic_solver import MAX_STEPS, Design, solve
-from lpft_utils.training.validation import check_Cs, check_data, check_folds
 
 TOLERANCE = 1e-8  # certified relative suboptimality of every fit
 DEFAULT_CS: tuple[float, ...] = tuple(np.logspace(-4, 4, 10).tolist())
@@ -146,8 +148,14 @@ def logistic_path(
         LogisticConvergenceWarning: If a fit has not reached the tolerance, `TOLERANCE`.
     """
     X, y = check_data(X, y, n_classes)
-    Cs_array = check_Cs(DEFAULT_CS if Cs is None else Cs)
-    folds = check_folds(y, n_folds)  # (N,)
+    Cs_array = check_real(DEFAULT_CS if Cs is None else Cs, "Cs", ndim=1)
+    counts = torch.bincount(y).tolist()
+    if min(counts) < 2:
+        raise ParameterError(
+            f"cross-validation needs every class at least twice, class counts are {counts}: the fold that holds the "
+            "only example of a class out would train without that class; use more data, or fit_logistic at a given C"
+        )
+    folds = torch.as_tensor(fold_ids(y.cpu().numpy(), n_folds), device=X.device)  # (N,)
     trained_on = X.new_ones(len(X), n_folds + 1)  # column 0: all data
     trained_on[torch.arange(len(X), device=X.device), folds + 1] = 0
     design, theta, objective, gap, converged = _fit(X, y, n_classes, Cs_array, trained_on)
@@ -186,9 +194,35 @@ def fit_logistic(X: Tensor | ArrayLike, y: Tensor | ArrayLike, n_classes: int, C
         LogisticConvergenceWarning: If the fit has not reached the tolerance, `TOLERANCE`.
     """
     X, y = check_data(X, y, n_classes)
-    design, theta, objective, gap, _ = _fit(X, y, n_classes, check_Cs([C]), X.new_ones(len(X), 1))
+    design, theta, objective, gap, _ = _fit(X, y, n_classes, check_real([C], "C", ndim=1), X.new_ones(len(X), 1))
     V, b = design.to_head(theta[0])
     return LogisticFit(V[0], b[0], objective.item(), gap.item())
+
+
+def check_data(X: Tensor | ArrayLike, y: Tensor | ArrayLike, n_classes: int) -> tuple[Tensor, Tensor]:
+    """Features (N, H) in float64 and labels (N,) in int64, both where X is.
+
+    Args:
+        X: Features.
+        y: Labels.
+        n_classes: Number of classes C.
+
+    Returns:
+        Features and labels, without gradient.
+
+    Raises:
+        ParameterError: For bad shapes or dtypes, non-finite features, labels out of range or an absent class.
+    """
+    features = check_real(X, "features", ndim=2)
+    check_integer("n_classes", n_classes, low=2)
+    labels = check_labels(y, len(features), n_classes)
+    absent = np.flatnonzero(np.bincount(labels, minlength=n_classes) == 0).tolist()
+    if absent:
+        raise ParameterError(
+            f"no example of class {absent}: its intercept would run to −∞; use more data or fewer classes"
+        )
+    device = X.device if isinstance(X, Tensor) else "cpu"
+    return torch.tensor(features, device=device), torch.tensor(labels, device=device)
 
 
 def _fit(
@@ -205,7 +239,12 @@ def _fit(
 
     Returns:
         The design; θ (n_sets, n_Cs, K, r + 1); objectives and gaps (n_sets, n_Cs); and whether all converged.
+
+    Raises:
+        ParameterError: If a C is not positive.
     """
+    if (Cs <= 0).any():
+        raise ParameterError(f"C must be a positive number, and Cs a list of them; got {Cs.tolist()}")
     n_sets, n_Cs = trained_on.shape[1], len(Cs)
     scale = 2.0 if n_classes == 2 else 1.0  # of ½‖V‖²
     C_each = torch.as_tensor(Cs, device=X.device).repeat(n_sets)  # set-major (P,)

@@ -21,7 +21,7 @@ from torch import Tensor
 from lpft_utils.common.errors import ParameterError
 from lpft_utils.common.threads import one_thread_if_small
 from lpft_utils.common.validation import check_integer, check_labels, check_real
-from lpft_utils.training.validation import check_data
+from lpft_utils.training.logistic import check_data
 
 
 @dataclass(frozen=True)
