@@ -19,9 +19,10 @@ from scipy import special
 
 from lpft_utils.common import validation
 from lpft_utils.common.errors import ParameterError
-from lpft_utils.common.validation import Array, Labels, check_integer, check_real
+from lpft_utils.common.validation import Array, Labels, check_real
 
 BINS = 15
+EDGES = np.arange(BINS + 1) / BINS
 
 
 def check_scores(logits: Any) -> Array:
@@ -109,21 +110,32 @@ def top_label(probabilities: Any, labels: Any) -> tuple[Array, Array]:
     return p.max(axis=1), (p.argmax(axis=1) == y).astype(np.float64)
 
 
-def equal_width(values: Array, bins: int = BINS) -> NDArray[np.intp]:
-    """The bin of each value among `bins` equal-width bins (lo, hi] of [0, 1]; 0 itself falls into the first.
+def equal_width(values: Array) -> NDArray[np.intp]:
+    """The bin of each value among `BINS` equal-width bins (lo, hi] of [0, 1]; 0 itself falls into the first.
 
-    Edges are k / bins rounded once, so that a value typed as 0.2 lies on the edge 3/15, not a hair beside it.
+    Edges are k / BINS rounded once, so that a value typed as 0.2 lies on the edge 3/15, not a hair beside it.
 
     Args:
         values: Numbers in [0, 1], any shape.
-        bins: Number of bins.
 
     Returns:
-        Indices 0 … bins − 1, of the same shape.
+        Indices 0 … BINS − 1, of the same shape.
     """
-    check_integer("bins", bins)
-    edges = np.arange(bins + 1) / bins
-    return np.clip(np.searchsorted(edges, values, side="left") - 1, 0, bins - 1)
+    return np.clip(np.searchsorted(EDGES, values, side="left") - 1, 0, BINS - 1)
+
+
+def binned_error(confidence: Array, target: Array) -> float:
+    """Σ_b (n_b / N) |mean target − mean confidence| over the bins b of the confidence.
+
+    Args:
+        confidence: Shape (N,).
+        target: What it should be on average, such as whether a prediction is right, shape (N,).
+
+    Returns:
+        The error, in [0, 1]: the ECE where the target is whether the prediction is right.
+    """
+    # (n_b / N) |mean target − mean confidence| = |Σ_{i in b} (target − confidence)| / N: empty bins need no care
+    return float(np.abs(np.bincount(equal_width(confidence), target - confidence)).sum() / len(confidence))
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,24 +173,23 @@ class Reliability:
         return float(np.nanmax(np.abs(self.gap)))
 
 
-def reliability(probabilities: Any, labels: Any, bins: int = BINS) -> Reliability:
+def reliability(probabilities: Any, labels: Any) -> Reliability:
     """Counts, mean confidence and accuracy in equal-width bins of the top label's confidence.
 
     Args:
         probabilities: Shape (N, C).
         labels: Shape (N,).
-        bins: Number of bins, 15 in the paper.
 
     Returns:
         The diagram, with the ECE and the MCE.
     """
     confidence, correct = top_label(probabilities, labels)
-    index = equal_width(confidence, bins)
-    counts = np.bincount(index, minlength=bins)
+    index = equal_width(confidence)
+    counts = np.bincount(index, minlength=BINS)
     with np.errstate(invalid="ignore"):  # 0 / 0 is the NaN of an empty bin
-        mean_confidence = np.bincount(index, confidence, bins) / counts
-        accuracy = np.bincount(index, correct, bins) / counts
-    return Reliability(np.arange(bins + 1) / bins, counts, mean_confidence, accuracy)
+        mean_confidence = np.bincount(index, confidence, BINS) / counts
+        accuracy = np.bincount(index, correct, BINS) / counts
+    return Reliability(EDGES, counts, mean_confidence, accuracy)
 
 
 def ece(probabilities: Any, labels: Any) -> float:

@@ -12,7 +12,7 @@ import numpy as np
 from scipy import stats
 
 from lpft_utils.common.validation import Array, check_integer
-from lpft_utils.metrics.calibration import check_probabilities, equal_width, top_label
+from lpft_utils.metrics.calibration import binned_error, check_probabilities, top_label
 
 
 def ece_interval(probabilities: Any, labels: Any, n_draws: int = 1000, seed: int = 0) -> tuple[float, float]:
@@ -34,7 +34,7 @@ def ece_interval(probabilities: Any, labels: Any, n_draws: int = 1000, seed: int
     check_integer("n_draws", n_draws)
     drawn = stats.bootstrap(
         top_label(probabilities, labels),
-        _ece,
+        binned_error,
         paired=True,
         vectorized=False,
         n_resamples=n_draws,
@@ -66,9 +66,4 @@ def ece_under_calibration(probabilities: Any, n_draws: int = 1000, seed: int = 0
     check_integer("n_draws", n_draws)
     confidence = check_probabilities(probabilities).max(axis=1)
     rng = np.random.default_rng(seed)
-    return np.array([_ece(confidence, rng.random(len(confidence)) < confidence) for _ in range(n_draws)])
-
-
-def _ece(confidence: Array, correct: Array) -> float:
-    # (n_b / N) |mean correct − mean confidence| = |Σ_{i in b} (correct − confidence)| / N: empty bins need no care
-    return float(np.abs(np.bincount(equal_width(confidence), correct - confidence)).sum() / len(confidence))
+    return np.array([binned_error(confidence, rng.random(len(confidence)) < confidence) for _ in range(n_draws)])

@@ -117,8 +117,7 @@ def count_table(runs: Mapping[str, Sequence[Run]], split: str = "test") -> Table
         One row per bin, one column per method; "diverged" where every run did.
     """
     found = diagrams({method: converged(group)[:1] for method, group in runs.items()}, split)
-    edges = np.arange(calibration.BINS + 1) / calibration.BINS
-    intervals = [f"({low:.3f}, {high:.3f}]" for low, high in itertools.pairwise(edges)]
+    intervals = [f"({low:.3f}, {high:.3f}]" for low, high in itertools.pairwise(calibration.EDGES)]
     cells: dict[str, Any] = {METHODS[method].label: "diverged" for method in runs}
     for method, (before, after) in found.items():
         cells[METHODS[method].label] = [f"{b} → {a}" for b, a in zip(before.counts, after.counts, strict=True)]

@@ -32,9 +32,8 @@ from lpft_utils.ntk.inputs import count, take
 from lpft_utils.training.logistic import fit_logistic
 
 SHARE = 0.1  # of the word embeddings' parameters, and of the features, that the published code draws
-BATCH = (
-    8  # evaluation batch, by which it spaces examples although it takes one at a time; a default that no script sets
-)
+# Evaluation batch, by which it spaces examples although it takes one at a time; a default that no script sets.
+BATCH = 8
 MAX_ITER = 10_000  # steps at most in each of the 51 fits of "kernel regression"
 
 
@@ -341,10 +340,7 @@ def embedding_table(n: int = 16, draws: int = 500) -> Table:
             "test i with train i": crossed[:, there & itself].mean(1),
         }
         error = np.mean([((K - square[0]).norm() / square[0].norm()).item() for K, _ in kernels])
-        rows[title] = {
-            key: format_interval(value.tolist(), 2) if len(value) > 1 else f"{value.item():.2f}"
-            for key, value in means.items()
-        }
+        rows[title] = {key: format_interval(value.tolist()) for key, value in means.items()}
         rows[title] |= {"error": f"{error:.2f}", "blocks written": f"{100 * there.double().mean().item():.1f} %"}
     return _rows("word embeddings' part", rows)
 
