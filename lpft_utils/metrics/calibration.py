@@ -140,16 +140,14 @@ def binned_error(confidence: Array, target: Array) -> float:
 
 @dataclass(frozen=True, eq=False)
 class Reliability:
-    """A reliability diagram as numbers.
+    """A reliability diagram as numbers: the bins (lo, hi] lie between `EDGES`.
 
     Attributes:
-        edges: Edges of the bins (lo, hi], shape (B + 1,).
         counts: Examples in each bin, shape (B,). Look here first: a bin of two examples says nothing.
         confidence: Mean confidence in each bin, NaN where it is empty, shape (B,).
         accuracy: Share of right predictions in each bin, NaN where it is empty, shape (B,).
     """
 
-    edges: Array
     counts: NDArray[np.int64]
     confidence: Array
     accuracy: Array
@@ -189,7 +187,7 @@ def reliability(probabilities: Any, labels: Any) -> Reliability:
     with np.errstate(invalid="ignore"):  # 0 / 0 is the NaN of an empty bin
         mean_confidence = np.bincount(index, confidence, BINS) / counts
         accuracy = np.bincount(index, correct, BINS) / counts
-    return Reliability(EDGES, counts, mean_confidence, accuracy)
+    return Reliability(counts, mean_confidence, accuracy)
 
 
 def ece(probabilities: Any, labels: Any) -> float:
