@@ -220,9 +220,6 @@ def tune(setup: Setup) -> Outcome:
     )
 
 
-METHODS: dict[str, Method] = {}
-
-
 def register(method: Method) -> Method:
     """Make a method known to the whole package.
 
@@ -246,7 +243,7 @@ def register(method: Method) -> Method:
 # Colours are those of seaborn's colour-blind palette. The rates suit the default backbone: on validation texts of a
 # seed that the book does not use, FT was better with 1e-4 than with 5e-5, and LoRA with 5e-3 than with 1e-3 or 2e-3;
 # 1e-2 was as good, but unsteady.
-for _method in (
+METHODS: dict[str, Method] = {method.name: method for method in (
     Method(
         name="lp", label="LP", head="lp", trains=head_alone, run=lp, fields=LP_FIELDS, learning_rate=None,
         color="#0173b2", marker="s", line=":",
@@ -271,5 +268,4 @@ for _method in (
         fields=(*LP_FIELDS, "head_norm", "head_factor", *TUNING_FIELDS, *LORA_FIELDS), learning_rate=5e-3,
         color="#ca9161", marker="v", line=(0, (3, 1, 1, 1)),
     ),
-):  # fmt: skip
-    METHODS[_method.name] = _method
+)}  # fmt: skip
