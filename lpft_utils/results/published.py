@@ -7,6 +7,7 @@ and "seed", so that no function of measured results takes them for results.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -51,12 +52,8 @@ def load_published(path: Path | str = "reference/published.csv") -> pd.DataFrame
         raise RunError(f"{path}: {error}: expected the published numbers; `git checkout` brings them back.") from error
     if list(read) != FILE:
         raise RunError(f"{path}: expected the columns {', '.join(FILE)}, got {', '.join(read)}.")
-    for line, row in enumerate(read.to_dict("records"), start=2):
-        _check(f"{path}, line {line}", row)
-    if (twice := read[read.duplicated(FILE[:6])]).size:
-        raise RunError(f"{path}, line {twice.index[0] + 2}: this number is there twice: {', '.join(twice.iloc[0])}.")
-    if missing := [number for number in map(str, TABLES) if number not in set(read["table"])]:
-        raise RunError(f"{path}: expected Tables {', '.join(map(str, TABLES))}; {missing[0]} is missing.")
+    if problem := next(_problems(read), None):
+        raise RunError(f"{path}, {problem}.")
     scale = 1 - 0.99 * read["metric"].isin(PER_CENT)
     outside = read["dataset"].map(lambda name: TASKS[name].rule == "test")
     found: Any = read.assign(
@@ -85,7 +82,8 @@ def sizes(numbers: pd.DataFrame) -> dict[tuple[str, str], int]:
     return {key: int(n) for key, n in zip(zip(found["dataset"], splits, strict=True), found["mean"], strict=True)}
 
 
-def _check(place: str, row: dict[Any, str]) -> None:
+def _problems(read: Any) -> Iterator[str]:
+    """What is wrong, in words."""
     known = {
         "table": tuple(map(str, TABLES)),
         "dataset": PAPER_TASKS,
@@ -94,16 +92,15 @@ def _check(place: str, row: dict[Any, str]) -> None:
         "metric": METRICS,
         "split": ("", "train", "validation", "test"),
     }
-    for column, values in known.items():
-        if row[column] not in values:
-            raise RunError(f"{place}: {column}: expected one of {', '.join(values)}, got {row[column]!r}.")
-    for column in ("value", "std"):
-        if not _is_number(row[column]) and (column == "value" or row[column]):
-            raise RunError(f"{place}: {column}: expected a number ≥ 0, got {row[column]!r}.")
-
-
-def _is_number(text: str) -> bool:
-    try:
-        return 0 <= float(text) < math.inf
-    except ValueError:
-        return False
+    checks = {name: (f"one of {', '.join(values)}", read[name].isin(values)) for name, values in known.items()}
+    for name, missing in (("value", False), ("std", read["std"] == "")):
+        numbers: Any = pd.to_numeric(read[name], errors="coerce")
+        checks[name] = "a number ≥ 0", numbers.between(0, math.inf, "left") | missing
+    for name, (expected, fits) in checks.items():
+        for i, found in read.loc[~fits, name].items():
+            yield f"line {i + 2}: {name}: expected {expected}, got {found!r}"
+    for i, row in read[read.duplicated(FILE[:6])].iterrows():
+        yield f"line {i + 2}: this number is there twice: {', '.join(row)}"
+    for number in map(str, TABLES):
+        if number not in set(read["table"]):
+            yield f"expected Tables {', '.join(map(str, TABLES))}; {number} is missing"
