@@ -162,8 +162,7 @@ def cost_table(runs: Mapping[str, Sequence[Run]]) -> Table:
         One row per method: trained parameters and their share; MB of their gradients and Adam's two moments (float32);
         MB of what a run stores of the weights; seconds of training; peak memory where a GPU measured it.
     """
-    everything = runs["ft"][0].metrics["trainable_parameters"]
-    rows = {}
+    everything, rows = runs["ft"][0].metrics["trainable_parameters"], {}
     for method, (stored, *_) in runs.items():
         n, record = stored.metrics["trainable_parameters"], METHODS[method]
         tuned = "epochs" in record.fields
@@ -173,16 +172,9 @@ def cost_table(runs: Mapping[str, Sequence[Run]]) -> Table:
             "gradients and Adam (MB)": f"{3 * 4 * n / 1e6:.3g}" if tuned else "none",
             "stored weights (MB)": f"{(stored.folder / 'model.safetensors').stat().st_size / 1e6:.3g}",
         }
-    measured = table(
-        results(runs),
-        "method",
-        {
-            "seconds": column("train_seconds", mean(0)),
-            "peak memory (MB)": column("peak_memory", lambda values: f"{max(values) / 1e6:.0f}"),
-        },
-    )
-    measured["seconds"] = measured["seconds"].replace("", "none")
-    measured["peak memory (MB)"] = measured["peak memory (MB)"].replace("", "not measured on a CPU")
+    peak = column("peak_memory", lambda values: f"{max(values) / 1e6:.0f}")
+    measured = table(results(runs), "method", {"seconds": column("train_seconds", mean(0)), "peak memory (MB)": peak})
+    measured = measured.replace({"seconds": {"": "none"}, "peak memory (MB)": {"": "not measured on a CPU"}})
     return Table(pd.DataFrame.from_dict(rows, orient="index").join(measured).rename_axis("method"))
 
 
