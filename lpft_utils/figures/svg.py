@@ -22,23 +22,18 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
+from lpft_utils.figures import style
+
 INK = "#010203"  # of text, axes and grid: the page's own colour takes its place
-STYLE: dict[Any, Any] = {  # matplotlib types its keys as literals
-    "axes.edgecolor": INK,
-    "axes.grid": True,
-    "axes.labelcolor": INK,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "figure.constrained_layout.use": True,
+STYLE: dict[Any, Any] = {
+    **style.STYLE,
+    **dict.fromkeys(
+        ("axes.edgecolor", "axes.labelcolor", "grid.color", "text.color", "xtick.color", "ytick.color"), INK
+    ),
     "figure.dpi": 72,  # a pixel is a unit of the SVG
     "font.sans-serif": ["DejaVu Sans"],
-    "font.size": 11,
     "grid.alpha": 0.2,
-    "grid.color": INK,
     "svg.fonttype": "none",
-    "text.color": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
 }
 _CSS, _SCRIPT = (Path(__file__).with_name(f"slider.{kind}").read_text(encoding="utf-8") for kind in ("css", "js"))
 
