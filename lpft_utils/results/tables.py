@@ -178,20 +178,19 @@ def cost_table(runs: Mapping[str, Sequence[Run]]) -> Table:
     return Table(pd.DataFrame.from_dict(rows, orient="index").join(measured).rename_axis("method"))
 
 
-def results_table(runs: Mapping[str, Sequence[Run]], split: str = "test") -> Table:
-    """Accuracy, feature change and calibration on one split.
+def results_table(runs: Mapping[str, Sequence[Run]]) -> Table:
+    """Accuracy, feature change and calibration on the test set.
 
     Args:
         runs: Runs by method, one per seed.
-        split: Name of the split.
 
     Returns:
         One row per method, each cell "mean ± half width", ‖V‖ of every seed; ECE without and with temperature scaling
         (TS).
     """
     titles = {"accuracy (%)": "accuracy", "CS(F)": "CS", "Diff(F)": "Diff", "FDR(F)": "FDR"}
-    columns = {title: column(metric, split=split) for title, metric in titles.items()}
-    columns |= {"‖V‖": column("head_norm")} | {metric: column(metric, split=split) for metric in ("ECE", "ECE, TS")}
+    columns = {title: column(metric, split="test") for title, metric in titles.items()}
+    columns |= {"‖V‖": column("head_norm")} | {metric: column(metric, split="test") for metric in ("ECE", "ECE, TS")}
     return table(results(runs), "method", columns)
 
 
