@@ -23,7 +23,7 @@ from lpft_utils.common.files import whole
 from lpft_utils.publishing.chapters import PublishError, chapters
 
 _BOX = re.compile(r"^:::\{(?:prf:)?(?!proof)(\w+)\} *(.*)\n(?::class: .*\n)?(?::label: (\S+)\n)?((?s:.*?))^:::$", re.M)
-_ROLE = re.compile(r"( ?)\{([\w:]+)\}`(?:[^`<]*<)?([^`>]+)>?`")
+_ROLE = re.compile(r"( ?)\{([\w:]+)\}`(?:([^`<]+) <)?([^`>]+)>?`")
 
 
 def _formula(text: str, options: Mapping[str, Any]) -> str:
@@ -37,8 +37,8 @@ def _render(shown: Mapping[str, str], text: str) -> str:
     """HTML of Markdown with roles: references and quoted values become what they show, citations go."""
 
     def resolve(match: re.Match) -> str:
-        space, role, name = match.groups()
-        return "" if role.startswith("cite") else space + shown.get(name, name)
+        space, role, text, name = match.groups()
+        return "" if role.startswith("cite") else space + (text or shown.get(name, name))
 
     text = _ROLE.sub(resolve, text)
     return _MARKDOWN.render(text) if "\n" in text else _MARKDOWN.renderInline(text)

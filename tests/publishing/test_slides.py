@@ -30,7 +30,7 @@ STATEMENT = r"""## Theory
 
 :::{prf:proposition} The $\alpha$ law
 :label: prop-law
-By {ref}`chapter-one`, {cite:p}`someone2020` for all $x$,
+By {ref}`chapter-one`, {cite:p}`someone2020` for all {term}`features <Feature>` $x$ of the {term}`head`,
 
 $$
 \norm{x}_1 \ge \norm{x}_2 .
@@ -113,7 +113,7 @@ def test_a_statement_is_shown_without_its_proof_and_with_what_its_references_mea
     assert "a second thing" in learn
     assert r"<strong>Proposition.</strong> The \(\alpha\) law" in statement
     assert r"\norm{x}_1" in statement
-    assert "By <em>One idea</em>, for all" in statement
+    assert r"By <em>One idea</em>, for all features \(x\) of the head," in statement
     assert "Nobody" not in "".join(written[1])
 
 
