@@ -114,6 +114,20 @@ def fetch() -> None:
 
 
 @main.command()
+@click.option(
+    "--chapter", "only", multiple=True, metavar="NAME", help="This chapter alone, such as 03. May be repeated."
+)
+def slides(only: tuple[str, ...]) -> None:
+    """Write the slides of the chapters that have been run into _build/slides, one file each."""
+    try:
+        from lpft_utils.publishing.slides import write_slides
+    except ModuleNotFoundError as error:
+        raise LpftError(f"slides need {error.name}, which is not installed: pip install 'lpft-utils[book]'") from error
+    for page in write_slides(book_root(), only):
+        click.echo(page)
+
+
+@main.command()
 def doctor() -> None:
     """Say what this machine has and what to do about the rest."""
     from lpft_utils.doctor import examine, report
@@ -227,7 +241,7 @@ def paper(
     """Show the paper's tables and figures, its numbers beside stored runs; or list, and run, its experiments."""
     if (table is not None) + (figure is not None) + dry_run > 1 or (as_csv and table is None):
         raise ParameterError("expected one of --table, --figure and --dry-run; --csv goes with --table")
-    from lpft_utils.results.published import load_published, sizes
+    from lpft_utils.results.published import load_published
     from lpft_utils.studies import paper as study
 
     numbers = load_published(book_root() / "book" / "reference" / "published.csv")
@@ -247,7 +261,7 @@ def paper(
         paper_figure(figure, found).savefig(path := f"paper-figure-{figure}.svg")
         click.echo(path)
     else:
-        click.echo(study.plan_table(settings, sizes(numbers)).to_text())
+        click.echo(study.plan_table(settings).to_text())
         if profile and not dry_run:
             with _messages_above_bars():
                 failed = study.run_every(settings)

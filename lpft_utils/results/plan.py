@@ -60,7 +60,7 @@ class Plan:
         return next((e for e in found if rate in e.get("rates", (TUNED,))), None)
 
     def role(self, task: str, statistic: str, rate: str = TUNED) -> str:
-        """What a statistic is on a task: "primary" or "replication" for an endpoint of the plan, else "secondary"."""
+        """A statistic's role on a task: "primary" or "replication" for a planned endpoint, otherwise "secondary"."""
         return self.tasks[task]["role"] if self.endpoint(task, statistic, rate) else "secondary"
 
     def smallest(self, task: str, statistic: str, rate: str = TUNED) -> float | None:
