@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import logging
 import shutil
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from lpft_utils.common.errors import RunError
+from lpft_utils.common.errors import RunError, TaskWarning
 from lpft_utils.common.paths import run_store
 from lpft_utils.data.examples import Task, subsample
 from lpft_utils.data.tasks import load_task
 from lpft_utils.models.backbone_files import folder_fingerprint
 from lpft_utils.runs.store import KEPT, Run, write_run
+from lpft_utils.training.logistic import FOLDS
 from lpft_utils.training.spec import RunSpec
 
 if TYPE_CHECKING:
@@ -41,12 +44,22 @@ def load_data(spec: RunSpec, load: Callable[..., Task] = load_task) -> Task:
 
     Raises:
         TaskError: If the task cannot be loaded or has no training split.
+
+    Warns:
+        TaskWarning: If a class has fewer training examples than there are folds.
     """
     options: dict[str, Any] = {"label_noise": spec.label_noise, "seed": spec.seed} if spec.task == "synthetic" else {}
     task = load(spec.task, ood=spec.ood, **options)
     for needed in ("train", "validation", "test"):
         task.split(needed)
     small = subsample(subsample(task, n_train=spec.n_train, seed=spec.seed), n_eval=spec.n_eval, seed=0)
+    rare = np.flatnonzero((counts := np.bincount(small.splits["train"].labels, minlength=task.n_classes)) < FOLDS)
+    if rare.size:
+        few = ", ".join(f"{task.label_names[c]} ({counts[c]})" for c in rare)
+        warnings.warn(
+            f"Task {task.name!r}: fewer than {FOLDS} training examples of {few}: some folds of cross-validation are "
+            "judged without them, and accuracy says little about these classes.", TaskWarning, stacklevel=2,
+        )  # fmt: skip
     drawn = [
         f"{len(s)} of {len(task.splits[k])} in {k}" for k, s in small.splits.items() if len(s) < len(task.splits[k])
     ]

@@ -41,6 +41,7 @@ from lpft_utils.training.logistic_solver import MAX_STEPS, Design, solve
 from lpft_utils.training.validation import check_Cs, check_data, check_folds
 
 Binary = Literal["sigmoid", "softmax"]
+FOLDS = 5
 TOLERANCE = 1e-8  # certified relative suboptimality of every fit
 DEFAULT_CS: tuple[float, ...] = tuple(np.logspace(-4, 4, 10).tolist())
 
@@ -129,13 +130,14 @@ def logistic_path(
     y: Tensor | ArrayLike,
     n_classes: int,
     Cs: Sequence[float] | None = None,
-    n_folds: int = 5,
+    n_folds: int = FOLDS,
     *,
     device: torch.device | str | None = None,
 ) -> LogisticPath:
     """Fit every C on every fold and on all data, and choose C as `LogisticRegressionCV` does.
 
-    The folds are those of `StratifiedKFold(n_folds)` without shuffling; the chosen C is the first one of the highest
+    The folds are those of `StratifiedKFold(n_folds)` without shuffling, except that the only example of a class is in
+    every training part, since a fit without a class has no optimum with C rows; the chosen C is the first one of the highest
     sum of fold accuracies; its head is the one fitted on all data.
 
     Args:
@@ -150,8 +152,8 @@ def logistic_path(
         The path; tensors are on `device` in float64.
 
     Raises:
-        ParameterError: For bad shapes, non-finite features, labels out of range, a class absent or seen only once, or
-            bad `Cs` or `n_folds`.
+        ParameterError: For bad shapes, non-finite features, labels out of range, an absent class, or bad `Cs` or
+            `n_folds`.
 
     Warns:
         UserWarning: If a class has fewer examples than there are folds (some held-out parts then lack it).
@@ -161,7 +163,7 @@ def logistic_path(
     Cs_array = check_Cs(DEFAULT_CS if Cs is None else Cs)
     folds = check_folds(y, n_folds)  # (N,)
     trained_on = X.new_ones(len(X), n_folds + 1)  # column 0: all data
-    trained_on[torch.arange(len(X), device=X.device), folds + 1] = 0
+    trained_on[:, 1:] = (folds[:, None] != torch.arange(n_folds, device=X.device)).to(X)
     design, theta, objective, gap, converged = _fit(X, y, n_classes, Cs_array, trained_on)
     accuracy = _held_out_accuracy(design, theta[1:], folds)
     V_path, b_path = design.to_head(theta[0])

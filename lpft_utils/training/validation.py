@@ -52,22 +52,16 @@ def check_data(
 
 
 def check_folds(y: Tensor, n_folds: int) -> Tensor:
-    """The fold that holds each example out, as `common.folds.fold_ids`, if no fold trains without a class.
+    """The fold that holds each example out, as `common.folds.fold_ids`; −1 for the only example of a class.
+
+    That one is in every training part: a fold that held it out would train without the class, and be judged on it.
 
     Args:
         y: Labels (N,).
         n_folds: Number of folds.
 
     Returns:
-        Index of the fold of each example (N,).
-
-    Raises:
-        ParameterError: If the folds cannot be stratified, or one would train without a class.
+        Index of the fold of each example (N,), or −1.
     """
-    counts = torch.bincount(y).tolist()
-    if min(counts) < 2:
-        raise ParameterError(
-            f"cross-validation needs every class at least twice, class counts are {counts}: the fold that holds the "
-            "only example of a class out would train without that class; use more data, or fit_logistic at a given C"
-        )
-    return torch.as_tensor(fold_ids(y.cpu().numpy(), n_folds), device=y.device)
+    ids = torch.as_tensor(fold_ids(y.cpu().numpy(), n_folds), device=y.device)
+    return torch.where(y.bincount()[y] > 1, ids, -1)
