@@ -4,6 +4,8 @@ A new command is one function decorated with `@main.command()`. Heavy imports st
 `lpft --help` answers at once.
 """
 
+from __future__ import annotations
+
 import contextlib
 import functools
 import logging
@@ -12,15 +14,18 @@ import shlex
 import sys
 import tempfile
 import webbrowser
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from lpft_utils.common.errors import LpftError, ParameterError
 from lpft_utils.common.paths import book_root, run_store
 from lpft_utils.publishing.parameters import PROFILE_NAMES, parse_pairs
+
+if TYPE_CHECKING:
+    from lpft_utils.runs.store import Run
 
 
 class _Group(click.Group):
@@ -121,19 +126,50 @@ def doctor() -> None:
 
 
 @main.command()
-@click.option("--profile", type=click.Choice(PROFILE_NAMES), default="laptop", show_default=True, help="All sizes.")
-@click.option("--method", required=True, help="lp, ft, lp_ft, lora or lp_lora.")
-@click.option("--task", help="A task of the paper, your own folder, snippets or synthetic; default: the profile's.")
-@click.option("--backbone", help="minilm, tiny, a local folder or a Hub id; default: the profile's.")
-@click.option("--seed", "seeds", type=int, multiple=True, help="A seed; may be repeated. Default: the profile's seeds.")
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--text", required=True, metavar="A[,B]", help="The text column, or two whose texts make a pair.")
+@click.option("--label", required=True, metavar="COLUMN", help="The column of the classes.")
+@click.option("--name", help="Name of the task; default: the file's.")
 @click.option(
-    "--set", "pairs", multiple=True, metavar="NAME=VALUE",
-    help="Any other field of RunSpec, such as --set epochs=2, --set lora_r=4 or --set head_norm=10. May be repeated.",
+    "--into", type=click.Path(file_okay=False, path_type=Path), envvar="LPFT_DATA", default="data", metavar="FOLDER",
+    help="The data folder; default: LPFT_DATA, otherwise data.",
 )  # fmt: skip
-def run(
-    profile: str, method: str, task: str | None, backbone: str | None, seeds: tuple[int, ...], pairs: tuple[str, ...]
-) -> None:
-    """Train one method, or show its stored runs; print accuracies, norms and where the runs are stored."""
+def new_data(file: Path, text: str, label: str, name: str | None, into: Path) -> None:
+    """Make a task of a table of labelled texts (.csv, .tsv, .jsonl or .parquet), and say what was found in it."""
+    from lpft_utils.data import own
+
+    columns = [column.strip() for column in text.split(",")]
+    click.echo(own.new_data(file, columns, label, name or file.stem, into.expanduser()))
+
+
+def _of_runs(command: Callable[..., None]) -> Callable[..., None]:
+    """The options that say which runs a command is about, but for the method."""
+    for option in (
+        click.option(
+            "--set", "pairs", multiple=True, metavar="NAME=VALUE",
+            help="Any other field of RunSpec, such as --set epochs=2, --set lora_r=4 or --set head_norm=10. May be "
+            "repeated.",
+        ),
+        click.option(
+            "--seed", "seeds", type=int, multiple=True, help="A seed; may be repeated. Default: the profile's seeds."
+        ),
+        click.option("--backbone", help="minilm, tiny, a local folder or a Hub id; default: the profile's."),
+        click.option(
+            "--task", help="A task of the paper, your own folder, snippets or synthetic; default: the profile's."
+        ),
+        click.option(
+            "--profile", type=click.Choice(PROFILE_NAMES), default="laptop", show_default=True, help="All sizes."
+        ),
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
+def _runs(
+    methods: Sequence[str], profile: str, task: str | None, backbone: str | None, seeds: tuple[int, ...],
+    pairs: tuple[str, ...],
+) -> dict[str, list[Run]]:  # fmt: skip
+    """Train, or read, the runs of these options by method."""
     for pair in pairs:
         if "=" not in pair:
             raise ParameterError(f"--set: expected NAME=VALUE, got {pair!r}.")
@@ -142,16 +178,38 @@ def run(
     from lpft_utils.runs.run import run_seeds
 
     setting = get_profile(profile, task=task, backbone=backbone, seeds=seeds or None)
-    spec = setting.spec(method).replace(**fields)
+    specs = {method: setting.spec(method).replace(**fields) for method in methods}  # all checked before any runs
     with _messages_above_bars():
-        runs = run_seeds(spec, list(setting.seeds), progress=True)
-    for stored in runs:
+        return {method: run_seeds(spec, list(setting.seeds), progress=True) for method, spec in specs.items()}
+
+
+@main.command()
+@click.option("--method", required=True, help="lp, ft, lp_ft, lora or lp_lora.")
+@_of_runs
+def run(method: str, **which: Any) -> None:
+    """Train one method, or show its stored runs; print accuracies, norms and where the runs are stored."""
+    for stored in _runs([method], **which)[method]:
         shares = ", ".join(f"{split} {100 * value:.1f} %" for split, value in stored.metrics["accuracy"].items())
         click.echo(f"{stored.folder}\n  accuracy: {shares}\n  ‖V‖: {stored.metrics['head_norm']:.3f}")
         if stored.metrics["task"]["test_is_validation"]:
             click.echo("  test: the published validation set, since the labels of the test set are not public")
         if stored.diverged:
             click.echo("  diverged: a loss, a norm or a logit is infinite or NaN; try a smaller learning rate")
+
+
+@main.command()
+@click.option(
+    "--method", "methods", multiple=True, required=True,
+    help="lp, ft, lp_ft, lora or lp_lora; give two or more, the others are compared with the first.",
+)  # fmt: skip
+@_of_runs
+def compare(methods: tuple[str, ...], **which: Any) -> None:
+    """Compare methods: accuracy, feature change, ‖V‖, calibration, and their differences, with intervals over seeds."""
+    if len(set(methods)) < max(2, len(methods)):
+        raise ParameterError(f"--method: expected two or more different methods, got {', '.join(methods)}")
+    from lpft_utils.results.comparison import comparison
+
+    click.echo(comparison(_runs(methods, **which)).to_text())
 
 
 @main.command()

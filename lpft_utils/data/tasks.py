@@ -22,7 +22,7 @@ from lpft_utils.data import snippets, synthetic
 from lpft_utils.data.catalog import PAPER_TASKS, TASKS, TaskInfo, template_columns
 from lpft_utils.data.conversion import to_split, unlabelled
 from lpft_utils.data.examples import Split, Task, subsample
-from lpft_utils.data.readers import Table, ood_names, read_hub, read_json, read_split
+from lpft_utils.data.readers import READERS, Table, ood_names, read_hub, read_json, read_split
 
 __all__ = ["PAPER_TASKS", "TASKS", "Split", "Task", "TaskInfo", "load_task", "subsample"]
 
@@ -110,6 +110,8 @@ def _load(name: str, data_folder: Path | None) -> Task:
 
 
 def _unknown_message(name: str, data_folder: Path | None) -> str:
+    if Path(name).suffix in READERS:
+        return f"{name!r} is a file, not a task: lpft new-data {name} --text COLUMN --label COLUMN makes a task of it."
     own = [path.parent.name for path in sorted(data_folder.glob("*/dataset.json"))] if data_folder else []
     hint = nearest(name, sorted({*TASKS, *own}))
     return f"Unknown task {name!r}: {hint}. Own data: a folder with dataset.json under LPFT_DATA or a path to one."

@@ -57,8 +57,8 @@ def load_data(spec: RunSpec, load: Callable[..., Task] = load_task) -> Task:
     if rare.size:
         few = ", ".join(f"{task.label_names[c]} ({counts[c]})" for c in rare)
         warnings.warn(
-            f"Task {task.name!r}: fewer than {FOLDS} training examples of {few}: some folds of cross-validation are "
-            "judged without them, and accuracy says little about these classes.", TaskWarning, stacklevel=2,
+            f"Task {task.name!r}: fewer than {FOLDS} training examples of {few}: accuracy on such a "
+            "class is mostly chance.", TaskWarning, stacklevel=2,
         )  # fmt: skip
     drawn = [
         f"{len(s)} of {len(task.splits[k])} in {k}" for k, s in small.splits.items() if len(s) < len(task.splits[k])

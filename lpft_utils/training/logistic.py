@@ -137,8 +137,8 @@ def logistic_path(
     """Fit every C on every fold and on all data, and choose C as `LogisticRegressionCV` does.
 
     The folds are those of `StratifiedKFold(n_folds)` without shuffling, except that the only example of a class is in
-    every training part, since a fit without a class has no optimum with C rows; the chosen C is the first one of the highest
-    sum of fold accuracies; its head is the one fitted on all data.
+    every training part, since a fit without a class has no optimum with C rows; the chosen C is the first one of the
+    highest sum of fold accuracies; its head is the one fitted on all data.
 
     Args:
         X: Features (N, H), finite.
@@ -156,7 +156,7 @@ def logistic_path(
             `n_folds`.
 
     Warns:
-        UserWarning: If a class has fewer examples than there are folds (some held-out parts then lack it).
+        TaskWarning: If a class has fewer examples than there are folds (some held-out parts then lack it).
         LogisticConvergenceWarning: If a fit has not reached the tolerance, `TOLERANCE`.
     """
     X, y = check_data(X, y, n_classes, device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from lpft_utils.common.errors import ParameterError
+from lpft_utils.common.errors import ParameterError, TaskWarning
 from lpft_utils.common.folds import fold_ids
 from lpft_utils.common.validation import check_integer, check_labels, check_real
 
@@ -62,6 +63,18 @@ def check_folds(y: Tensor, n_folds: int) -> Tensor:
 
     Returns:
         Index of the fold of each example (N,), or −1.
+
+    Warns:
+        TaskWarning: If a class has fewer examples than there are folds.
     """
-    ids = torch.as_tensor(fold_ids(y.cpu().numpy(), n_folds), device=y.device)
-    return torch.where(y.bincount()[y] > 1, ids, -1)
+    counts = y.bincount()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # scikit-learn's, in favour of ours
+        ids = torch.as_tensor(fold_ids(y.cpu().numpy(), n_folds), device=y.device)
+    if (counts < n_folds).any():
+        rarest = f"{int(counts.min())} example{'s' * (int(counts.min()) > 1)}"
+        warnings.warn(
+            f"The rarest class has {rarest}, fewer than the {n_folds} folds of cross-validation: some folds are judged "
+            "without such a class.", TaskWarning, stacklevel=3,
+        )  # fmt: skip
+    return torch.where(counts[y] > 1, ids, -1)

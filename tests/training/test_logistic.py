@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression, LogisticRegressionCV
 from sklearn.model_selection import StratifiedKFold
 
-from lpft_utils.common.errors import LpftError, ParameterError
+from lpft_utils.common.errors import LpftError, ParameterError, TaskWarning
 from lpft_utils.common.folds import fold_ids
 from lpft_utils.common.threads import one_thread_if_small
 from lpft_utils.training import logistic_solver
@@ -246,7 +246,7 @@ def test_a_class_smaller_than_the_number_of_folds_is_warned_about():
     X, y = make_data(N=60, n_classes=2)
     y[:] = 0
     y[:3] = 1
-    with pytest.warns(UserWarning, match="least populated class in y has only 3"):
+    with pytest.warns(TaskWarning, match="rarest class has 3 examples, fewer than the 5 folds"):
         path = logistic_path(X, y, 2, Cs=[0.1])
     assert path.converged and path.fold_accuracy.shape == (5, 1)
 
@@ -255,7 +255,7 @@ def test_the_only_example_of_a_class_is_in_every_training_part():
     X, y = make_data(N=80, n_classes=4)
     y = np.where(y == 3, 0, y)
     y[17] = 3
-    with pytest.warns(UserWarning, match="least populated class in y has only 1"):
+    with pytest.warns(TaskWarning, match="rarest class has 1 example, fewer than the 5 folds"):
         path = logistic_path(X, y, 4, Cs=[0.01, 1.0, 10.0])
         held_out = [part[part != 17] for _, part in StratifiedKFold(5).split(X, y)]
     parts = [(np.setdiff1d(np.arange(80), part), part) for part in held_out]
