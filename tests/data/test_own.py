@@ -94,7 +94,7 @@ GOOD = "body,kind\n" + "".join(f"text {i},{'ab'[i % 2]}\n" for i in range(20))
         ("in.csv", GOOD.replace("kind", "body", 1), ["body"], "kind", "columns of different names"),
         ("in.csv", "body,kind\n", ["body"], "kind", "has no rows"),
         ("in.csv", "body,kind\n,a\nx,\n", ["body"], "kind", "no row has both"),
-        ("in.csv", "body,kind\n" + "".join(f"t{i},{i}\n" for i in range(9)), ["body"], "kind", "found: 9, of which rarer: 9"),
+        ("in.csv", "body,kind\n" + "".join(f"t{i},{i}\n" for i in range(9)), ["body"], "kind", "of which rarer: 9"),
         ("in.csv", GOOD.replace(",b", ",a"), ["body"], "kind", "two or more classes"),
         ("in.csv", GOOD.replace("body", "a.b"), ["a.b"], "kind", "each plainly"),
         ("in.csv", GOOD.encode() + "café,a\n".encode("latin1"), ["body"], "kind", "line 22: expected UTF-8"),

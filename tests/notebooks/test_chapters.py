@@ -15,8 +15,9 @@ from conftest import ROOT, BuiltBook
 
 from lpft_utils.publishing import publish
 
-MAX_LINES, MAX_SET_UP = 18, 20
-PARAMETERS = {"profile": "laptop", "task": None, "backbone": None, "seeds": None, "ood": None, "n_train": None}
+MAX_LINES, MAX_SET_UP = 18, 21
+CHOICES = ("task", "backbone", "seeds", "ood", "n_train", "learning_rate", "epochs")  # None leaves it to the profile
+PARAMETERS = {"profile": "laptop", **dict.fromkeys(CHOICES)}
 # Plotting and training belong to lpft_utils, where they are tested; a chapter calls them.
 FORBIDDEN = {
     r"\bplt\.|\bimport matplotlib|\bsns\.|\bimport seaborn": "plotting code",
