@@ -4,8 +4,6 @@ A new command is one function decorated with `@main.command()`. Heavy imports st
 `lpft --help` answers at once.
 """
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import logging
@@ -16,16 +14,13 @@ import tempfile
 import webbrowser
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from lpft_utils.common.errors import LpftError, ParameterError
 from lpft_utils.common.paths import book_root, run_store
 from lpft_utils.publishing.parameters import PROFILE_NAMES, parse_pairs
-
-if TYPE_CHECKING:
-    from lpft_utils.runs.store import Run
 
 
 class _Group(click.Group):
@@ -130,46 +125,32 @@ def doctor() -> None:
 @click.option("--text", required=True, metavar="A[,B]", help="The text column, or two whose texts make a pair.")
 @click.option("--label", required=True, metavar="COLUMN", help="The column of the classes.")
 @click.option("--name", help="Name of the task; default: the file's.")
-@click.option(
-    "--into", type=click.Path(file_okay=False, path_type=Path), envvar="LPFT_DATA", default="data", metavar="FOLDER",
-    help="The data folder; default: LPFT_DATA, otherwise data.",
-)  # fmt: skip
-def new_data(file: Path, text: str, label: str, name: str | None, into: Path) -> None:
+@click.option("--into", type=Path, envvar="LPFT_DATA", default="data", help="Data folder; default: LPFT_DATA, or data.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Draws the splits.")
+def new_data(file: Path, text: str, label: str, name: str | None, into: Path, seed: int) -> None:
     """Make a task of a table of labelled texts (.csv, .tsv, .jsonl or .parquet), and say what was found in it."""
     from lpft_utils.data import own
 
-    columns = [column.strip() for column in text.split(",")]
-    click.echo(own.new_data(file, columns, label, name or file.stem, into.expanduser()))
+    click.echo(own.new_data(file, text.split(","), label, name or file.stem, into.expanduser(), seed))
+
+
+_OF_RUNS = (  # which runs a command is about, but for the method
+    click.option("--profile", type=click.Choice(PROFILE_NAMES), default="laptop", show_default=True, help="All sizes."),
+    click.option("--task", help="A task of the paper, your own, snippets or synthetic; default: the profile's."),
+    click.option("--backbone", help="minilm, tiny, a local folder or a Hub id; default: the profile's."),
+    click.option("--seed", "seeds", type=int, multiple=True, help="May be repeated. Default: the profile's seeds."),
+    click.option("--set", "pairs", multiple=True, metavar="NAME=VALUE",
+                 help="Any other field of RunSpec, such as --set epochs=2 or --set head_norm=10. May be repeated."),
+)  # fmt: skip
 
 
 def _of_runs(command: Callable[..., None]) -> Callable[..., None]:
-    """The options that say which runs a command is about, but for the method."""
-    for option in (
-        click.option(
-            "--set", "pairs", multiple=True, metavar="NAME=VALUE",
-            help="Any other field of RunSpec, such as --set epochs=2, --set lora_r=4 or --set head_norm=10. May be "
-            "repeated.",
-        ),
-        click.option(
-            "--seed", "seeds", type=int, multiple=True, help="A seed; may be repeated. Default: the profile's seeds."
-        ),
-        click.option("--backbone", help="minilm, tiny, a local folder or a Hub id; default: the profile's."),
-        click.option(
-            "--task", help="A task of the paper, your own folder, snippets or synthetic; default: the profile's."
-        ),
-        click.option(
-            "--profile", type=click.Choice(PROFILE_NAMES), default="laptop", show_default=True, help="All sizes."
-        ),
-    ):  # fmt: skip
-        command = option(command)
-    return command
+    """Give a command the options `_OF_RUNS`."""
+    return functools.reduce(lambda made, option: option(made), reversed(_OF_RUNS), command)
 
 
-def _runs(
-    methods: Sequence[str], profile: str, task: str | None, backbone: str | None, seeds: tuple[int, ...],
-    pairs: tuple[str, ...],
-) -> dict[str, list[Run]]:  # fmt: skip
-    """Train, or read, the runs of these options by method."""
+def _runs(methods: Sequence[str], profile: str, pairs: Sequence[str], seeds: Sequence[int], **choices: Any) -> Any:
+    """Train, or read, the runs of these options: a list by method."""
     for pair in pairs:
         if "=" not in pair:
             raise ParameterError(f"--set: expected NAME=VALUE, got {pair!r}.")
@@ -177,10 +158,10 @@ def _runs(
     from lpft_utils.runs.profiles import get_profile
     from lpft_utils.runs.run import run_seeds
 
-    setting = get_profile(profile, task=task, backbone=backbone, seeds=seeds or None)
+    setting = get_profile(profile, seeds=seeds or None, **choices)
     specs = {method: setting.spec(method).replace(**fields) for method in methods}  # all checked before any runs
     with _messages_above_bars():
-        return {method: run_seeds(spec, list(setting.seeds), progress=True) for method, spec in specs.items()}
+        return {method: run_seeds(spec, setting.seeds, progress=True) for method, spec in specs.items()}
 
 
 @main.command()
@@ -198,10 +179,7 @@ def run(method: str, **which: Any) -> None:
 
 
 @main.command()
-@click.option(
-    "--method", "methods", multiple=True, required=True,
-    help="lp, ft, lp_ft, lora or lp_lora; give two or more, the others are compared with the first.",
-)  # fmt: skip
+@click.option("--method", "methods", multiple=True, required=True, help="Two or more, compared with the first.")
 @_of_runs
 def compare(methods: tuple[str, ...], **which: Any) -> None:
     """Compare methods: accuracy, feature change, ‖V‖, calibration, and their differences, with intervals over seeds."""

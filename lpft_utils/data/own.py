@@ -18,7 +18,6 @@ from lpft_utils.data.conversion import list_bad
 from lpft_utils.data.readers import READERS
 from lpft_utils.data.tasks import load_task
 
-ENDINGS = [ending for ending in READERS if ending != ".txt"]  # which is PubMed's own format
 SMALLEST = 4  # of a class that is cut: two texts to train on, one to validate, one to test
 
 
@@ -40,7 +39,7 @@ def new_data(file: Path, text: Sequence[str], label: str, name: str, into: Path,
         TaskError: If the file cannot be read, a column is absent or holds no classes, or the folder exists.
     """
     folder = into / name
-    if not name or name in TASKS or Path(name).name != name or name.startswith("."):
+    if name in TASKS or Path(name).name != name or name[:1] in (".", ""):
         raise TaskError(f"{name!r} cannot name a new task: expected a plain folder name that no known task has.")
     if folder.exists():
         raise TaskError(f"{folder} exists and is not overwritten: choose another --name or --into, or remove it.")
@@ -66,21 +65,21 @@ def new_data(file: Path, text: Sequence[str], label: str, name: str, into: Path,
 
 def _labelled(file: Path, text: list[str], label: str) -> tuple[Any, list[str]]:
     """The rows that have all their texts and a label, a class name; and what is to be said about the others."""
-    if file.suffix not in ENDINGS:
-        raise TaskError(f"{file}: expected a file that ends in {', '.join(ENDINGS)}.")
-    if len(text) not in (1, 2) or len({*text, label}) != len(text) + 1:
+    if file.suffix not in READERS:
+        raise TaskError(f"{file}: expected a file that ends in {', '.join(READERS)}.")
+    if len(text) not in (1, 2) or len({*text, label}) <= len(text):
         raise TaskError(f"expected one or two text columns and another for the label, got {text} and {label!r}.")
     table = READERS[file.suffix](file)
     if table.bad:
         raise TaskError(list_bad(table, table.bad))
-    frame = table.frame
-    if frame.empty:
+    if table.frame.empty:
         raise TaskError(f"{file} has no rows: expected labelled texts below a header.")
-    if absent := [column for column in (*text, label) if column not in frame]:
-        other = next((f", separated by {s!r}: save it with commas" for s in ";\t|" if s in "".join(frame)), "")
-        raise TaskError(f"{file}: missing column {', '.join(map(repr, absent))}; found {list(frame)}{other}.")
-    frame = frame[[*text, label]].map(_as_text)
-    said = [f"{file}: {len(frame)} rows" + ("" if file.suffix == ".parquet" else f", {_encoding(file)}")]
+    if absent := [column for column in (*text, label) if column not in table.frame]:
+        other = next((f", separated by {s!r}: save it with commas" for s in ";\t|" if s in "".join(table.frame)), "")
+        raise TaskError(f"{file}: missing column {', '.join(map(repr, absent))}; found {list(table.frame)}{other}.")
+    frame = table.frame[[*text, label]].map(_as_text)
+    marked = file.read_bytes()[:3] == b"\xef\xbb\xbf"
+    said = [f"{file}: {len(frame)} rows, UTF-8{' with a byte order mark' * marked}"]
     empty = frame == ""
     said += [f"empty cells in column {c!r}: {n}; these rows are left out" for c, n in empty.sum().items() if n]
     if empty.any(axis=1).all():
@@ -93,10 +92,8 @@ def _distinct(frame: Any, text: list[str], label: str) -> tuple[Any, list[str]]:
     key = frame[text].agg(lambda row: tuple(" ".join(cell.casefold().split()) for cell in row), axis=1)
     torn = frame.groupby(key)[label].transform("nunique") > 1
     again = ~torn & key.duplicated()
-    said = [f"repeated texts: {again.sum()}; the first of each is kept"] if again.any() else []
-    said += (
-        [f"texts with different labels: {key[torn].nunique()}; all {torn.sum()} rows left out"] if torn.any() else []
-    )
+    said = [f"repeated texts: {again.sum()}; the first of each is kept"] * bool(again.any())
+    said += [f"texts with different labels: {key[torn].nunique()}; all {torn.sum()} rows left out"] * bool(torn.any())
     return frame[~torn & ~again], said
 
 
@@ -106,10 +103,8 @@ def _cut(labels: Any, what: str, seed: int) -> Any:
     size, place = order.groupby(order).transform("size"), order.groupby(order).cumcount()
     n_classes, rare = labels.nunique(), (labels.value_counts() < SMALLEST).sum()
     if n_classes < 2 or 2 * rare > n_classes:
-        raise TaskError(
-            f"{what}: expected two or more classes, most of them of {SMALLEST} or more different texts; "
-            f"different values found: {n_classes}, of which rarer: {rare}."
-        )
+        found = f"different values found: {n_classes}, of which rarer: {rare}"
+        raise TaskError(f"{what}: expected two or more classes, most of {SMALLEST} or more different texts; {found}.")
     held = (size / 10).round().clip(lower=1).where(size >= SMALLEST, 0)
     cut = pd.Series("train", order.index, name="split").mask(place < 2 * held, "validation").mask(place < held, "test")
     return cut.reindex(labels.index)
@@ -123,12 +118,5 @@ def _as_text(value: Any) -> str:
 
 
 def _order(name: str) -> tuple[float, str]:
-    """Numbers by value, then names."""
-    try:
-        return float(name), name
-    except ValueError:
-        return float("inf"), name
-
-
-def _encoding(file: Path) -> str:
-    return "UTF-8 with a byte order mark" if file.read_bytes()[:3] == b"\xef\xbb\xbf" else "UTF-8"
+    """Whole numbers by value, then names."""
+    return (int(name) if name.removeprefix("-").isdecimal() else float("inf")), name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 
@@ -31,12 +32,12 @@ def comparison(runs: Mapping[str, Sequence[Run]]) -> Table:
         first; cells "mean ± half width" over seeds, with diverged runs left out and counted.
     """
     frame = results(run for group in runs.values() for run in group)
-    values = frame.set_index(["method", "seed", "split", "metric"])["value"]
+    values: Any = frame.set_index(["method", "seed", "split", "metric"])["value"]
 
     def cell(metric: str, split: str, form: Format, *methods: str) -> str:
         def value(*found: Run) -> float:
-            minus, plus = ([0.0] + [values[r.spec.method, r.spec.seed, split, metric] for r in found])[-2:]
-            return plus - minus
+            *first, last = (values[r.spec.method, r.spec.seed, split, metric] for r in found)
+            return last - sum(first)  # there is a first one in a difference alone
 
         return over_seeds(value, form, *(runs[method] for method in methods))
 
@@ -50,9 +51,7 @@ def comparison(runs: Mapping[str, Sequence[Run]]) -> Table:
     } | {"‖V‖": ("head_norm", "", mean(2))}
     cells = {row: {title: cell(*of, *methods) for title, methods in columns.items()} for row, of in rows.items()}
     table = Table(pd.DataFrame.from_dict(cells, orient="index").rename_axis("metric"))
-    n = frame["seed"].nunique()
-    seeds = f"±: half width of the 95 % Student interval over {n} seeds." if n > 1 else (
-        "One seed: there is no interval, and another seed may reverse a difference; give several."
-    )  # fmt: skip
+    interval = f"±: half width of the 95 % Student interval over {len(runs[first])} seeds."
+    seeds = interval if len(runs[first]) > 1 else "One seed: there is no interval; give several with --seed."
     table.attrs["note"] = " ".join(filter(None, [NOTE + seeds, validation_note(frame)]))
     return table

@@ -148,10 +148,10 @@ def get_profile(
         profile = replace(profile, settings={**profile.settings, "n_train": n_train})
     tuned = [method for method, record in METHODS.items() if record.learning_rate is not None]
     rates = learning_rate if isinstance(learning_rate, Mapping) else dict.fromkeys(tuned, learning_rate)
-    if unknown := [method for method in rates if method not in tuned]:
-        hint = nearest(str(unknown[0]), tuned)
-        raise ParameterError(f"learning_rate: there is no method {unknown[0]!r} that tunes; {hint}.")
-    given = {method: {"learning_rate": rates.get(method), "epochs": epochs} for method in tuned}
-    given = {method: {k: v for k, v in fields.items() if v is not None} for method, fields in given.items()}
+    for name in rates:
+        if name not in tuned:
+            raise ParameterError(f"learning_rate: there is no method {name!r} that tunes; {nearest(str(name), tuned)}.")
+    given = {m: {"learning_rate": rates.get(m), "epochs": epochs} for m in tuned}
+    given = {m: found for m in tuned if (found := {k: v for k, v in given[m].items() if v is not None})}
     sweep = {name: value for name, value in profile.sweep.items() if name != "epochs" or epochs is None}
-    return replace(profile, sweep=sweep, given={method: fields for method, fields in given.items() if fields})
+    return replace(profile, sweep=sweep, given=given)

@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from filelock import FileLock, Timeout
 from tqdm import tqdm
@@ -53,13 +52,10 @@ def load_data(spec: RunSpec, load: Callable[..., Task] = load_task) -> Task:
     for needed in ("train", "validation", "test"):
         task.split(needed)
     small = subsample(subsample(task, n_train=spec.n_train, seed=spec.seed), n_eval=spec.n_eval, seed=0)
-    rare = np.flatnonzero((counts := np.bincount(small.splits["train"].labels, minlength=task.n_classes)) < FOLDS)
-    if rare.size:
-        few = ", ".join(f"{task.label_names[c]} ({counts[c]})" for c in rare)
-        warnings.warn(
-            f"Task {task.name!r}: fewer than {FOLDS} training examples of {few}: accuracy on such a "
-            "class is mostly chance.", TaskWarning, stacklevel=2,
-        )  # fmt: skip
+    counts = torch.tensor(small.splits["train"].labels).bincount(minlength=task.n_classes).tolist()
+    if few := ", ".join(f"{c} ({n})" for c, n in zip(task.label_names, counts, strict=True) if n < FOLDS):
+        said = f"Task {task.name!r}: fewer than {FOLDS} training examples of {few}: accuracy on such a class is chance."
+        warnings.warn(said, TaskWarning, stacklevel=2)
     drawn = [
         f"{len(s)} of {len(task.splits[k])} in {k}" for k, s in small.splits.items() if len(s) < len(task.splits[k])
     ]

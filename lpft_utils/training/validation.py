@@ -72,9 +72,6 @@ def check_folds(y: Tensor, n_folds: int) -> Tensor:
         warnings.simplefilter("ignore", UserWarning)  # scikit-learn's, in favour of ours
         ids = torch.as_tensor(fold_ids(y.cpu().numpy(), n_folds), device=y.device)
     if (counts < n_folds).any():
-        rarest = f"{int(counts.min())} example{'s' * (int(counts.min()) > 1)}"
-        warnings.warn(
-            f"The rarest class has {rarest}, fewer than the {n_folds} folds of cross-validation: some folds are judged "
-            "without such a class.", TaskWarning, stacklevel=3,
-        )  # fmt: skip
+        few = f"Examples of the rarest class: {int(counts.min())}, fewer than the {n_folds} folds of cross-validation"
+        warnings.warn(f"{few}: some folds are judged without such a class.", TaskWarning, stacklevel=3)
     return torch.where(counts[y] > 1, ids, -1)

@@ -246,7 +246,7 @@ def test_a_class_smaller_than_the_number_of_folds_is_warned_about():
     X, y = make_data(N=60, n_classes=2)
     y[:] = 0
     y[:3] = 1
-    with pytest.warns(TaskWarning, match="rarest class has 3 examples, fewer than the 5 folds"):
+    with pytest.warns(TaskWarning, match="rarest class: 3, fewer than the 5 folds"):
         path = logistic_path(X, y, 2, Cs=[0.1])
     assert path.converged and path.fold_accuracy.shape == (5, 1)
 
@@ -255,7 +255,7 @@ def test_the_only_example_of_a_class_is_in_every_training_part():
     X, y = make_data(N=80, n_classes=4)
     y = np.where(y == 3, 0, y)
     y[17] = 3
-    with pytest.warns(TaskWarning, match="rarest class has 1 example, fewer than the 5 folds"):
+    with pytest.warns(TaskWarning, match="rarest class: 1, fewer than the 5 folds"):
         path = logistic_path(X, y, 4, Cs=[0.01, 1.0, 10.0])
         held_out = [part[part != 17] for _, part in StratifiedKFold(5).split(X, y)]
     parts = [(np.setdiff1d(np.arange(80), part), part) for part in held_out]
