@@ -154,8 +154,8 @@ def initial_model(
         with torch.no_grad():
             phi = model.features(**own.inputs)
         present, labels = own.labels.unique(return_inverse=True)
-        binary = "sigmoid" if len(probed.V) == 2 else "softmax"
-        fit = fit_logistic(phi, labels, len(present), float(probed.metrics["lp"]["C"]), binary=binary)
+        twice = 2 if len(present) == 2 < len(probed.V) else 1  # two classes alone have twice the penalty
+        fit = fit_logistic(phi, labels, len(present), twice * float(probed.metrics["lp"]["C"]))
         V, b = torch.zeros_like(probed.V).to(phi), torch.full_like(probed.V[:, 0], float(fit.b.min()) - 30).to(phi)
         V[present], b[present] = fit.V.to(phi), fit.b.to(phi)
         model.set_head(V, b)  # a class that is not among the examples: the limit of the fit, v = 0 and no probability
@@ -259,7 +259,7 @@ def as_published(at: Initialisation, *, store: Path | None = None) -> PublishedF
     digest = hashlib.sha256(version("scikit-learn").encode())
     for tensor in given:
         digest.update(tensor.cpu().numpy().tobytes())
-    return PublishedFit(**cached(f"published-{digest.hexdigest()[:16]}", lambda: asdict(published(*given)), store))
+    return PublishedFit(**cached(f"published-2-{digest.hexdigest()[:16]}", lambda: asdict(published(*given)), store))
 
 
 def trace_shares(K: Kernel) -> dict[str, float]:
