@@ -142,7 +142,8 @@ def _from_folder(name: str, info: TaskInfo | None, folder: Path) -> Task:
     if "test" in tables and unlabelled(tables["test"], info):
         if own or not info.hub or "validation" not in tables:
             raise TaskError(
-                f"{tables['test'].origin}: expected labels in column {info.label_column!r}, found none. Label these "
+                f"{tables['test'].origin}: expected labels in column {info.label_column!r}, found none; the columns "
+                f"are {list(tables['test'].frame)}. Name that of the labels in dataset.json (label_column), label these "
                 "texts, or remove the file: the validation set is then the test set."
             )
         del tables["test"]  # as on the Hub, where the labels of GLUE's test sets are withheld
@@ -157,6 +158,7 @@ def _own_info(name: str, path: Path, description: dict[str, Any]) -> TaskInfo:
     label_column = description.get("label_column", "label")
     columns = [c for c in description.get("columns", []) if c not in (label_column, "idx", "id")]
     columns = description.get("text_columns", columns)
+    columns = [columns] if isinstance(columns, str) else columns
     template = description.get("template", [f"{{{column}}}" for column in columns])
     template = [template] if isinstance(template, str) else template
     if not isinstance(template, list) or len(template) not in (1, 2) or not all(isinstance(t, str) for t in template):

@@ -15,10 +15,7 @@ from lpft_utils.runs.store import Run
 from lpft_utils.training.methods import METHODS
 
 BY_SPLIT = {"accuracy (%)": "accuracy", "Diff(F)": "Diff", "ECE": "ECE", "ECE, TS": "ECE, TS"}
-NOTE = (
-    "Diff(F): mean distance that features move. TS: after temperature scaling, T fitted on the validation split. "
-    "Differences are taken seed by seed, where neither run diverged. "
-)
+NOTE = "Diff(F): mean distance that features move. TS: temperature fitted on validation. Differences: seed by seed. "
 
 
 def comparison(runs: Mapping[str, Sequence[Run]]) -> Table:

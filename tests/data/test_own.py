@@ -126,3 +126,13 @@ def test_what_exists_is_not_overwritten(tmp_path):
 def test_a_file_given_as_a_task_leads_to_the_command():
     with pytest.raises(TaskError, match=r"lpft new-data my\.csv --text COLUMN --label COLUMN"):
         load_task("my.csv")
+
+
+def test_a_label_column_of_another_name_is_named_with_those_that_are_there(tmp_path):
+    new_data(save(table(), tmp_path / "in.csv"), ["body"], "kind", "t", tmp_path)
+    about = json.loads((tmp_path / "t" / "dataset.json").read_text())
+    (tmp_path / "t" / "dataset.json").write_text(json.dumps(about | {"label_column": "class"}))
+    with pytest.raises(TaskError, match=r"column 'class', found none; the columns are \['body', 'kind'\]"):
+        load_task("t", data_dir=tmp_path)
+    (tmp_path / "t" / "dataset.json").write_text(json.dumps(about | {"text_columns": "body"}))
+    assert len(load_task("t", data_dir=tmp_path).splits["test"]) == 11
