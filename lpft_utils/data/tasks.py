@@ -143,7 +143,7 @@ def _from_folder(name: str, info: TaskInfo | None, folder: Path) -> Task:
         if own or not info.hub or "validation" not in tables:
             raise TaskError(
                 f"{tables['test'].origin}: expected labels in column {info.label_column!r}, found none; the columns "
-                f"are {list(tables['test'].frame)}. Name that of the labels in dataset.json (label_column), label these "
+                f"are {list(tables['test'].frame)}. Name the right one in dataset.json (label_column), label these "
                 "texts, or remove the file: the validation set is then the test set."
             )
         del tables["test"]  # as on the Hub, where the labels of GLUE's test sets are withheld

@@ -55,7 +55,7 @@ def load_data(spec: RunSpec, load: Callable[..., Task] = load_task) -> Task:
     small = subsample(subsample(task, n_train=spec.n_train, seed=spec.seed), n_eval=spec.n_eval, seed=0)
     counts = torch.tensor(small.splits["train"].labels).bincount(minlength=task.n_classes).tolist()
     if few := ", ".join(f"{c} ({n})" for c, n in zip(task.label_names, counts, strict=True) if n < FOLDS):
-        said = f"Task {task.name!r}: fewer than {FOLDS} training examples of {few}: accuracy on such a class is chance."
+        said = f"Task {task.name!r}: fewer than {FOLDS} training examples of {few}: accuracy there says little."
         warnings.warn(said, TaskWarning, stacklevel=2)
     drawn = [
         f"{len(s)} of {len(task.splits[k])} in {k}" for k, s in small.splits.items() if len(s) < len(task.splits[k])

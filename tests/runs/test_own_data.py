@@ -50,7 +50,7 @@ def test_six_imbalanced_classes_run_through_every_method_and_the_page_says_which
         said = chapter.stamp([stored]).rows["about the data"]
         names = load_data(setting.spec("lp")).label_names
     rare = ", ".join(f"{names[c]} ({n})" for c, n in enumerate(counts) if n < 5)
-    assert f"fewer than 5 training examples of {rare}: accuracy on such a class is chance" in said
+    assert f"fewer than 5 training examples of {rare}: accuracy there says little" in said
     assert f"Examples of the rarest class: {counts.min()}, fewer than the 5 folds" in said
 
 
