@@ -24,8 +24,9 @@ def test_slides_are_readable_complete_and_offline(executed_book: BuiltBook, tmp_
         browser = running.chromium.launch(executable_path=executable, args=["--no-sandbox", "--disable-gpu"])
         for file in write_slides(tmp_path):
             page = browser.new_page(viewport={"width": 1280, "height": 720})
-            page.on("request", lambda request, name=file.stem: _keep_foreign(request.url, name, wrong))
-            page.on("console", lambda message, name=file.stem: wrong.append(f"{name}: {message.text}"))
+            asked, said = [], []
+            page.on("request", lambda request, asked=asked: asked.append(request.url))
+            page.on("console", lambda message, said=said: said.append(message.text))
             page.goto(file.as_uri())
             page.wait_for_selector("html[data-ready]", state="attached")
             page.add_style_tag(content="mjx-assistive-mml { display: none !important; }")  # clipped, but it counts
@@ -40,11 +41,8 @@ def test_slides_are_readable_complete_and_offline(executed_book: BuiltBook, tmp_
             })""")
             assert len(slides) > 4, file.stem
             wrong += [f"{file.stem}: {s}" for s in slides if s["cut"] or s["unset"] or s["size"] < LEAST]
+            wrong += [f"{file.stem} asks for {url}" for url in asked if not url.startswith(("file:", "data:"))]
+            wrong += [f"{file.stem} says {text}" for text in said]
             page.close()
         browser.close()
     assert wrong == []
-
-
-def _keep_foreign(url: str, name: str, wrong: list[str]) -> None:
-    if not url.startswith(("file:", "data:")):
-        wrong.append(f"{name}: asks for {url}")
