@@ -101,7 +101,7 @@ def load_backbone(backbone: str) -> PreTrainedModel:
     """A pre-trained Transformer φ in float32, as `AutoModel` gives it.
 
     Args:
-        backbone: "minilm", "tiny", a local folder or a Hub id (safetensors weights only).
+        backbone: "minilm", "mpnet", "tiny", a local folder or a Hub id (safetensors weights only).
 
     Returns:
         The backbone.
@@ -170,7 +170,7 @@ def _cannot_load(what: str, backbone: str, error: Exception) -> str:
     where = "" if local else "there is no such folder, and from the Hugging Face Hub: "
     return (
         f"Cannot load the {what} of {backbone!r}: {where}{reason}\n"
-        "Expected 'minilm' (embedded, works offline), 'tiny' (random, for tests), a local folder with config.json, "
-        "model.safetensors and tokenizer files, or a Hub id that this machine can reach. `lpft doctor` says whether it "
-        "can."
+        "Expected 'minilm' (embedded, works offline), 'mpnet' (from the extra of this name), 'tiny' (random, for "
+        "tests), a local folder with config.json, model.safetensors and tokenizer files, or a Hub id that this machine "
+        "can reach. `lpft doctor` says whether it can."
     )

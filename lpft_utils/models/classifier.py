@@ -264,7 +264,7 @@ def load_classifier(
     """Pre-trained φ with a fresh head V ~ N(0, 0.02²), b = 0, in float32 and evaluation mode.
 
     Args:
-        backbone: "minilm", "tiny", a local folder or a Hub id (safetensors weights only).
+        backbone: "minilm", "mpnet", "tiny", a local folder or a Hub id (safetensors weights only).
         n_classes: C, at least 2.
         pooling: "first", "mean", "last", or "auto": first token for encoders, last non-padding token for decoders.
         head_bias: Whether the head has a bias.

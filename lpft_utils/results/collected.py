@@ -1,9 +1,10 @@
 """Results of sweeps in one tidy file: numbers and curves of every run that is done, and where they come from.
 
 A Parquet file with one row per run, split, metric and step. Columns: "run" (its name), `frame.COLUMNS`, "step" (of a
-curve; missing for a final value), "spec" and "environment" (JSON texts: all fields of the run; device, versions and
-date), "plan" (hash of the plan that the runs were to follow, or "") and "command". A run that is in the file is never
-done again.
+curve; missing for a final value), "predicted" and "labels" (of an evaluation split's accuracy: the class that was
+predicted for each text, and its class; otherwise missing), "spec" and "environment" (JSON texts: all fields of the run;
+device, versions and date), "plan" (hash of the plan that the runs were to follow, or "") and "command". A run that is
+in the file is never done again.
 """
 
 from __future__ import annotations
@@ -30,7 +31,11 @@ from lpft_utils.training.spec import RunSpec
 
 SECONDS_BETWEEN_WRITES = 60
 ORIGIN = ["spec", "environment", "plan", "command"]
-COLLECTED = ["run", *COLUMNS, "step", *ORIGIN]
+PER_TEXT = ["predicted", "labels"]
+COLLECTED = ["run", *COLUMNS, "step", *PER_TEXT, *ORIGIN]
+_TEXT, _CLASSES = pa.dictionary(pa.int32(), pa.string()), pa.list_(pa.uint16())
+_TYPES = {"seed": pa.int64(), "value": pa.float64(), "step": pa.float64(), **dict.fromkeys(PER_TEXT, _CLASSES)}
+_SCHEMA = pa.schema([(name, _TYPES.get(name, _TEXT)) for name in COLLECTED])
 
 
 def collect_run(spec: RunSpec, store: Path, keep: str) -> tuple[Score, pd.DataFrame]:
@@ -52,6 +57,11 @@ def collect_run(spec: RunSpec, store: Path, keep: str) -> tuple[Score, pd.DataFr
     if not found.history.empty:
         curves = found.history.melt("step", var_name="metric").dropna(subset="value").assign(split="")
     values = results([found])
+    if found.kept != "summary":  # whose predictions intervals over texts need
+        said = {split: (f.argmax(1), y) for split, (f, y) in found.predictions.items() if split != "train"}
+        per_text = values["split"].map(said).where(values["metric"] == "accuracy")
+        for i, name in enumerate(PER_TEXT):
+            values[name] = per_text.map(lambda both, i=i: both[i], na_action="ignore")
     head = values.iloc[:1].assign(split="", metric="seconds", value=seconds)
     rows = pd.concat([head, values, curves], ignore_index=True)
     rows = rows.assign(**values.iloc[0][["task", "backbone", "method", "seed"]], run=found.folder.name)
@@ -133,10 +143,9 @@ def write_collected(path: Path, frame: pd.DataFrame) -> None:
         path: The file.
         frame: Columns `COLLECTED`.
     """
-    texts = dict.fromkeys(set(COLLECTED) - {"seed", "step", "value"}, "category")
-    typed: Any = frame.astype({**texts, "seed": "int64", "step": "float64", "value": "float64"})
+    frame = frame.astype({name: "category" for name in COLLECTED if name not in _TYPES})
     with whole(path) as partial:
-        table = pa.Table.from_pandas(typed[COLLECTED], preserve_index=False)
+        table = pa.Table.from_pandas(frame.reindex(columns=COLLECTED), _SCHEMA, preserve_index=False)
         pq.write_table(table, partial, compression="zstd", write_page_checksum=True)
 
 

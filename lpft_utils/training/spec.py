@@ -49,7 +49,7 @@ class RunSpec:
     Attributes:
         task: Name that `load_task` knows.
         method: "lp", "ft", "lp_ft", "lora", "lp_lora", or another that was registered (`methods.register`).
-        backbone: "minilm", "tiny", a local folder or a Hub id.
+        backbone: "minilm", "mpnet", "tiny", a local folder or a Hub id.
         seed: Seed, ≥ 0.
         ood: Tasks whose test sets are attached as out-of-distribution sets; None means the task's own.
         n_train: Training examples, drawn with `seed`; None means all.

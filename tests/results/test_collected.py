@@ -71,6 +71,20 @@ def test_file_says_where_the_numbers_are_from_and_holds_no_texts(file, done):
     assert {"device", "torch", "transformers", "date"} <= environment.keys()
 
 
+def test_file_holds_the_predicted_class_of_every_text(file, store):
+    frame = read_collected(file)
+    predictions = run(SPEC, store=store, keep="predictions").predictions
+    of_seed = frame[(frame["seed"] == 0) & (frame["metric"] == "accuracy") & frame["step"].isna()]
+    of_seed = of_seed[of_seed["split"] != "train"]
+    assert set(of_seed["split"]) == set(predictions) - {"train"}
+    for row in of_seed.itertuples():
+        f, y = predictions[row.split]
+        np.testing.assert_array_equal(row.predicted, f.argmax(1))
+        np.testing.assert_array_equal(row.labels, y)
+        assert row.value == (row.predicted == row.labels).mean()
+    assert frame.drop(of_seed.index).query("seed == 0")["predicted"].isna().all()
+
+
 def test_scores_come_back_from_the_file(file, done):
     assert scores(read_collected(file)) == {score.key: score for score, _ in done}
 

@@ -1,6 +1,8 @@
 """The committed plan, and plans that contradict themselves."""
 
 import hashlib
+import itertools
+import re
 
 import pytest
 import yaml
@@ -8,8 +10,12 @@ from conftest import ROOT
 
 from lpft_utils.common.errors import ParameterError
 from lpft_utils.data.catalog import TASKS
+from lpft_utils.data.tasks import load_task
 from lpft_utils.results.plan import load_plan
 from lpft_utils.results.statements import CLAIMS
+from lpft_utils.runs.grid import load_grid
+from lpft_utils.runs.paper_settings import FACTORS
+from lpft_utils.training.methods import METHODS
 
 PATH = ROOT / "book" / "reference" / "plan.yml"
 
@@ -77,3 +83,45 @@ def test_a_file_that_is_no_plan_is_named(tmp_path, content):
         path.write_text(content)
     with pytest.raises(ParameterError, match=r"plan\.yml: expected"):
         load_plan(path)
+
+
+def test_the_grid_runs_what_is_planned():
+    """Seeds, rates and sizes stand in both files: the plan is read by people and by the ledger, the grid by `sweep`."""
+    plan, grid = load_plan(PATH), load_grid(PATH.with_name("grid.yml"))
+    assert {spec.seed for one in grid for spec in one.tuning} == set(plan.tuning_seeds)
+    evaluated = [one for one in grid if one.spec.seed not in plan.tuning_seeds]
+    for name, about in plan.tasks.items():
+        of_task = [one.spec for one in evaluated if one.spec.task == name and one.spec.head_factor is None]
+        assert {spec.backbone for spec in of_task} == {*about["backbones"]}
+        for spec in of_task:
+            if spec.backbone == about["backbones"][0]:
+                assert (spec.n_train, spec.epochs) == (about.get("n_train"), about["epochs"])
+        seeds = {(spec.method, spec.seed) for spec in of_task if spec.backbone == about["backbones"][0]}
+        expected = plan.seeds if about["role"] != "shown" else plan.seeds[:3]
+        assert seeds >= set(itertools.product(("lp", "ft", "lp_ft"), expected))
+    of_method = {name: {tuple(one.rates) for one in evaluated if one.spec.method == name} for name in METHODS}
+    rates = {method: tuple(found) for method, found in plan.learning_rates.items()}
+    assert of_method == {
+        "lp": {()}, "ft": {rates["ft"]}, "lp_ft": {rates["lp_ft"], rates["ft"]},
+        "lora": {rates["lora"]}, "lp_lora": {rates["lp_lora"], rates["lora"]},
+    }  # fmt: skip
+    of_claim_3 = next(e for e in plan.endpoints if e["statistic"] == "3.trend")
+    swept = {(one.spec.task, one.spec.seed) for one in evaluated if one.spec.head_factor is not None}
+    assert swept == set(itertools.product(of_claim_3["tasks"], of_claim_3["seeds"]))
+    assert {one.spec.head_factor for one in evaluated} - {None} == set(FACTORS)
+
+
+def test_no_training_text_of_a_task_that_counts_is_a_test_text(data_dir):
+    """Apart from capitals, spacing and punctuation; CSAbstruct as published has one."""
+
+    def texts(split):
+        return {tuple(tuple(re.findall(r"\w+", part.casefold())) for part in text) for text in split.texts}
+
+    plan, shared = load_plan(PATH), {}
+    for name, about in plan.tasks.items():
+        if about["role"] == "primary":
+            ood = about["ood"] if name == "amazon" else None
+            splits = load_task(name, ood=ood, data_dir=data_dir).splits
+            tests = [split for key, split in splits.items() if key == "test" or key.startswith("ood_")]
+            shared[name] = sum(len(texts(splits["train"]) & texts(split)) for split in tests)
+    assert shared == {"snippets": 0, "amazon": 0, "cb": 0, "cola": 0, "csabstruct": 1}
