@@ -76,7 +76,7 @@ def editions(tmp_path_factory) -> Path:
     notebook = nbformat.read(path, as_version=4)
     code, text = nbformat.v4.new_code_cell, nbformat.v4.new_markdown_cell
     hint = ":::{dropdown} Show a hint\nAdd *wombats*.\n:::"
-    why = ":::{dropdown} Show the solution\nQuokkas come in pairs, $1 + 1 = 2$.\n:::"
+    why = ":::{dropdown} Show the solution\nQuokkas always come in pairs: $1 + 1 = 2$.\n:::"
     notebook.cells += [
         text("## Exercises"),
         text(f"### ★ Computation: two\n\n{hint}", metadata={"tags": ["exercise"]}),
