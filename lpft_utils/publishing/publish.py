@@ -101,11 +101,10 @@ def publish(
         PublishError: A cell failed, or the site was not built.
     """
     build = build_folder(root, edition)
-    if make_site:
-        if lacking := _not_executed(root, build, besides=chapters(root, only)):
-            raise ParameterError(
-                f"the site needs every chapter, and {lacking} has not run yet: run `lpft book` once without --chapter, "
-                "or add --no-site"
-            )
+    if make_site and (lacking := _not_executed(root, build, besides=chapters(root, only))):
+        raise ParameterError(
+            f"the site needs every chapter, and {lacking} has not run yet: run `lpft book` once without --chapter, "
+            "or add --no-site"
+        )
     execute(root, parameters, only=only, edition=edition, jobs=jobs, say=say)
     return build_site(root, build, say=say) if make_site else None

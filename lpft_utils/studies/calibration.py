@@ -247,7 +247,7 @@ def alternatives(sweep: Mapping[float, Sequence[Run]], *, store: Path | None = N
     One seed, since each way is a training of its own. The sweep itself is a third way: a shorter initial head.
 
     Args:
-        sweep: Runs by head norm, one per seed (`sweeps.head_norm_sweep`).
+        sweep: Runs by head norm, one per seed (`run.head_norm_sweep`).
         store: The run store; default: `paths.run_store()`.
 
     Returns:

@@ -17,7 +17,7 @@ from lpft_utils.metrics import calibration
 from lpft_utils.results import calibration_tables as tables
 from lpft_utils.results.claims import evaluate
 from lpft_utils.runs.profiles import get_profile
-from lpft_utils.runs.sweeps import head_norm_sweep
+from lpft_utils.runs.run import head_norm_sweep
 from lpft_utils.studies import calibration as study
 
 SPLITS = ("train", "validation", "test", "ood_hotels")

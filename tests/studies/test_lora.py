@@ -10,7 +10,7 @@ import torch
 from torch import softmax
 from torchmetrics.functional.classification import multiclass_calibration_error
 
-from lpft_utils.figures import lora as plots_lora
+from lpft_utils.figures import kernels as plots_ntk
 from lpft_utils.kernel_methods.statistics import alignment
 from lpft_utils.metrics.recalibration import fit_temperature
 from lpft_utils.models.adapters import add_ia3
@@ -141,7 +141,7 @@ def test_figure_shows_draws_means_and_the_predicted_line():
     sweep = study.Concentration(pd.DataFrame(rows), 1.5, 0.8)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        figure = plots_lora.concentration({"ft": sweep, "lp_ft": sweep})
+        figure = plots_ntk.concentration({"ft": sweep, "lp_ft": sweep})
         figure.savefig("/dev/null", format="png")
     left, right = figure.axes
     lines = [np.asarray(line.get_ydata(), dtype=float) for line in left.lines]
