@@ -15,9 +15,17 @@ from numpy.typing import NDArray
 from lpft_utils.common.validation import Array, Labels, check_real
 from lpft_utils.figures.style import PALETTE
 from lpft_utils.figures.svg import STYLE, InteractiveFigure, image, lay_out, place, slider_figure
-from lpft_utils.metrics.calibration import Reliability, calibration_metrics, cross_entropy, reliability, softmax
+from lpft_utils.metrics.calibration import (
+    EDGES,
+    Reliability,
+    calibration_metrics,
+    check_labels,
+    check_scores,
+    cross_entropy,
+    reliability,
+    softmax,
+)
 from lpft_utils.metrics.intervals import Interval, interval
-from lpft_utils.metrics.validation import check_labels, check_scores
 from lpft_utils.training.methods import METHODS
 
 TEMPERATURES = 10 ** (np.arange(-2, 9) / 5)  # few, since every set of a page has numbers for each
@@ -90,7 +98,7 @@ def temperature_explorer(sets: Mapping[str, tuple[Any, Any]], *, fitted: Mapping
         f'<output aria-live="polite"><span>T = {_TOKEN}</span><span>ECE {_TOKEN}, MCE {_TOKEN}, NLL {_TOKEN}</span>'
         f"<span>mean confidence {_TOKEN}, accuracy {_TOKEN}</span></output>"
     )
-    moving = _bar_templates(upper, lower, diagrams[0].edges, used, min(10, 36 / len(str(most))))
+    moving = _bar_templates(upper, lower, EDGES, used, min(10, 36 / len(str(most))))
     label = "Reliability diagram: accuracy by confidence, with the number of examples in each bin; numbers in the text."
     note = "Bars: accuracy. Thick ticks: mean confidence. Dashed: perfect calibration. Below: examples in each bin."
     body = f"{output}{image(figure, label, moving)}<p>{note}</p>"

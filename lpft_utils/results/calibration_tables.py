@@ -15,7 +15,7 @@ import pandas as pd
 from lpft_utils.common.names import split_label
 from lpft_utils.common.table import Table
 from lpft_utils.metrics import calibration, recalibration
-from lpft_utils.metrics.sampling import debiased_ece, ece_interval
+from lpft_utils.metrics.sampling import ece_interval, ece_under_calibration
 from lpft_utils.results.frame import evaluated_splits, per_run, results
 from lpft_utils.results.tables import column, each, mean, table
 from lpft_utils.runs.store import Run, converged
@@ -61,12 +61,12 @@ def chance_table(runs: Mapping[str, Sequence[Run]], n_draws: int = 1000) -> Tabl
     def rows(run: Run) -> Iterator[tuple[str, str, str, float]]:
         scaled, label = temperature_scaled(run), METHODS[run.spec.method].label
         for name, p in ((label, scaled.before), (f"{label}, TS", scaled.after)):
-            error = debiased_ece(p, scaled.labels, n_draws)
-            yield name, "test", "chance", error.chance
-            yield name, "test", "left", error.corrected
-            yield name, "test", "above", error.ece > error.chance_high
+            error, chance = calibration.ece(p, scaled.labels), ece_under_calibration(p, n_draws)
+            yield name, "test", "chance", chance.mean()
+            yield name, "test", "left", error - chance.mean()
+            yield name, "test", "above", error > np.quantile(chance, 0.95)
             if run in first:
-                for value in (error.ece, *ece_interval(p, scaled.labels, n_draws)):
+                for value in (error, *ece_interval(p, scaled.labels, n_draws)):
                     yield name, "test", "first", value
 
     labels = {method: METHODS[method].label for method in runs}
@@ -113,8 +113,7 @@ def count_table(runs: Mapping[str, Sequence[Run]]) -> Table:
         One row per bin, one column per method; "diverged" where every run did.
     """
     found = diagrams({method: converged(group)[:1] for method, group in runs.items()})
-    edges = np.arange(calibration.BINS + 1) / calibration.BINS
-    intervals = [f"({low:.3f}, {high:.3f}]" for low, high in itertools.pairwise(edges)]
+    intervals = [f"({low:.3f}, {high:.3f}]" for low, high in itertools.pairwise(calibration.EDGES)]
     cells: dict[str, Any] = {METHODS[method].label: "diverged" for method in runs}
     for method, (before, after) in found.items():
         cells[METHODS[method].label] = [f"{b} → {a}" for b, a in zip(before.counts, after.counts, strict=True)]

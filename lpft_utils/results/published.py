@@ -51,17 +51,3 @@ def load_published(path: Path | str = "reference/published.csv") -> pd.DataFrame
         source=LABEL,
     )
     return found.assign(n_seeds=found["table"].map(lambda number: SEEDS.get(number, 5)))[COLUMNS]
-
-
-def sizes(numbers: pd.DataFrame) -> dict[tuple[str, str], int]:
-    """Table 7: numbers of texts.
-
-    Args:
-        numbers: Result of `load_published`.
-
-    Returns:
-        Numbers by data set and split; "test" for sets out of distribution as well.
-    """
-    found: Any = numbers[numbers["metric"] == "size"]
-    splits = found["split"].where(~found["split"].str.startswith("ood_"), "test")
-    return {key: int(n) for key, n in zip(zip(found["dataset"], splits, strict=True), found["mean"], strict=True)}

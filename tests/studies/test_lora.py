@@ -2,6 +2,7 @@
 
 import warnings
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -41,9 +42,11 @@ def runs(setting):
 
 
 def test_rank_sweep_is_computed_once_and_read_after(setting, monkeypatch):
-    first = study.rank_sweep(setting, "ft", 0, n=6, n_draws=3, ranks=(1, 16))
+    monkeypatch.setattr(study, "RANKS", (1, 16))
+    monkeypatch.setattr(study, "concentration", partial(study.concentration, ranks=(1, 16)))
+    first = study.rank_sweep(setting, "ft", 0, n=6, n_draws=3)
     monkeypatch.setattr(study, "initial_model", None)  # a second computation would fail
-    again = study.rank_sweep(setting, "ft", 0, n=6, n_draws=3, ranks=(1, 16))
+    again = study.rank_sweep(setting, "ft", 0, n=6, n_draws=3)
     pd.testing.assert_frame_equal(again.table, first.table)
     assert again.kappa == first.kappa > 0 and 0 < again.reference <= 1
     assert {r: len(v) for r, v in again.by_rank("error").items()} == {1: 3, 16: 3}
