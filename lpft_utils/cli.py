@@ -119,6 +119,20 @@ def fetch() -> None:
 
 
 @main.command()
+@click.option(
+    "--chapter", "only", multiple=True, metavar="NAME", help="This chapter alone, such as 03. May be repeated."
+)
+def slides(only: tuple[str, ...]) -> None:
+    """Write the slides of the chapters that have been run into _build/slides, one file each."""
+    try:
+        from lpft_utils.publishing.slides import write_slides
+    except ModuleNotFoundError as error:
+        raise LpftError(f"slides need {error.name}, which is not installed: pip install 'lpft-utils[book]'") from error
+    for page in write_slides(book_root(), only):
+        click.echo(page)
+
+
+@main.command()
 def doctor() -> None:
     """Say what this machine has and what to do about the rest."""
     from lpft_utils.doctor import examine, report

@@ -53,7 +53,7 @@ class Plan:
     stopping: str
 
     def role(self, task: str, statistic: str) -> str:
-        """What a statistic is on a task: "primary" or "replication" for an endpoint of the plan, else "secondary"."""
+        """A statistic's role on a task: "primary" or "replication" for a planned endpoint, otherwise "secondary"."""
         planned = any(e["statistic"] == statistic and task in e["tasks"] for e in self.endpoints)
         return self.tasks[task]["role"] if planned else "secondary"
 
