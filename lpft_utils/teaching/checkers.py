@@ -103,7 +103,7 @@ def _normal(seed: int) -> Callable[..., Tensor]:
 
 @_checker
 def check_penalised_gradient() -> Cases:
-    """Features (N, H), head (C, H), bias (C,), labels (N,) and the constant → the gradients of Ω by head and bias."""
+    """Features (N, H), head (C, H), bias (C,), labels (N,) and the constant → gradients of Ω for head and bias."""
     for case, scale, C in (("ordinary logits", 1.0, 0.7), ("extreme logits", 300.0, 2.0)):
         normal = _normal(7)
         phi, V, b, y = normal(30, 5), scale * normal(4, 5), normal(4), torch.arange(30) % 4
@@ -114,7 +114,7 @@ def check_penalised_gradient() -> Cases:
 
 @_checker
 def check_backbone_gradient() -> Cases:
-    """Backbone (H, D), head (C, H), inputs (N, D) and labels (N,) → the gradient of the mean loss by the backbone."""
+    """Backbone (H, D), head (C, H), inputs (N, D) and labels (N,) → gradient of the mean loss for the backbone."""
     for case, (N, C, H, D) in (("more inputs than features", (20, 3, 6, 8)), ("square backbone", (12, 4, 5, 5))):
         normal = _normal(N)
         B, V, X, y = normal(H, D).requires_grad_(), normal(C, H), normal(N, D), torch.arange(N) % C
@@ -191,7 +191,7 @@ def check_equal_count_gaps() -> Cases:
 
 @_checker
 def check_temperature_slope() -> Cases:
-    """Logits (N, C), labels (N,) and temperatures (K,) → derivatives by T of the mean loss of f / T (K,)."""
+    """Logits (N, C), labels (N,) and temperatures (K,) → slopes in T of the mean loss of f / T (K,)."""
     for case, N in (("twelve texts", 12), ("as many texts as classes", 3)):
         f, y = 3 * _normal(2)(N, 3), torch.arange(N) % 3
         T = torch.tensor([0.5, 1.0, 4.0], dtype=torch.float64, requires_grad=True)
