@@ -20,7 +20,7 @@ import click
 
 from lpft_utils.common.errors import LpftError, ParameterError
 from lpft_utils.common.paths import book_root, run_store
-from lpft_utils.publishing.parameters import PROFILE_NAMES, parse_pairs
+from lpft_utils.publishing.parameters import EDITIONS, PROFILE_NAMES, parse_pairs
 
 
 class _Group(click.Group):
@@ -76,16 +76,20 @@ def main() -> None:
     "--chapter", "only", multiple=True, metavar="NAME", help="Run this chapter alone, such as 02. May be repeated."
 )
 @click.option(
+    "--edition", type=click.Choice(EDITIONS), default=EDITIONS[0], show_default=True,
+    help="student: without solutions, in _build/student.",
+)  # fmt: skip
+@click.option(
     "--jobs", type=click.IntRange(min=1), metavar="N",
     help="Chapters that run at the same time. Default: 2 where there are two cores, 1 with --profile gpu.",
 )  # fmt: skip
 @click.option("--no-site", is_flag=True, help="Run the chapters and stop.")
 @click.option("--open", "open_site", is_flag=True, help="Open the site in a browser when it is built.")
 def book(
-    profile: str | None, pairs: tuple[tuple[str, str], ...], only: tuple[str, ...], jobs: int | None, no_site: bool,
-    open_site: bool,
+    profile: str | None, pairs: tuple[tuple[str, str], ...], only: tuple[str, ...], edition: str, jobs: int | None,
+    no_site: bool, open_site: bool,
 ) -> None:  # fmt: skip
-    """Run the chapters and build the site into _build/html."""
+    """Run the chapters and build the site into _build/html, or _build/student/html."""
     parameters = parse_pairs(pairs)
     if profile is not None:
         if parameters.setdefault("profile", profile) != profile:
@@ -98,7 +102,9 @@ def book(
         ) from error
     if jobs is None:  # the chapters of one GPU would fill its memory together
         jobs = 1 if parameters.get("profile") == "gpu" else min(2, os.cpu_count() or 1)
-    page = publish.publish(book_root(), parameters, only=only, jobs=jobs, make_site=not no_site, say=click.echo)
+    page = publish.publish(
+        book_root(), parameters, only=only, edition=edition, jobs=jobs, make_site=not no_site, say=click.echo
+    )
     if page is not None and open_site:
         webbrowser.open(page.as_uri())
 
