@@ -13,7 +13,7 @@ import shlex
 import sys
 import tempfile
 import webbrowser
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ import click
 
 from lpft_utils.common.errors import LpftError, ParameterError
 from lpft_utils.common.paths import book_root, run_store
-from lpft_utils.publishing.parameters import PROFILE_NAMES, parse_pairs
+from lpft_utils.publishing.parameters import EDITIONS, PROFILE_NAMES, parse_pairs
 
 
 class _Group(click.Group):
@@ -77,16 +77,20 @@ def main() -> None:
     "--chapter", "only", multiple=True, metavar="NAME", help="Run this chapter alone, such as 02. May be repeated."
 )
 @click.option(
+    "--edition", type=click.Choice(EDITIONS), default=EDITIONS[0], show_default=True,
+    help="student: without solutions, in _build/student.",
+)  # fmt: skip
+@click.option(
     "--jobs", type=click.IntRange(min=1), metavar="N",
     help="Chapters that run at the same time. Default: 2 where there are two cores, 1 with --profile gpu.",
 )  # fmt: skip
 @click.option("--no-site", is_flag=True, help="Run the chapters and stop.")
 @click.option("--open", "open_site", is_flag=True, help="Open the site in a browser when it is built.")
 def book(
-    profile: str | None, pairs: tuple[tuple[str, str], ...], only: tuple[str, ...], jobs: int | None, no_site: bool,
-    open_site: bool,
+    profile: str | None, pairs: tuple[tuple[str, str], ...], only: tuple[str, ...], edition: str, jobs: int | None,
+    no_site: bool, open_site: bool,
 ) -> None:  # fmt: skip
-    """Run the chapters and build the site into _build/html."""
+    """Run the chapters and build the site into _build/html, or _build/student/html."""
     parameters = parse_pairs(pairs)
     if profile is not None:
         if parameters.setdefault("profile", profile) != profile:
@@ -99,7 +103,9 @@ def book(
         ) from error
     if jobs is None:  # the chapters of one GPU would fill its memory together
         jobs = 1 if parameters.get("profile") == "gpu" else min(2, os.cpu_count() or 1)
-    page = publish.publish(book_root(), parameters, only=only, jobs=jobs, make_site=not no_site, say=click.echo)
+    page = publish.publish(
+        book_root(), parameters, only=only, edition=edition, jobs=jobs, make_site=not no_site, say=click.echo
+    )
     if page is not None and open_site:
         webbrowser.open(page.as_uri())
 
@@ -136,19 +142,36 @@ def doctor() -> None:
 
 
 @main.command()
-@click.option("--profile", type=click.Choice(PROFILE_NAMES), default="laptop", show_default=True, help="All sizes.")
-@click.option("--method", required=True, help="lp, ft, lp_ft, lora or lp_lora.")
-@click.option("--task", help="A task of the paper, your own folder, snippets or synthetic; default: the profile's.")
-@click.option("--backbone", help="minilm, tiny, a local folder or a Hub id; default: the profile's.")
-@click.option("--seed", "seeds", type=int, multiple=True, help="A seed; may be repeated. Default: the profile's seeds.")
-@click.option(
-    "--set", "pairs", multiple=True, metavar="NAME=VALUE",
-    help="Any other field of RunSpec, such as --set epochs=2, --set lora_r=4 or --set head_norm=10. May be repeated.",
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--text", required=True, metavar="A[,B]", help="The text column, or two whose texts make a pair.")
+@click.option("--label", required=True, metavar="COLUMN", help="The column of the classes.")
+@click.option("--name", help="Name of the task; default: the file's.")
+@click.option("--into", type=Path, envvar="LPFT_DATA", default="data", help="Data folder; default: LPFT_DATA, or data.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Draws the splits.")
+def new_data(file: Path, text: str, label: str, name: str | None, into: Path, seed: int) -> None:
+    """Make a task of a table of labelled texts (.csv, .tsv, .jsonl or .parquet), and say what was found in it."""
+    from lpft_utils.data import own
+
+    click.echo(own.new_data(file, text.split(","), label, name or file.stem, into.expanduser(), seed))
+
+
+_OF_RUNS = (  # which runs a command is about, but for the method
+    click.option("--profile", type=click.Choice(PROFILE_NAMES), default="laptop", show_default=True, help="All sizes."),
+    click.option("--task", help="A task of the paper, your own, snippets or synthetic; default: the profile's."),
+    click.option("--backbone", help="minilm, tiny, a local folder or a Hub id; default: the profile's."),
+    click.option("--seed", "seeds", type=int, multiple=True, help="May be repeated. Default: the profile's seeds."),
+    click.option("--set", "pairs", multiple=True, metavar="NAME=VALUE",
+                 help="Any other field of RunSpec, such as --set epochs=2 or --set head_norm=10. May be repeated."),
 )  # fmt: skip
-def run(
-    profile: str, method: str, task: str | None, backbone: str | None, seeds: tuple[int, ...], pairs: tuple[str, ...]
-) -> None:
-    """Train one method, or show its stored runs; print accuracies, norms and where the runs are stored."""
+
+
+def _of_runs(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options `_OF_RUNS`."""
+    return functools.reduce(lambda made, option: option(made), reversed(_OF_RUNS), command)
+
+
+def _runs(methods: Sequence[str], profile: str, pairs: Sequence[str], seeds: Sequence[int], **choices: Any) -> Any:
+    """Train, or read, the runs of these options: a list by method."""
     for pair in pairs:
         if "=" not in pair:
             raise ParameterError(f"--set: expected NAME=VALUE, got {pair!r}.")
@@ -156,17 +179,36 @@ def run(
     from lpft_utils.runs.profiles import get_profile
     from lpft_utils.runs.run import run_seeds
 
-    setting = get_profile(profile, task=task, backbone=backbone, seeds=seeds or None)
-    spec = setting.spec(method).replace(**fields)
+    setting = get_profile(profile, seeds=seeds or None, **choices)
+    specs = {method: setting.spec(method).replace(**fields) for method in methods}  # all checked before any runs
     with _messages_above_bars():
-        runs = run_seeds(spec, list(setting.seeds), progress=True)
-    for stored in runs:
+        return {method: run_seeds(spec, setting.seeds, progress=True) for method, spec in specs.items()}
+
+
+@main.command()
+@click.option("--method", required=True, help="lp, ft, lp_ft, lora or lp_lora.")
+@_of_runs
+def run(method: str, **which: Any) -> None:
+    """Train one method, or show its stored runs; print accuracies, norms and where the runs are stored."""
+    for stored in _runs([method], **which)[method]:
         shares = ", ".join(f"{split} {100 * value:.1f} %" for split, value in stored.metrics["accuracy"].items())
         click.echo(f"{stored.folder}\n  accuracy: {shares}\n  ‖V‖: {stored.metrics['head_norm']:.3f}")
         if stored.metrics["task"]["test_is_validation"]:
             click.echo("  test: the published validation set, since the labels of the test set are not public")
         if stored.diverged:
             click.echo("  diverged: a loss, a norm or a logit is infinite or NaN; try a smaller learning rate")
+
+
+@main.command()
+@click.option("--method", "methods", multiple=True, required=True, help="Two or more, compared with the first.")
+@_of_runs
+def compare(methods: tuple[str, ...], **which: Any) -> None:
+    """Compare methods: accuracy, feature change, ‖V‖, calibration, and their differences, with intervals over seeds."""
+    if len(set(methods)) < max(2, len(methods)):
+        raise ParameterError(f"--method: expected two or more different methods, got {', '.join(methods)}")
+    from lpft_utils.results.comparison import comparison
+
+    click.echo(comparison(_runs(methods, **which)).to_text())
 
 
 @main.command()
