@@ -66,7 +66,7 @@ def head_scaling(scales: Sequence[float], curves: Mapping[str, Mapping[str, Sequ
     for axes in (left, right):
         axes.axvline(1, color=_FADED, linewidth=1)
         axes.axvline(fitted, color=_FADED, linewidth=1, linestyle="-.", label="s = 1/T")
-        axes.legend(fontsize=9)
+        axes.legend(fontsize=10)
     return figure
 
 
@@ -96,7 +96,7 @@ def temperature_against_norm(groups: Mapping[str, tuple[str, Sequence[float], Se
         middle = np.exp(np.log(temperatures).mean() - np.log(norms).mean())
         axes.plot(ends, middle * ends, color=_FADED, linewidth=1, linestyle="--", label="T ∝ ‖V‖")
     axes.axhline(1, color=_FADED, linewidth=1)
-    legend_below(figure, axes, 3, fontsize=9)
+    legend_below(figure, axes, 3, fontsize=10)
     return figure
 
 

@@ -153,7 +153,7 @@ def _draw(panels: Mapping[str, Panel | None], n_columns: int) -> Figure:
 
 def _say_missing(figure: Figure, missing: Sequence[str]) -> Figure:
     if missing:
-        figure.suptitle(f"missing: {'; '.join(missing)}", fontsize=9, wrap=True)
+        figure.suptitle(f"missing: {'; '.join(missing)}", fontsize=10, wrap=True)
     return figure
 
 
@@ -200,7 +200,7 @@ def _heat_map(part: str, e: Experiments, axes: Any) -> None:
     norms = block_trace_norms(at.train.P if part == "P" else at.train.F).cpu()
     names = e.runs["lp"][0].metrics["task"]["label_names"]
     kernels.class_image(axes, norms, at.labels, names, vmin=0, vmax=float(np.percentile(norms, 99)) or 1.0)
-    axes.tick_params(labelsize=8)
+    axes.tick_params(labelsize=10)
 
 
 _BOSS = ("test", "ood_dynasent", "ood_semeval")

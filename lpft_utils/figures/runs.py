@@ -197,7 +197,7 @@ def feature_map(planes: Mapping[str, Mapping[str, Array]], label_names: Sequence
             ax.scatter(*plane[key].T, s=size, marker="*", facecolor=face, edgecolor="black", zorder=3, label=label)
         ax.set(title=title, xticks=[], yticks=[])
         ax.grid(visible=False)
-    legend_below(figure, axes[0], 3, fontsize=9)
+    legend_below(figure, axes[0], 3, fontsize=10)
     return figure
 
 
