@@ -66,7 +66,8 @@ def head_scaling(scales: Sequence[float], curves: Mapping[str, Mapping[str, Sequ
     for axes in (left, right):
         axes.axvline(1, color=_FADED, linewidth=1)
         axes.axvline(fitted, color=_FADED, linewidth=1, linestyle="-.", label="s = 1/T")
-        axes.legend(fontsize=10)
+    left.legend(fontsize=10)
+    legend_below(figure, right, 4, fontsize=10)
     return figure
 
 

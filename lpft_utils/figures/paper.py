@@ -142,7 +142,7 @@ def _draw(panels: Mapping[str, Panel | None], n_columns: int) -> Figure:
     figure, places = page_figure(max(len(there), 1), 2.9, min(n_columns, max(len(there), 1)))
     for axes, (title, panel) in zip(places, there.items(), strict=False):
         panel(axes)
-        axes.set_title(title)
+        axes.set_title(title.replace(", ", "\n"))
     if not there:
         places[0].set_axis_off()
     handles = {n: h for axes in places for h, n in zip(*axes.get_legend_handles_labels(), strict=True)}

@@ -21,6 +21,7 @@ STYLE: dict[Any, Any] = {  # matplotlib types its keys as literals
     **sns.axes_style("whitegrid"),
     "axes.spines.top": False,
     "axes.spines.right": False,
+    "axes.titlesize": 11,
     "font.size": 11,
     "legend.frameon": False,
     "figure.constrained_layout.use": True,

@@ -27,12 +27,12 @@ def describe_copy(page: Path, executed: Sequence[Path]) -> None:
     plan = page.parent / "reference" / "plan.yml"
     if plan.is_file():
         shared["plan"] = f"SHA-256 {hashlib.sha256(plan.read_bytes()).hexdigest()[:16]}"
-    times = [(f"{{doc}}`{name}`", s["this chapter"], s.get("training of its runs", "none")) for name, s in stamps.items()]
+    times = [(f"{{doc}}`{n}`", s["this chapter"], s.get("training of its runs", "none")) for n, s in stamps.items()]
     runs = "\n".join(f"{{doc}}`{name}`\n: `{'`, `'.join(s['runs'])}`\n" for name, s in stamps.items() if s["runs"])
     parts = {
         "Settings": _table(("", "in this copy"), ((key, value) for key, value in shared.items() if value)),
         "Times": _table(("chapter", "whole chapter", "training of its runs, when it was done"), times),
-        "Stored runs": f"The name of a run ends with the hash of its settings.\n\n:::{{dropdown}} By chapter\n{runs}:::",
+        "Stored runs": f"The name of a run ends with the hash of its settings.\n\n:::{{dropdown}} Runs\n{runs}:::",
         "Versions": _table(("package", "version"), _versions().items()),
     }
     text = "".join(f"\n## {title}\n\n{part}\n" for title, part in parts.items() if stamps or title == "Versions")

@@ -131,7 +131,7 @@ def mend_page(text: str) -> str:
         that their visible texts contradicted left out, and without Font Awesome's 1.5 MB script, whose icons the style
         sheet has as well.
     """
-    text = re.sub(r'<script[^>]*/fontawesome\.js[^>]*></script>', "", text)
+    text = re.sub(r"<script[^>]*/fontawesome\.js[^>]*></script>", "", text)
     text = re.sub(r'(<summary|<button class="btn search-button-field[^>]*?) aria-label="[^"]*"', r"\1", text)
     text = text.replace('role="doc-biblioentry"', 'role="listitem"')
     text = text.replace(
@@ -159,6 +159,6 @@ def finish(html: Path, private: Mapping[str, str]) -> None:
             if file.suffix == ".html":
                 after = mend_page(after)
             elif file.parent.name == "_images":
-                after = re.sub(r'(?<= d=")[^"]*', lambda path: re.sub(r"(\.\d\d)\d+", r"\1", path[0]), after)
+                after = re.sub(r'(?<= [dxy]=")[^"]*', lambda path: re.sub(r"(\.\d\d)\d+", r"\1", path[0]), after)
             if after != before:
                 file.write_text(after, encoding="utf-8")

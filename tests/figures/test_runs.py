@@ -135,7 +135,7 @@ def test_accuracies_show_test_and_shifted_sets_by_method(n_seeds):
     made = runs(n_seeds)
     (ax,) = draw(plots.accuracies(made))
     assert ax.get_ylabel() == "accuracy"
-    assert [t.get_text() for t in ax.get_xticklabels()] == ["test", "hotels (OOD)", "my set (OOD)"]
+    assert [t.get_text() for t in ax.get_xticklabels()] == ["test", "hotels\n(OOD)", "my set\n(OOD)"]
     for m in SHOWN:
         values = [[run.accuracy(split) for run in made[m]] for split in ("test", "ood_hotels", "ood_my_set")]
         assert all(holds(ax, seeds) for seeds in values) and holds(ax, np.mean(values, axis=1))
