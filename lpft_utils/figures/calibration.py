@@ -126,7 +126,7 @@ def before_and_after(
         axes.set(title=title, ylabel="ECE", ylim=(0, 1.08 * top))
         axes.set_xticks(range(len(by_method)), [METHODS[method].label for method in by_method])
         axes.grid(visible=False, axis="x")
-    rows[-1].set(xlabel="filled: before, hollow: after temperature scaling; dashed: chance")
+    rows[-1].set_xlabel("filled: before, hollow: after temperature scaling; dashed: chance", fontsize=10)
     return figure
 
 

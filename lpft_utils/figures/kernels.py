@@ -200,9 +200,9 @@ def layer_shares(by_method: Mapping[str, pd.DataFrame]) -> Figure:
             axes.barh(layers, width, left=left, color=CLASS_COLORS[i % 5], hatch=hatches[i % 5], label=kind)
             left += width
         axes.set(title=METHODS[method].label)
-    figure.supxlabel("share of the trace of F", fontsize=11)
+    columns[len(columns) // 2].set_xlabel("share of the trace of F")
     columns[0].invert_yaxis()
-    legend_below(figure, columns[0], 4)
+    legend_below(figure, columns[0], 2)
     return figure
 
 

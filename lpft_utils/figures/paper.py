@@ -147,7 +147,7 @@ def _draw(panels: Mapping[str, Panel | None], n_columns: int) -> Figure:
         places[0].set_axis_off()
     handles = {n: h for axes in places for h, n in zip(*axes.get_legend_handles_labels(), strict=True)}
     if handles:
-        figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=4)
+        figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=3)
     return _say_missing(figure, [title for title, panel in panels.items() if panel is None])
 
 

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
-_TEXT_FILES = {".html", ".svg", ".js", ".json", ".txt", ".ipynb", ".md", ".inv", ".bib", ""}
+_ICON = re.compile(r'(?:\.fa-[\w-]+:before,?)+\{content:"[^"]*"\}')
+_TEXT_FILES = {".html", ".svg", ".css", ".js", ".json", ".txt", ".ipynb", ".md", ".inv", ".bib", ""}
 # What Sphinx reads besides the pages named in the table of contents.
 _SOURCES = ("_config.yml", "_toc.yml", "book/references.bib", "book/assets", "book/reference")
 
@@ -131,6 +132,7 @@ def mend_page(text: str) -> str:
         that their visible texts contradicted left out, and without Font Awesome's 1.5 MB script, whose icons the style
         sheet has as well.
     """
+    text = re.sub(r"\s+(?=</?(?:thead|tbody|tr|th|td)\b)", "", text)
     text = re.sub(r"<script[^>]*/fontawesome\.js[^>]*></script>", "", text)
     text = re.sub(r'(<summary|<button class="btn search-button-field[^>]*?) aria-label="[^"]*"', r"\1", text)
     text = text.replace('role="doc-biblioentry"', 'role="listitem"')
@@ -150,6 +152,9 @@ def finish(html: Path, private: Mapping[str, str]) -> None:
     _copy_mathjax(html / "_static")
     for useless in {*html.rglob("*.map"), *html.rglob("fontawesome.js*")}:
         useless.unlink()
+    icons = {
+        icon for page in html.rglob("*.html") for icon in re.findall(r"\bfa-[\w-]+", page.read_text(encoding="utf-8"))
+    }
     for file in html.rglob("*"):
         if not file.is_file() or file.suffix not in _TEXT_FILES or "mathjax" in file.parts:
             continue
@@ -158,6 +163,8 @@ def finish(html: Path, private: Mapping[str, str]) -> None:
             after = scrub(before, private)
             if file.suffix == ".html":
                 after = mend_page(after)
+            elif file.name == "pydata-sphinx-theme.css":
+                after = _ICON.sub(lambda rule: rule[0] if icons & set(re.findall(r"fa-[\w-]+", rule[0])) else "", after)
             elif file.parent.name == "_images":
                 after = re.sub(r'(?<= [dxy]=")[^"]*', lambda path: re.sub(r"(\.\d\d)\d+", r"\1", path[0]), after)
             if after != before:
