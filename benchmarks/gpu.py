@@ -232,8 +232,8 @@ def linear_probe(kit: Kit) -> dict[str, Any]:
     X = torch.randn(kit.size(2000, 60), kit.size(768, 8), generator=generator)
     y = (X[:, :N_CLASSES] + torch.randn(len(X), N_CLASSES, generator=generator)).argmax(1)
     cpu_seconds, cpu = timed(lambda: logistic_path(X, y, N_CLASSES), "cpu")
-    logistic_path(X[:60], y[:60], N_CLASSES, device=kit.device)  # warm up
-    seconds, path = timed(lambda: logistic_path(X, y, N_CLASSES, device=kit.device), kit.device)
+    logistic_path(X[:60].to(kit.device), y[:60], N_CLASSES)  # warm up
+    seconds, path = timed(lambda: logistic_path(X.to(kit.device), y, N_CLASSES), kit.device)
     if path.V.device.type != kit.device or path.best_C != cpu.best_C:
         raise RuntimeError(f"expected C = {cpu.best_C} on {kit.device}, got {path.best_C} on {path.V.device}")
     error = float(np.max(np.abs(path.objective / cpu.objective - 1)))

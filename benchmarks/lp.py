@@ -3,7 +3,8 @@
 Both get the same features, 10 values of C from 1e-4 to 1e4 and 5 stratified folds, and both choose C by accuracy and
 refit. Ours in addition fits every C on all data. Only the fits are timed. Then the results are compared, fit by fit.
 
-    python benchmarks/lp.py [--data DIR] [--n N] [--device cpu|cuda] [--n-jobs J] [--pairs R]
+    python benchmarks/lp.py [--task TASK] [--data DIR] [--n N] [--device cpu|cuda] [--n-jobs J] [--pairs R]
+    python benchmarks/lp.py --classes 10 --width 768 --n 4000   # generated features of any number of classes
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from sklearn.model_selection import StratifiedKFold
 from lpft_utils.data.tasks import load_task
 from lpft_utils.models.backbones import load_tokenizer
 from lpft_utils.models.classifier import load_classifier
-from lpft_utils.training.logistic import LogisticPath, logistic_objective, logistic_path
+from lpft_utils.training.logistic import LogisticPath, logistic_path
 
 ROOT = Path(__file__).resolve().parents[1]
 N_SST5 = 8540
@@ -38,22 +39,29 @@ TOLERANCE = 1e-6  # relative, on the objective
 def main() -> int:
     """Run the benchmark; the exit status is 1 if the two sides disagree."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, help="folder with sst5_3way/ (default: $LPFT_DATA, else ../shared/data)")
+    parser.add_argument("--task", default="sst5_3way", help="whose training texts (default %(default)s)")
+    parser.add_argument("--data", type=Path, help="folder with the task (default: $LPFT_DATA, else ../shared/data)")
+    parser.add_argument("--classes", type=int, help="no task: generated features of so many classes")
+    parser.add_argument("--width", type=int, default=384, help="of generated features (default %(default)s)")
     parser.add_argument("--n", type=int, default=N_SST5, help="use N examples, drawn with seed 0 (default %(default)s)")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"], help="where our side computes")
     parser.add_argument("--n-jobs", type=int, help="processes of scikit-learn (default: its own default, one)")
     parser.add_argument("--pairs", type=int, default=1, help="runs of scikit-learn, ours before and after")
     args = parser.parse_args()
 
-    texts, y, source = load_texts(args.data, args.n)
-    X = load_features(texts)
+    if args.classes:
+        X, y = generated(args.n, args.classes, args.width)
+        source = "generated features"
+    else:
+        texts, y, source = load_texts(args.task, args.data, args.n)
+        X, source = load_features(texts), f"{source}; first-token features of MiniLM"
     n_classes = int(y.max()) + 1
     gpu = f", {torch.cuda.get_device_name()}" if args.device == "cuda" else ""
     print(f"machine: {platform.processor() or platform.machine()}, {os.cpu_count()} cores{gpu}; {platform.platform()}")
     print(
         f"software: torch {torch.__version__} ({torch.get_num_threads()} threads), scikit-learn {sklearn.__version__}"
     )
-    print(f"data: {source}; first-token features of MiniLM, {X.shape[0]} × {X.shape[1]}, {n_classes} classes")
+    print(f"data: {source}, {X.shape[0]} × {X.shape[1]}, {n_classes} classes")
     print("task: 10 values of C × 5 folds + refit")
     print(f"  scikit-learn: LogisticRegressionCV, lbfgs, tol 1e-4 (defaults), max_iter 1000, n_jobs {args.n_jobs}, CPU")
     print(f"  ours: logistic_path, every fit certified to 1e-8 (and a refit for every C), {args.device}")
@@ -74,18 +82,27 @@ def main() -> int:
     return 0 if agree else 1
 
 
-def load_texts(data: Path | None, n: int) -> tuple[list[str], np.ndarray, str]:
-    """SST-5 if it is there, else as many generated reviews."""
+def generated(n: int, n_classes: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Gaussian features (N, H) around a mean for each class, with a spectrum that falls like a Transformer's."""
+    rng = np.random.default_rng(0)
+    scale = np.linspace(1, 0.05, width) ** 2
+    y = rng.integers(0, n_classes, n)
+    X = (rng.normal(size=(n, width)) + 0.35 * rng.normal(size=(n_classes, width))[y]) * scale
+    return 6 * X / np.linalg.norm(X, axis=1, keepdims=True), y
+
+
+def load_texts(task: str, data: Path | None, n: int) -> tuple[list[str], np.ndarray, str]:
+    """Training texts of a task if it is there, else as many generated reviews."""
     for folder in (data, os.environ.get("LPFT_DATA"), ROOT.parent / "shared" / "data"):
-        if folder and (Path(folder) / "sst5_3way" / "train.jsonl").is_file():
-            split = load_task("sst5_3way", data_dir=folder).split("train")
-            source = "SST-5, three classes"
+        if folder and (Path(folder) / task / "train.jsonl").is_file():
+            split = load_task(task, data_dir=folder).split("train")
+            source = task
             break
     else:
         if data is not None:
-            sys.exit(f"no sst5_3way/train.jsonl in {data}")
+            sys.exit(f"no {task}/train.jsonl in {data}")
         split = load_task("synthetic", n_train=n).split("train")
-        source = "synthetic reviews of the task `synthetic` (SST-5 is absent)"
+        source = f"synthetic reviews of the task `synthetic` ({task} is absent)"
     chosen = np.sort(np.random.default_rng(0).permutation(len(split.texts))[:n])
     return [" ".join(split.texts[i]) for i in chosen], np.asarray(split.labels)[chosen], source
 
@@ -114,7 +131,7 @@ def load_features(texts: list[str]) -> np.ndarray:
 def time_ours(X: np.ndarray, y: np.ndarray, n_classes: int, device: str) -> tuple[float, float, LogisticPath]:
     """Seconds and CPU seconds, with the transfer to and from the device, and the path."""
     start, cpu = time.perf_counter(), time.process_time()
-    path = logistic_path(X, y, n_classes, device=device)
+    path = logistic_path(torch.as_tensor(X, device=device), y, n_classes)
     path.V.cpu()
     return time.perf_counter() - start, time.process_time() - cpu, path
 
@@ -137,6 +154,12 @@ def as_head(coef: np.ndarray, intercept: np.ndarray) -> tuple[torch.Tensor, torc
     if len(coef) == 1:
         coef, intercept = np.concatenate([-coef, coef]) / 2, np.concatenate([-intercept, intercept]) / 2
     return torch.tensor(coef), torch.tensor(intercept)
+
+
+def logistic_objective(V: torch.Tensor, b: torch.Tensor, X: np.ndarray, y: np.ndarray, C: float) -> float:
+    """What both minimise, from its definition; scikit-learn's penalty of two classes is twice that of more."""
+    loss = torch.nn.functional.cross_entropy(torch.tensor(X).to(V) @ V.T + b, torch.tensor(y), reduction="sum")
+    return float(C * loss + (1.0 if len(V) == 2 else 0.5) * (V**2).sum())
 
 
 def compare(path: LogisticPath, model: LogisticRegressionCV, X: np.ndarray, y: np.ndarray, n_classes: int) -> bool:

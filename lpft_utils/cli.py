@@ -238,7 +238,7 @@ def paper(
     """Show the paper's tables and figures, its numbers beside stored runs; or list, and run, its experiments."""
     if (table is not None) + (figure is not None) + dry_run > 1 or (as_csv and table is None):
         raise ParameterError("expected one of --table, --figure and --dry-run; --csv goes with --table")
-    from lpft_utils.results.published import load_published, sizes
+    from lpft_utils.results.published import load_published
     from lpft_utils.studies import paper as study
 
     numbers = load_published(book_root() / "book" / "reference" / "published.csv")
@@ -258,7 +258,7 @@ def paper(
         paper_figure(figure, found).savefig(path := f"paper-figure-{figure}.svg")
         click.echo(path)
     else:
-        click.echo(study.plan_table(settings, sizes(numbers)).to_text())
+        click.echo(study.plan_table(settings).to_text())
         if profile and not dry_run:
             with _messages_above_bars():
                 failed = study.run_every(settings)

@@ -36,15 +36,14 @@ def files(given: Rows) -> dict[str, bytes]:
     return made
 
 
-def archive(members: dict[str, bytes | tarfile.TarInfo]) -> bytes:
-    """A zip that holds a tar of these members, each file's content or a ready header such as a link's."""
+def archive(members: dict[str, bytes]) -> bytes:
+    """A zip that holds a tar of these files."""
     inner, outer = io.BytesIO(), io.BytesIO()
     with tarfile.open(fileobj=inner, mode="w:gz") as tar:
         for name, content in members.items():
-            header = content if isinstance(content, tarfile.TarInfo) else tarfile.TarInfo(f"{FOLDER}/{name}")
-            data = content if isinstance(content, bytes) else b""
-            header.size = len(data)
-            tar.addfile(header, io.BytesIO(data))
+            header = tarfile.TarInfo(f"{FOLDER}/{name}")
+            header.size = len(content)
+            tar.addfile(header, io.BytesIO(content))
     with zipfile.ZipFile(outer, "w") as zipped:
         zipped.writestr(INNER, inner.getvalue())
         zipped.writestr("vaderSentiment-0.5/setup.py", "raise SystemExit('this must never run')")

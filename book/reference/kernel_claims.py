@@ -13,7 +13,7 @@ from pathlib import Path
 
 from lpft_utils.results.reference import summarise, write_reference
 from lpft_utils.runs.profiles import get_profile
-from lpft_utils.runs.sweeps import head_norm_sweep
+from lpft_utils.runs.run import head_norm_sweep
 from lpft_utils.studies.initialisation import initialisations
 
 TASKS = ("cb", "rte")

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import html
 import os
 import re
 import subprocess
 import sys
 from dataclasses import dataclass
-from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urljoin, urlsplit
 from urllib.request import url2pathname
@@ -180,20 +180,8 @@ def _links(session: requests.Session, place: str) -> list[str]:
             return [file.resolve().as_uri() for file in path.iterdir()]
         place = f"{place.rstrip('/')}/index.html"
     page, base = _get(session, place)
-    anchors = _Anchors()
-    anchors.feed(page.decode("utf-8", "replace"))
-    return [urljoin(base, href) for href in anchors.hrefs]
-
-
-class _Anchors(HTMLParser):
-    """Collects the targets of a page's links."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.hrefs: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.hrefs += [value for name, value in attrs if tag == "a" and name == "href" and value]
+    hrefs = re.findall(r"""<a\s[^>]*?href=["']?([^"'\s>]+)""", page.decode("utf-8", "replace"), re.IGNORECASE)
+    return [urljoin(base, html.unescape(href)) for href in hrefs]
 
 
 def _local(url: str) -> Path | None:

@@ -25,11 +25,8 @@ def one_thread_if_small(X: Tensor) -> Iterator[None]:
         Nothing.
     """
     before = torch.get_num_threads()
-    small = X.device.type == "cpu" and X.numel() < SMALL and before > 1
-    if small:
-        torch.set_num_threads(1)
+    torch.set_num_threads(1 if X.device.type == "cpu" and X.numel() < SMALL else before)
     try:
         yield
     finally:
-        if small:
-            torch.set_num_threads(before)
+        torch.set_num_threads(before)

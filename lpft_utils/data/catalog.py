@@ -1,4 +1,4 @@
-"""The tasks that are known by name: the 13 of the paper and the two built-in ones.
+"""The tasks that are known by name (`catalog.yml`): the 13 of the paper and the two built-in ones.
 
 Columns, templates and label orders follow Tomihari & Sato (NeurIPS 2024, arXiv 2405.16747) and its reference code
 `tom4649/lp-ft_ntk`.
@@ -6,6 +6,10 @@ Columns, templates and label orders follow Tomihari & Sato (NeurIPS 2024, arXiv 
 
 import string
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
 
 from lpft_utils.common.errors import TaskError
 
@@ -71,49 +75,12 @@ def template_columns(template: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(columns)
 
 
-_BOOLEAN = ("False", "True")
-_SENTIMENT = ("negative", "positive", "neutral")  # the order of the BOSS suite
-_NLI = ("{premise}", "{hypothesis}")
-_SAME_WORD = "{sentence1} {sentence2} Does {word} have the same meaning in both sentences?"
+def _read(part: str) -> dict[str, TaskInfo]:
+    entries: Any = yaml.safe_load(Path(__file__).with_suffix(".yml").read_text(encoding="utf-8"))[part]
+    for about in entries.values():
+        about |= {field: tuple(value) for field, value in about.items() if isinstance(value, list)}
+    return {name: TaskInfo(name, **about) for name, about in entries.items()}
 
 
-def _glue(name: str, label_names: tuple[str, ...], *template: str, hub: str = "nyu-mll/glue", **more: str) -> TaskInfo:
-    return TaskInfo(name, label_names, template, hub=(hub, name), **more)  # pyright: ignore[reportArgumentType]
-
-
-def _superglue(name: str, label_names: tuple[str, ...], *template: str) -> TaskInfo:
-    return _glue(name, label_names, *template, hub="aps/super_glue")
-
-
-_PAPER = (
-    _superglue("cb", ("entailment", "contradiction", "neutral"), *_NLI),
-    _superglue("rte", ("entailment", "not_entailment"), *_NLI),
-    _superglue("boolq", _BOOLEAN, "{question}", "{passage}"),
-    _superglue("wic", _BOOLEAN, _SAME_WORD),
-    _superglue("wsc", _BOOLEAN, "{span2_text}: {text}", "{span1_text}"),
-    _glue("cola", ("unacceptable", "acceptable"), "{sentence}", metric="MCC"),
-    _glue("mrpc", ("not_equivalent", "equivalent"), "{sentence1}", "{sentence2}"),
-    _glue("sst2", ("negative", "positive"), "{sentence}"),
-    TaskInfo("amazon", _SENTIMENT, ("{text}",), ood=("dynasent", "semeval", "sst5")),
-    TaskInfo("dynasent", _SENTIMENT, ("{text}",), rule="test"),
-    TaskInfo("semeval", _SENTIMENT, ("{text}",), rule="test", folders=("semeval", "semeval_3way")),
-    TaskInfo("sst5", _SENTIMENT, ("{text}",), rule="test", folders=("sst5", "sst5_3way")),
-    TaskInfo(
-        "pubmed",
-        ("BACKGROUND", "CONCLUSIONS", "METHODS", "OBJECTIVE", "RESULTS"),  # alphabetical in the reference code
-        ("{text}",),
-        rule="published",
-        hub=("armanc/pubmed-rct20k",),
-        hub_note="the version cleaned by Jin & Szolovits (2018), a few per cent smaller than the published files",
-        folders=("pubmed", "pubmed20k", "PubMed_20k_RCT_numbers_replaced_with_at_sign"),
-        lower=True,
-    ),
-)
-
-_BUILT_IN = (
-    TaskInfo("snippets", ("negative", "positive"), ("{text}",), rule="published"),
-    TaskInfo("synthetic", _SENTIMENT, ("{text}",), rule="published"),
-)
-
-TASKS: dict[str, TaskInfo] = {info.name: info for info in (*_BUILT_IN, *_PAPER)}
-PAPER_TASKS: tuple[str, ...] = tuple(info.name for info in _PAPER)
+TASKS: dict[str, TaskInfo] = _read("built_in") | _read("paper")
+PAPER_TASKS: tuple[str, ...] = tuple(_read("paper"))

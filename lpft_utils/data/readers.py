@@ -1,4 +1,4 @@
-"""Reading rows: JSON lines, Parquet, CSV, TSV, PubMed's text format, and the Hugging Face Hub.
+"""Reading rows: JSON lines, Parquet, CSV, TSV, and the Hugging Face Hub.
 
 Every reader returns a `Table`: one data frame whose index says where in the file each row stands. Rows that cannot be
 read are kept as a list, so that one error can name them all.
@@ -148,24 +148,11 @@ def _drop_unusable_boss_rows(table: Table) -> Table:
     return table
 
 
-def _read_pubmed(path: Path) -> Table:
-    """Read PubMed RCT as published: `###id`, then `LABEL<tab>sentence` lines, then an empty line."""
-    rows, bad = {}, {}
-    for number, line in enumerate(read_text(path).split("\n"), start=1):
-        label, tab, text = line.rstrip("\r").partition("\t")
-        if tab:
-            rows[number] = {"label": label, "text": text}
-        elif line.strip() and not line.startswith("###"):
-            bad[number] = f"expected 'LABEL<tab>sentence' or '###id', got {line[:60]!r}"
-    return _table(rows, path, "line", bad)
-
-
 READERS: dict[str, Callable[[Path], Table]] = {
     ".jsonl": _read_json_lines,
     ".parquet": _read_parquet,
     ".csv": _read_delimited,
     ".tsv": _read_delimited,
-    ".txt": _read_pubmed,
 }
 
 

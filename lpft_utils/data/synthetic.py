@@ -6,29 +6,51 @@ one; and a text may join two opposed clauses ("X, but Y": Y decides) or add an i
 negative words is therefore not enough, which is what frozen sentence features mostly offer.
 
 Training, validation and test are about restaurants. `ood_electronics` and `ood_hotels` are about other things, with
-other nouns, other judging words and other phrasings (`synthetic_words`): the meaning is the same, the words are new.
+other nouns, other judging words and other phrasings: the meaning is the same, the words are new. No noun, judging
+adjective or template of a shifted domain occurs in the training domain (a test compares them), and the two shifted
+domains do not share theirs either. Function words and the grammar of English are shared, as they must be.
+
+The words of each domain are in `synthetic_words.json`: "aspects", groups of nouns with the positive and negative
+adjectives that fit them; "middling" adjectives; "references", things to compare with; "people" whose opinion does not
+count; and templates for clauses that are "plain", "negated", comparisons in favour ("better"), against ("worse") or
+neither ("same"), bad and good expectations that did not come true ("relief", "letdown"), "neutral" (several quote
+judging words without a judgement); that join {x}, which loses, and {y}, which decides ("contrast"), or an
+"irrelevant" clause {i} and the deciding one ("aside"). In a template {n} is a noun, {a} an adjective of the clause's
+sentiment, {o} one of the opposite sentiment, {p} and {q} a positive and a negative one, {m} a middling one, {r}
+something to compare with, {w} a person.
 """
 
+import json
 import random
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import TypeVar
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, TypeVar
 
 import numpy as np
 
 from lpft_utils.common.errors import TaskError
 from lpft_utils.common.validation import check_integer
 from lpft_utils.data.examples import Split, Task
-from lpft_utils.data.synthetic_words import ELECTRONICS, HOTELS, RESTAURANTS, Aspect, Domain
 
 T = TypeVar("T")
 LABEL_NAMES = ("negative", "positive", "neutral")  # the order of the BOSS suite
 NEGATIVE, POSITIVE, NEUTRAL = range(3)
-
+WORDS: Any = json.loads(
+    Path(__file__).with_name("synthetic_words.json").read_text(encoding="utf-8"),
+    object_hook=lambda entries: SimpleNamespace(**entries),
+)
 
 # How often each construction occurs, within a text of one or two clauses and within a clause.
 FORMS = {"single": 0.35, "contrast": 0.3, "aside": 0.35}
 CLAUSES = {"plain": 0.68, "negated": 0.17, "compared": 0.09, "expected": 0.06}
+# The templates of a clause, by its sentiment, where their name is another.
+TEMPLATES = {
+    NEGATIVE: {"compared": "worse", "expected": "letdown"},
+    POSITIVE: {"compared": "better", "expected": "relief"},
+    NEUTRAL: {"compared": "same", "plain": "neutral", "negated": "neutral", "expected": "neutral"},
+}
 
 
 @lru_cache(maxsize=4)  # a chapter asks for the same texts once for every run that it reads
@@ -68,11 +90,11 @@ def generate(
     seen: set[str] = set()
     # Test sets first and train last: a later split gives way to an earlier one, so test sets never change with n_train.
     plan = (
-        ("test", RESTAURANTS, n_test),
-        ("ood_electronics", ELECTRONICS, n_ood),
-        ("ood_hotels", HOTELS, n_ood),
-        ("validation", RESTAURANTS, n_validation),
-        ("train", RESTAURANTS, n_train),
+        ("test", WORDS.restaurants, n_test),
+        ("ood_electronics", WORDS.electronics, n_ood),
+        ("ood_hotels", WORDS.hotels, n_ood),
+        ("validation", WORDS.restaurants, n_validation),
+        ("train", WORDS.restaurants, n_train),
     )
     drawn = {name: _draw_split(domain, size, random.Random(f"{seed}/{name}"), seen) for name, domain, size in plan}
     if label_noise:
@@ -98,7 +120,7 @@ def _weighted(rng: random.Random, weights: dict[str, float]) -> str:
     return max(weights, key=lambda name: weights[name])  # rounding at the upper end
 
 
-def _draw_split(domain: Domain, size: int, rng: random.Random, seen: set[str]) -> Split:
+def _draw_split(domain: Any, size: int, rng: random.Random, seen: set[str]) -> Split:
     """Draw `size` texts that are not in `seen` yet, with labels in turn, in random order."""
     examples = []
     for i in range(size):
@@ -117,11 +139,11 @@ def _draw_split(domain: Domain, size: int, rng: random.Random, seen: set[str]) -
     return Split(tuple((text,) for _, text, _ in examples), np.array([label for *_, label in examples]))
 
 
-def draw_text(domain: Domain, label: int, rng: random.Random) -> str:
+def draw_text(domain: Any, label: int, rng: random.Random) -> str:
     """Draw one review.
 
     Args:
-        domain: Words and templates.
+        domain: Words and templates, one of `WORDS`.
         label: 0 negative, 1 positive, 2 neutral.
         rng: Source of randomness; advanced.
 
@@ -142,15 +164,18 @@ def draw_text(domain: Domain, label: int, rng: random.Random) -> str:
     return ". ".join(part[0].upper() + part[1:] for part in text.split(". ")) + "."
 
 
-def _draw_clause(domain: Domain, label: int, rng: random.Random, avoid: str) -> str:
+def _draw_clause(domain: Any, label: int, rng: random.Random, avoid: str) -> str:
     """Draw a clause of the given sentiment about a noun that does not occur in the clause `avoid`."""
-    template = _pick(rng, _templates(domain, label, _weighted(rng, CLAUSES)))
+    kind = _weighted(rng, CLAUSES)
+    template = _pick(rng, getattr(domain, TEMPLATES[label].get(kind, kind)))
     return _fill(rng, domain, _pick(rng, domain.aspects), template, avoid, label)
 
 
-def _fill(rng: random.Random, domain: Domain, aspect: Aspect, template: str, avoid: str, label: int = NEUTRAL) -> str:
+def _fill(rng: random.Random, domain: Any, aspect: Any, template: str, avoid: str, label: int = NEUTRAL) -> str:
     """Fill a template with words of one aspect, about a noun that does not occur in `avoid`."""
-    same, opposite = _adjectives(aspect, label)
+    same, opposite = aspect.positive, aspect.negative  # a neutral clause uses {p} and {q} instead
+    if label == NEGATIVE:
+        same, opposite = opposite, same
     clause = template.format(
         n=_pick(rng, [noun for noun in aspect.nouns if noun not in avoid]),
         a=_pick(rng, same),
@@ -162,22 +187,6 @@ def _fill(rng: random.Random, domain: Domain, aspect: Aspect, template: str, avo
         w=_pick(rng, domain.people),
     )
     return _with_article(clause)
-
-
-def _templates(domain: Domain, label: int, kind: str) -> tuple[str, ...]:
-    if label == NEUTRAL:
-        return domain.same if kind == "compared" else domain.neutral
-    if kind == "compared":
-        return domain.better if label == POSITIVE else domain.worse
-    if kind == "expected":
-        return domain.relief if label == POSITIVE else domain.letdown
-    return domain.plain if kind == "plain" else domain.negated
-
-
-def _adjectives(aspect: Aspect, label: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    if label == NEGATIVE:
-        return aspect.negative, aspect.positive
-    return aspect.positive, aspect.negative  # a neutral clause uses {p} and {q} instead
 
 
 def _with_article(clause: str) -> str:

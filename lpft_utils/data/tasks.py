@@ -135,7 +135,7 @@ def _from_folder(name: str, info: TaskInfo | None, folder: Path) -> Task:
     names = ["train", "validation", "test", *ood_names(folder)]
     tables = {split: table for split in names if (table := read_split(folder, split)) is not None}
     if not tables:
-        raise TaskError(f"{folder} has no train, validation or test file (.jsonl, .parquet, .csv, .tsv or .txt).")
+        raise TaskError(f"{folder} has no train, validation or test file (.jsonl, .parquet, .csv or .tsv).")
     notes = []
     if "test" in tables and unlabelled(tables["test"], info):
         if own or not info.hub or "validation" not in tables:

@@ -66,8 +66,7 @@ def head_scaling(scales: Sequence[float], curves: Mapping[str, Mapping[str, Sequ
     for axes in (left, right):
         axes.axvline(1, color=_FADED, linewidth=1)
         axes.axvline(fitted, color=_FADED, linewidth=1, linestyle="-.", label="s = 1/T")
-    left.legend(fontsize=10)
-    legend_below(figure, right, 4, fontsize=10)
+    legend_below(figure, 3, fontsize=10)
     return figure
 
 
@@ -83,21 +82,18 @@ def temperature_against_norm(groups: Mapping[str, tuple[str, Sequence[float], Se
         The figure.
     """
     figure, (axes,) = page_figure(1, 3.8)
-    everything = [
-        (norm, T) for _, norms, temperatures in groups.values() for norm, T in zip(norms, temperatures, strict=True)
-    ]
     for label, (method, norms, temperatures) in groups.items():
         style = {**METHODS[method].style("marker"), "linestyle": "", "label": label, "alpha": 0.8}
         face = "none" if label.startswith("sweep") else style["color"]
         axes.plot(norms, temperatures, markerfacecolor=face, **style)
     axes.set(xscale="log", yscale="log", xlabel="‖V‖ after training", ylabel="fitted temperature T")
-    if everything:
-        norms, temperatures = np.array(everything).T
+    norms, temperatures = (np.concatenate([group[i] for group in groups.values()]) for i in (1, 2))
+    if len(norms):
         ends = np.array([norms.min(), norms.max()])
         middle = np.exp(np.log(temperatures).mean() - np.log(norms).mean())
         axes.plot(ends, middle * ends, color=_FADED, linewidth=1, linestyle="--", label="T ∝ ‖V‖")
     axes.axhline(1, color=_FADED, linewidth=1)
-    legend_below(figure, axes, 3, fontsize=10)
+    legend_below(figure, 3, fontsize=10)
     return figure
 
 

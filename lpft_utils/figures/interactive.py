@@ -12,13 +12,20 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from lpft_utils.common.errors import ParameterError
 from lpft_utils.common.validation import Array, Labels, check_real
 from lpft_utils.figures.style import PALETTE
 from lpft_utils.figures.svg import STYLE, InteractiveFigure, image, lay_out, place, slider_figure
-from lpft_utils.metrics.calibration import Reliability, calibration_metrics, cross_entropy, reliability, softmax
+from lpft_utils.metrics.calibration import (
+    EDGES,
+    Reliability,
+    calibration_metrics,
+    check_labels,
+    check_scores,
+    cross_entropy,
+    reliability,
+    softmax,
+)
 from lpft_utils.metrics.intervals import Interval, interval
-from lpft_utils.metrics.validation import check_labels, check_scores
 from lpft_utils.training.methods import METHODS
 
 TEMPERATURES = 10 ** (np.arange(-2, 9) / 5)  # few, since every set of a page has numbers for each
@@ -42,15 +49,12 @@ def sweep_explorer(
         The figure: means, 95 % intervals and seeds.
 
     Raises:
-        ParameterError: If x does not increase, a row is missing, or a value is not finite.
+        ParameterError: If a row is empty or a value is not finite.
+        ValueError: If a row is missing.
     """
     xs = check_real(x, "x", ndim=1)
-    if len(xs) < 2 or xs[0] <= 0 or (np.diff(xs) <= 0).any():
-        raise ParameterError(f"expected at least two increasing positive values of x, got {x!r}")
     said, panels, words, places = [], [], [], []
     for label, rows in values.items():
-        if len(rows) != len(xs):
-            raise ParameterError(f"expected {len(xs)} rows of {label}, one per value of x, got {len(rows)}")
         found = [check_real(row, f"{label} at {v:g}", ndim=1).tolist() for v, row in zip(xs, rows, strict=True)]
         drawn, where = _sweep_panel(xs, found, x_label, label)
         said.append(f"<span>{escape(label)}: {_TOKEN}</span>")
@@ -73,10 +77,8 @@ def temperature_explorer(sets: Mapping[str, tuple[Any, Any]], *, fitted: Mapping
         The figure, which begins at T = 1.
 
     Raises:
-        ParameterError: For no sets, other names in `fitted`, or bad logits or labels.
+        ParameterError: For bad logits or labels.
     """
-    if not sets or sets.keys() != fitted.keys():
-        raise ParameterError(f"expected sets and their fitted T by the same names, got {list(sets)} and {list(fitted)}")
     states, most = {}, 0
     for name, (logits, labels) in sets.items():
         f = check_scores(logits)
@@ -96,7 +98,7 @@ def temperature_explorer(sets: Mapping[str, tuple[Any, Any]], *, fitted: Mapping
         f'<output aria-live="polite"><span>T = {_TOKEN}</span><span>ECE {_TOKEN}, MCE {_TOKEN}, NLL {_TOKEN}</span>'
         f"<span>mean confidence {_TOKEN}, accuracy {_TOKEN}</span></output>"
     )
-    moving = _bar_templates(upper, lower, diagrams[0].edges, used, min(10, 36 / len(str(most))))
+    moving = _bar_templates(upper, lower, EDGES, used, min(10, 36 / len(str(most))))
     label = "Reliability diagram: accuracy by confidence, with the number of examples in each bin; numbers in the text."
     note = "Bars: accuracy. Thick ticks: mean confidence. Dashed: perfect calibration. Below: examples in each bin."
     body = f"{output}{image(figure, label, moving)}<p>{note}</p>"

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from lpft_utils.figures.style import CLASS_COLORS, STYLE, WIDTH, legend_below, mean_and_seeds, page_figure
 from lpft_utils.studies.linearised import Comparison
+from lpft_utils.studies.lora import Concentration
 from lpft_utils.training.methods import METHODS
 
 
@@ -153,8 +154,7 @@ def spectra(values: Mapping[str, Mapping[str, Tensor]]) -> Figure:
             axes.semilogy(np.arange(1, len(s) + 1), s.clamp_min(1e-8), **style)
         axes.set(title=part, xlabel="index")
     columns[0].set(ylabel="singular value / largest", ylim=(1e-6, 1.5))
-    by_name = {n: h for axes in columns for h, n in zip(*axes.get_legend_handles_labels(), strict=True)}
-    figure.legend(list(by_name.values()), list(by_name), loc="outside lower center", ncols=4)
+    legend_below(figure, 4)
     return figure
 
 
@@ -202,7 +202,7 @@ def layer_shares(by_method: Mapping[str, pd.DataFrame]) -> Figure:
         axes.set(title=METHODS[method].label)
     columns[len(columns) // 2].set_xlabel("share of the trace of F")
     columns[0].invert_yaxis()
-    legend_below(figure, columns[0], 2)
+    legend_below(figure, 2)
     return figure
 
 
@@ -221,4 +221,37 @@ def norm_sweep(norms: Sequence[float], values: Mapping[str, Sequence[Sequence[fl
     for axes, (label, rows) in zip(places, values.items(), strict=True):
         mean_and_seeds(axes, norms, rows, "lp_ft")
         axes.set(xscale="log", xlabel="‖V0‖ at initialisation", ylabel=label)
+    return figure
+
+
+@mpl.rc_context(STYLE)
+def concentration(sweeps: Mapping[str, Concentration]) -> Figure:
+    """LoRA's kernel against FT's of the same weights over ranks: relative error with its prediction, and alignment.
+
+    Args:
+        sweeps: By initialisation, "ft" or "lp_ft".
+
+    Returns:
+        The figure.
+    """
+    figure, (left, right) = page_figure(2, 3.9)
+    for i, (method, sweep) in enumerate(sweeps.items()):
+        style = METHODS[method].style("marker")
+        shift = 1.06 ** (2 * i - len(sweeps) + 1)  # so that dots of two initialisations do not hide each other
+        ranks = np.array(list(sweep.rms()))
+        for axes, column in ((left, "error"), (right, "centred")):
+            for r, values in sweep.by_rank(column).items():
+                axes.plot(np.full(len(values), r * shift), values, ".", color=METHODS[method].color, alpha=0.3)
+        name = f"{METHODS[method].label} initialisation"
+        left.plot(ranks * shift, list(sweep.rms().values()), linestyle="", label=name, **style)
+        left.plot(ranks, sweep.kappa / np.sqrt(ranks), color=METHODS[method].color, linestyle=("-", "--")[i % 2])
+        means = [values.mean() for values in sweep.by_rank("centred").values()]
+        right.plot(ranks * shift, means, **style)
+        right.axhline(sweep.reference, color=METHODS[method].color, linestyle=(":", (0, (1, 3)))[i % 2])
+    left.set(xscale="log", yscale="log", xlabel="rank r", ylabel="relative error of the kernel")
+    right.set(xscale="log", xlabel="rank r", ylabel="alignment, centred", ylim=(None, 1.01))
+    for axes in (left, right):
+        axes.set_xticks(ranks, [str(r) for r in ranks])
+        axes.set_xticks([], minor=True)
+    legend_below(figure, 2)
     return figure

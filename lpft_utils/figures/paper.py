@@ -14,7 +14,7 @@ from lpft_utils.common.errors import ParameterError
 from lpft_utils.common.names import split_label
 from lpft_utils.figures import kernels, runs
 from lpft_utils.figures.embedding import joint_embedding
-from lpft_utils.figures.style import STYLE, mean_and_seeds, page_figure
+from lpft_utils.figures.style import STYLE, legend_below, mean_and_seeds, page_figure
 from lpft_utils.kernel_methods.statistics import block_trace_norms, spectrum
 from lpft_utils.runs.store import Run, converged
 from lpft_utils.studies.paper import Experiments
@@ -145,9 +145,7 @@ def _draw(panels: Mapping[str, Panel | None], n_columns: int) -> Figure:
         axes.set_title(title.replace(", ", "\n"))
     if not there:
         places[0].set_axis_off()
-    handles = {n: h for axes in places for h, n in zip(*axes.get_legend_handles_labels(), strict=True)}
-    if handles:
-        figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=3)
+    legend_below(figure, 3)
     return _say_missing(figure, [title for title, panel in panels.items() if panel is None])
 
 

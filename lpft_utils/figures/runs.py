@@ -39,7 +39,7 @@ def logistic_path(about: Mapping[str, Any], norm_init: float) -> Figure:
     right.set(xlabel="C", ylabel="‖V‖")
     for axes in (left, right):
         axes.axvline(about["C"], color="0.35", linestyle="--", linewidth=1, label="chosen C")
-    legend_below(figure, right, 3, fontsize=10)
+    legend_below(figure, 3, fontsize=10)
     return figure
 
 
@@ -64,8 +64,7 @@ def descent(histories: Sequence[pd.DataFrame], norm_init: float) -> Figure:
     right.axhline(norm_init, color=METHODS["ft"].color, label="random head of FT")
     left.set(xlabel="gradient step", ylabel="accuracy")
     right.set(xlabel="gradient step", ylabel="‖V‖")
-    left.legend()
-    legend_below(figure, right, 2)
+    legend_below(figure, 4)
     return figure
 
 
@@ -135,9 +134,7 @@ def accuracies(runs: Mapping[str, Sequence[Run]]) -> Figure:
     Returns:
         The figure.
     """
-    first = next(iter(runs.values()))[0]
-    splits = [name for name in first.metrics["accuracy"] if name == "test" or name.startswith("ood_")]
-    return _by_split(runs, splits, lambda run, split: run.accuracy(split), "accuracy")
+    return _by_split(runs, lambda run: run.metrics["accuracy"], "accuracy", ("train", "validation"))
 
 
 def feature_change(runs: Mapping[str, Sequence[Run]], key: str, label: str) -> Figure:
@@ -151,20 +148,19 @@ def feature_change(runs: Mapping[str, Sequence[Run]], key: str, label: str) -> F
     Returns:
         The figure.
     """
-    first = next(iter(runs.values()))[0]
-    splits = [name for name in first.metrics["change"] if name != "validation"]
-    return _by_split(runs, splits, lambda run, split: run.metrics["change"][split][key], label)
+    return _by_split(runs, lambda run: {k: v[key] for k, v in run.metrics["change"].items()}, label, ("validation",))
 
 
 @mpl.rc_context(STYLE)
 def _by_split(
-    runs: Mapping[str, Sequence[Run]], splits: Sequence[str], value: Callable[[Run, str], float], label: str
+    runs: Mapping[str, Sequence[Run]], values: Callable[[Run], Mapping[str, float]], label: str, without: Sequence[str]
 ) -> Figure:
-    """A value by split and method, over the runs that did not diverge."""
+    """Values by split and method, over the runs that did not diverge."""
     figure, (axes,) = page_figure(1, 3.6)
+    splits = [split for split in values(next(iter(runs.values()))[0]) if split not in without]
     for i, (method, group) in enumerate(runs.items()):
         x = [j + 0.22 * (i - (len(runs) - 1) / 2) for j in range(len(splits))]
-        rows = [[value(run, split) for run in converged(group)] for split in splits]
+        rows = [[values(run)[split] for run in converged(group)] for split in splits]
         mean_and_seeds(axes, x, rows, method, linestyle="", label=_legend(method, group))
     axes.set_xticks(range(len(splits)), [split_label(split).replace(" (", "\n(") for split in splits])
     axes.set(ylabel=label)
@@ -197,7 +193,7 @@ def feature_map(planes: Mapping[str, Mapping[str, Array]], label_names: Sequence
             ax.scatter(*plane[key].T, s=size, marker="*", facecolor=face, edgecolor="black", zorder=3, label=label)
         ax.set(title=title, xticks=[], yticks=[])
         ax.grid(visible=False)
-    legend_below(figure, axes[0], 3, fontsize=10)
+    legend_below(figure, 3, fontsize=10)
     return figure
 
 

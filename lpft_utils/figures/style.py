@@ -49,9 +49,10 @@ def page_figure(n: int, height: float, n_columns: int | None = None, **options: 
     return figure, axes[:n]
 
 
-def legend_below(figure: Figure, axes: Axes, n_columns: int, **options: Any) -> None:
-    """One legend for the whole figure, below it, of what is labelled in `axes`."""
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=n_columns, **options)
+def legend_below(figure: Figure, n_columns: int, **options: Any) -> None:
+    """One legend for the whole figure, below it, of what is labelled in its axes; each label once."""
+    labelled = {n: h for axes in figure.axes for h, n in zip(*axes.get_legend_handles_labels(), strict=True)}
+    figure.legend(labelled.values(), labelled.keys(), loc="outside lower center", ncols=n_columns, **options)
 
 
 def mean_and_seeds(

@@ -13,6 +13,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
@@ -21,52 +22,20 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
+from lpft_utils.figures import style
+
 INK = "#010203"  # of text, axes and grid: the page's own colour takes its place
-STYLE: dict[Any, Any] = {  # matplotlib types its keys as literals
-    "axes.edgecolor": INK,
-    "axes.grid": True,
-    "axes.labelcolor": INK,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "figure.constrained_layout.use": True,
+STYLE: dict[Any, Any] = {
+    **style.STYLE,
+    **dict.fromkeys(
+        ("axes.edgecolor", "axes.labelcolor", "grid.color", "text.color", "xtick.color", "ytick.color"), INK
+    ),
     "figure.dpi": 72,  # a pixel is a unit of the SVG
     "font.sans-serif": ["DejaVu Sans"],
-    "font.size": 11,
     "grid.alpha": 0.2,
-    "grid.color": INK,
     "svg.fonttype": "none",
-    "text.color": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
 }
-_CSS = """
-.lpft-slider { color: var(--pst-color-text-base, currentColor); margin: 1rem 0; max-width: 46rem; }
-.lpft-slider label { display: block; font-weight: 600; margin: .3rem 0; }
-.lpft-slider :is(input, select) { display: block; box-sizing: border-box; width: 100%; max-width: 34rem;
-  min-height: 1.6rem; font: inherit; color: inherit; background: var(--pst-color-background, transparent);
-  accent-color: #0173b2; }
-.lpft-slider output { display: block; margin: .5rem 0; font-variant-numeric: tabular-nums; }
-.lpft-slider output span { display: block; }
-.lpft-slider .panels { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(17rem, 100%), 1fr)); }
-.lpft-slider svg { width: 100%; max-width: 34rem; }
-html[data-theme=dark] .bd-content div.cell_output .output.text_html:has(div.lpft-slider) {
-  background: transparent; color: inherit; padding: 0; } /* the theme puts HTML output on a light card */
-"""
-_SCRIPT = """
-const root = document.currentScript.parentElement;
-const input = root.querySelector("input"), select = root.querySelector("select");
-function show() {
-  const tokens = frames[select ? select.selectedIndex : 0][input.value].split("|");
-  let k = 0;
-  input.setAttribute("aria-valuetext", tokens[0]);
-  for (const e of root.querySelectorAll("[data-move]")) {
-    const filled = e.dataset.move.replace(/[?]/g, () => tokens[k++]);
-    if (e.tagName === "path") e.setAttribute("d", filled); else e.textContent = filled;
-  }
-}
-for (const control of [input, select]) if (control) control.addEventListener("input", show);
-show();
-"""
+_CSS, _SCRIPT = (Path(__file__).with_name(f"slider.{kind}").read_text(encoding="utf-8") for kind in ("css", "js"))
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ from lpft_utils.common.errors import KernelError
 from lpft_utils.common.folds import fold_ids
 from lpft_utils.kernel_methods.contrasts import one_hot
 from lpft_utils.kernel_methods.newton import fit_penalties
-from lpft_utils.kernel_methods.validation import check_labels, check_other_kernel, check_train_kernel
+from lpft_utils.kernel_methods.validation import check_kernel, check_labels, check_train_kernel
 
 RIDGE_GRID = np.logspace(-6, 3, 19)  # times the mean of K's diagonal
 LOGISTIC_GRID = np.logspace(-6, 1, 8)
@@ -171,7 +171,13 @@ def logistic(
 def _check(K_train: Tensor, labels: Tensor, K_test: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
     K = check_train_kernel(K_train)
     labels = check_labels(labels, K.shape[0], K.shape[1]).to(K.device)
-    return K, labels, None if K_test is None else check_other_kernel(K_test, K)
+    if K_test is None:
+        return K, labels, None
+    K_test = check_kernel(K_test, "K_test").to(K.device)
+    if K_test.shape[2:] != K.shape[2:]:
+        N, C = K.shape[2:]
+        raise KernelError(f"K_test: expected shape (M, {C}, {N}, {C}), test × train, got {tuple(K_test.shape)}.")
+    return K, labels, K_test
 
 
 def _check_penalties(penalties: Sequence[float] | None, grid: np.ndarray, K: Tensor) -> Tensor:

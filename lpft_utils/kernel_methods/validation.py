@@ -69,26 +69,6 @@ def check_train_kernel(K: Tensor, name: str = "K_train") -> Tensor:
     return (K + transposed) / 2
 
 
-def check_other_kernel(K: Tensor, K_train: Tensor) -> Tensor:
-    """A kernel between other examples (first) and the training examples (second), in float64.
-
-    Args:
-        K: Kernel, shape (M, C, N, C).
-        K_train: The checked training kernel, shape (N, C, N, C).
-
-    Returns:
-        The kernel, float64, on the device of `K_train`.
-
-    Raises:
-        KernelError: If its shape is not (M, C, N, C) with the N and C of `K_train`, or a value is not finite.
-    """
-    K = check_kernel(K, "K_test")
-    if K.shape[2:] != K_train.shape[2:]:
-        N, C = K_train.shape[2:]
-        raise KernelError(f"K_test: expected shape (M, {C}, {N}, {C}), test × train, got {tuple(K.shape)}.")
-    return K.to(K_train.device)
-
-
 def check_labels(labels: Tensor, n: int, n_classes: int, name: str = "labels") -> Tensor:
     """As `common.validation.check_labels`: class indices as a tensor of int64 on the CPU, or KernelError."""
     return torch.as_tensor(validation.check_labels(labels, n, n_classes, name, error=KernelError))

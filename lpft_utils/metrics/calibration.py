@@ -17,10 +17,55 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from lpft_utils.common.validation import Array, check_integer
-from lpft_utils.metrics.validation import check_labels, check_probabilities, check_scores
+from lpft_utils.common import validation
+from lpft_utils.common.errors import ParameterError
+from lpft_utils.common.validation import Array, Labels, check_real
 
 BINS = 15
+EDGES = np.arange(BINS + 1) / BINS
+
+
+def check_scores(logits: Any) -> Array:
+    """Logits (N, C) as float64, or ParameterError for a bad shape, no examples, or values that are not finite."""
+    return check_real(logits, "logits", ndim=2)
+
+
+def check_classes(logits: Any, C: int) -> Array:
+    """Logits (N, C) as float64, or ParameterError as from `check_scores` and for another number of classes."""
+    f = check_scores(logits)
+    if f.shape[1] != C:
+        raise ParameterError(f"expected logits of {C} classes, got {f.shape[1]}")
+    return f
+
+
+def check_probabilities(probabilities: Any) -> Array:
+    """Probabilities (N, C) as float64.
+
+    Args:
+        probabilities: NumPy array, nested list or torch tensor.
+
+    Returns:
+        The array, shape (N, C).
+
+    Raises:
+        ParameterError: For a bad shape, values that are not finite or outside [0, 1], or rows that do not sum to 1
+            within 1e-4.
+    """
+    p = check_real(probabilities, "probabilities", ndim=2)
+    bad = (p.min(axis=1) < 0) | (p.max(axis=1) > 1 + 1e-4) | (np.abs(p.sum(axis=1) - 1) > 1e-4)
+    if bad.any():
+        row = int(bad.argmax())
+        raise ParameterError(
+            f"expected probabilities in [0, 1] with rows that sum to 1 within 1e-4, but row {row} is {p[row]} with sum "
+            f"{p[row].sum():.6g}; for logits, call calibration.softmax first; rounded in half precision? Compute the "
+            "softmax in float32"
+        )
+    return p
+
+
+def check_labels(labels: Any, scores: Array) -> Labels:
+    """Labels (N,) in int64 that fit the scores (N, C), or ParameterError."""
+    return validation.check_labels(labels, *scores.shape)
 
 
 def softmax(logits: Any) -> Array:
@@ -65,35 +110,44 @@ def top_label(probabilities: Any, labels: Any) -> tuple[Array, Array]:
     return p.max(axis=1), (p.argmax(axis=1) == y).astype(np.float64)
 
 
-def equal_width(values: Array, bins: int = BINS) -> NDArray[np.intp]:
-    """The bin of each value among `bins` equal-width bins (lo, hi] of [0, 1]; 0 itself falls into the first.
+def equal_width(values: Array) -> NDArray[np.intp]:
+    """The bin of each value among `BINS` equal-width bins (lo, hi] of [0, 1]; 0 itself falls into the first.
 
-    Edges are k / bins rounded once, so that a value typed as 0.2 lies on the edge 3/15, not a hair beside it.
+    Edges are k / BINS rounded once, so that a value typed as 0.2 lies on the edge 3/15, not a hair beside it.
 
     Args:
         values: Numbers in [0, 1], any shape.
-        bins: Number of bins.
 
     Returns:
-        Indices 0 … bins − 1, of the same shape.
+        Indices 0 … BINS − 1, of the same shape.
     """
-    check_integer("bins", bins)
-    edges = np.arange(bins + 1) / bins
-    return np.clip(np.searchsorted(edges, values, side="left") - 1, 0, bins - 1)
+    return np.clip(np.searchsorted(EDGES, values, side="left") - 1, 0, BINS - 1)
+
+
+def binned_error(confidence: Array, target: Array) -> float:
+    """Σ_b (n_b / N) |mean target − mean confidence| over the bins b of the confidence.
+
+    Args:
+        confidence: Shape (N,).
+        target: What it should be on average, such as whether a prediction is right, shape (N,).
+
+    Returns:
+        The error, in [0, 1]: the ECE where the target is whether the prediction is right.
+    """
+    # (n_b / N) |mean target − mean confidence| = |Σ_{i in b} (target − confidence)| / N: empty bins need no care
+    return float(np.abs(np.bincount(equal_width(confidence), target - confidence)).sum() / len(confidence))
 
 
 @dataclass(frozen=True, eq=False)
 class Reliability:
-    """A reliability diagram as numbers.
+    """A reliability diagram as numbers: the bins (lo, hi] lie between `EDGES`.
 
     Attributes:
-        edges: Edges of the bins (lo, hi], shape (B + 1,).
         counts: Examples in each bin, shape (B,). Look here first: a bin of two examples says nothing.
         confidence: Mean confidence in each bin, NaN where it is empty, shape (B,).
         accuracy: Share of right predictions in each bin, NaN where it is empty, shape (B,).
     """
 
-    edges: Array
     counts: NDArray[np.int64]
     confidence: Array
     accuracy: Array
@@ -117,30 +171,29 @@ class Reliability:
         return float(np.nanmax(np.abs(self.gap)))
 
 
-def reliability(probabilities: Any, labels: Any, bins: int = BINS) -> Reliability:
+def reliability(probabilities: Any, labels: Any) -> Reliability:
     """Counts, mean confidence and accuracy in equal-width bins of the top label's confidence.
 
     Args:
         probabilities: Shape (N, C).
         labels: Shape (N,).
-        bins: Number of bins, 15 in the paper.
 
     Returns:
         The diagram, with the ECE and the MCE.
     """
     confidence, correct = top_label(probabilities, labels)
-    index = equal_width(confidence, bins)
-    counts = np.bincount(index, minlength=bins)
+    index = equal_width(confidence)
+    counts = np.bincount(index, minlength=BINS)
     with np.errstate(invalid="ignore"):  # 0 / 0 is the NaN of an empty bin
-        mean_confidence = np.bincount(index, confidence, bins) / counts
-        accuracy = np.bincount(index, correct, bins) / counts
-    return Reliability(np.arange(bins + 1) / bins, counts, mean_confidence, accuracy)
+        mean_confidence = np.bincount(index, confidence, BINS) / counts
+        accuracy = np.bincount(index, correct, BINS) / counts
+    return Reliability(counts, mean_confidence, accuracy)
 
 
 def ece(probabilities: Any, labels: Any) -> float:
     """The paper's ECE: Σ_b (n_b / N) |accuracy_b − confidence_b| over 15 equal-width bins (lo, hi] of the confidence.
 
-    It is biased upwards when N is small: see `sampling.debiased_ece`.
+    It is biased upwards when N is small: see `sampling.ece_under_calibration`.
 
     Args:
         probabilities: Shape (N, C).

@@ -67,34 +67,15 @@ def feature_norm(phi: Tensor) -> float:
     return torch.linalg.vector_norm(phi.double(), dim=1).mean().item()
 
 
-def fisher_ratio(phi: Tensor, labels: Tensor) -> float:
-    """FDR(F), ratio of traces: Fisher's discriminant ratio tr(S_B) / tr(S_W) of the features by class.
+def fisher_ratios(phi: Tensor, labels: Tensor) -> dict[str, float]:
+    """FDR(F), Fisher's discriminant ratio of the features by class, in three forms.
 
     Fisher (1936); Fukunaga (1990), chapter 10. S_B = Σ_c (n_c / N)(μ_c − μ)(μ_c − μ)ᵀ is the scatter of the class means
-    and S_W the mean scatter within classes. The ratio of traces does not change when the features are rotated or
-    scaled, and, unlike tr(S_W⁻¹ S_B), it exists when there are fewer examples than dimensions.
+    and S_W the mean scatter within classes. The ratio of traces tr(S_B) / tr(S_W) does not change when the features are
+    rotated or scaled, and it exists when there are fewer examples than dimensions. The others have the inverse of S_W:
+    tr(S_W⁺ S_B), and tr((S_W + λ I)⁻¹ S_B) with λ = `RIDGE` · tr(S_W) / H.
 
-    Args:
-        phi: Features, shape (N, H).
-        labels: Class indices, shape (N,).
-
-    Returns:
-        The ratio, ≥ 0; large when classes form tight, distant groups, infinite when no class has any spread.
-    """
-    phi = phi.double()
-    mean = phi.mean(0)
-    between, within = 0.0, 0.0
-    for c in labels.unique():
-        group = phi[labels == c]
-        between += len(group) * (group.mean(0) - mean).square().sum().item()
-        within += (group - group.mean(0)).square().sum().item()
-    return between / within if within > 0 else float("inf")
-
-
-def inverse_fisher_ratios(phi: Tensor, labels: Tensor) -> dict[str, float]:
-    """FDR(F) with the inverse of S_W: tr(S_W⁺ S_B), and tr((S_W + λ I)⁻¹ S_B) with λ = `RIDGE` · tr(S_W) / H.
-
-    Fukunaga (1990), chapter 10; S_B and S_W as in `fisher_ratio`. The paper's FDR (Tables 1, 11) is not identified. Its
+    The paper's FDR (Tables 1, 11) is not identified. Its
     8·10⁴ for pre-trained features of CB and 7·10⁸ after tuning are far above what a ratio of traces gives. They fall
     with the size of the test set (8·10⁴ at 57 texts, 86 at 277, 17 at 1,067), as when a singular S_W is inverted in
     float32: with fewer texts than dimensions the inverse amplifies rounding. The pseudo-inverse leaves out the
@@ -106,12 +87,12 @@ def inverse_fisher_ratios(phi: Tensor, labels: Tensor) -> dict[str, float]:
         labels: Class indices, shape (N,).
 
     Returns:
-        "FDR, pinv" and "FDR, ridge", each ≥ 0; infinite for a ridge where no class has any spread; NaN where a feature
-        is not finite.
+        "FDR" (of traces), "FDR, pinv" and "FDR, ridge", each ≥ 0: large when classes form tight, distant groups; the
+        first and the last infinite where no class has any spread; NaN where a feature is not finite.
     """
     phi, classes = phi.double(), labels.unique()
     if not phi.isfinite().all():  # of a run that diverged
-        return {"FDR, pinv": float("nan"), "FDR, ridge": float("nan")}
+        return dict.fromkeys(("FDR", "FDR, pinv", "FDR, ridge"), float("nan"))
     means = torch.stack([phi[labels == c].mean(0) for c in classes])  # (C, H)
     shares = torch.stack([(labels == c).double().mean() for c in classes])
     within = phi - means[torch.searchsorted(classes, labels)]
@@ -119,8 +100,11 @@ def inverse_fisher_ratios(phi: Tensor, labels: Tensor) -> dict[str, float]:
     between = (shares[:, None] * ((means - phi.mean(0)) @ U).square()).sum(0)  # diagonal of Uᵀ S_B U
     kept = s > s[-1] * max(phi.shape) * torch.finfo(s.dtype).eps
     ridge = RIDGE * s.clamp(min=0).mean()
-    with_ridge = (between / (s.clamp(min=0) + ridge)).sum().item() if ridge > 0 else float("inf")
-    return {"FDR, pinv": (between[kept] / s[kept]).sum().item(), "FDR, ridge": with_ridge}
+    return {
+        "FDR": (between.sum() / within.square().sum() * len(phi)).item(),
+        "FDR, pinv": (between[kept] / s[kept]).sum().item(),
+        "FDR, ridge": (between / (s.clamp(min=0) + ridge)).sum().item() if ridge > 0 else float("inf"),
+    }
 
 
 def feature_change(phi_0: Tensor, phi: Tensor, labels: Tensor) -> dict[str, float]:
@@ -146,7 +130,6 @@ def feature_change(phi_0: Tensor, phi: Tensor, labels: Tensor) -> dict[str, floa
     found = {"CS": cosine_similarity(phi_0, phi), "Diff": feature_difference(phi_0, phi)}
     for suffix, features in (("", phi), ("_0", phi_0)):
         found[f"CS among texts{suffix}"] = text_similarity(features)
-        found[f"FDR{suffix}"] = fisher_ratio(features, labels)
-        found |= {f"{name}{suffix}": ratio for name, ratio in inverse_fisher_ratios(features, labels).items()}
+        found |= {f"{name}{suffix}": ratio for name, ratio in fisher_ratios(features, labels).items()}
         found[f"NormF{suffix}"] = feature_norm(features)
     return found

@@ -19,8 +19,7 @@ from scipy import optimize, special
 from sklearn.isotonic import IsotonicRegression
 
 from lpft_utils.common.validation import Array, Labels, check_real
-from lpft_utils.metrics.calibration import cross_entropy, softmax
-from lpft_utils.metrics.validation import check_classes, check_labels, check_scores
+from lpft_utils.metrics.calibration import check_classes, check_labels, check_scores, cross_entropy, softmax
 
 BOUNDS = (1e-3, 1e3)  # of T: beyond them nothing that a table shows would change
 Limit = Literal["", "separable", "flat", "bound"]
@@ -46,32 +45,12 @@ class Temperature:
 
 
 @dataclass(frozen=True, eq=False)
-class HeadScale:
-    """Softmax of s V φ + b: the norm of the head is changed, its direction and the bias stay.
-
-    With b = 0, or when b is scaled too, this is temperature scaling with T = 1 / s. With a bias it is not, and where b
-    decides between classes, predictions may change.
-
-    Attributes:
-        s: Factor on V, so that the head's norm becomes s ‖V‖.
-        bias: b, shape (C,).
-    """
-
-    s: float
-    bias: Array
-
-    def apply(self, logits: Any) -> Array:
-        """Probabilities softmax(s (f − b) + b), shape (N, C), for logits f = V φ + b of shape (N, C)."""
-        return softmax(self.s * (check_classes(logits, len(self.bias)) - self.bias) + self.bias)
-
-
-@dataclass(frozen=True, eq=False)
 class VectorScaling:
     """Softmax of w ∘ f + a: one scale and one shift per class (Guo et al., 2017).
 
     Attributes:
         w: Scales, shape (C,).
-        a: Shifts with mean 0, shape (C,).
+        a: Shifts, shape (C,).
     """
 
     w: Array
@@ -122,10 +101,12 @@ def fit_temperature(logits: Any, labels: Any) -> Temperature:
     return Temperature(1 / scale, limit)
 
 
-def fit_head_scale(logits: Any, labels: Any, bias: Any) -> HeadScale:
+def fit_head_scale(logits: Any, labels: Any, bias: Any) -> VectorScaling:
     """The s of least NLL in f = s V φ + b: temperature scaling of the head's norm alone.
 
-    The logits are linear in s, so the NLL is convex in s and is minimised as in `fit_temperature`.
+    The logits are linear in s, so the NLL is convex in s and is minimised as in `fit_temperature`. With b = 0 this is
+    temperature scaling with T = 1 / s. With a bias it is not, and where b decides between classes, predictions may
+    change.
 
     Args:
         logits: Validation logits V φ + b, shape (N, C).
@@ -133,7 +114,7 @@ def fit_head_scale(logits: Any, labels: Any, bias: Any) -> HeadScale:
         bias: b, shape (C,).
 
     Returns:
-        The fitted scale.
+        Every scale w = s, which makes the head's norm s ‖V‖, and the shifts a = (1 − s) b, which keep b.
 
     Raises:
         ParameterError: For bad logits, labels or bias.
@@ -141,7 +122,7 @@ def fit_head_scale(logits: Any, labels: Any, bias: Any) -> HeadScale:
     b = check_real(bias, "the bias", ndim=1)
     f = check_classes(logits, len(b))
     scale, _ = _best_scale(f - b, b, check_labels(labels, f))
-    return HeadScale(scale, b)
+    return VectorScaling(np.full(len(b), scale), (1 - scale) * b)
 
 
 def fit_vector_scaling(logits: Any, labels: Any) -> VectorScaling:

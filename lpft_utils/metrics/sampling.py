@@ -6,39 +6,13 @@ sample, about √(bins / N) times a constant. On a test set of 56 examples that 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from scipy import stats
 
 from lpft_utils.common.validation import Array, check_integer
-from lpft_utils.metrics.calibration import equal_width, top_label
-from lpft_utils.metrics.validation import check_probabilities
-
-
-@dataclass(frozen=True)
-class DebiasedECE:
-    """An ECE beside what chance alone gives.
-
-    Attributes:
-        ece: The ECE as measured.
-        chance: Mean ECE of a perfectly calibrated model with the same confidences at the same N.
-        chance_high: The 95th percentile of that ECE: below it, the model cannot be told from a calibrated one.
-    """
-
-    ece: float
-    chance: float
-    chance_high: float
-
-    @property
-    def corrected(self) -> float:
-        """`ece` − `chance`: 0 on average for a calibrated model, and then below 0 about half of the time.
-
-        Where the model is not calibrated the noise is partly hidden below the true gaps, and this takes off too much:
-        it is a cautious value, not an unbiased one.
-        """
-        return self.ece - self.chance
+from lpft_utils.metrics.calibration import binned_error, check_probabilities, top_label
 
 
 def ece_interval(probabilities: Any, labels: Any, n_draws: int = 1000, seed: int = 0) -> tuple[float, float]:
@@ -60,7 +34,7 @@ def ece_interval(probabilities: Any, labels: Any, n_draws: int = 1000, seed: int
     check_integer("n_draws", n_draws)
     drawn = stats.bootstrap(
         top_label(probabilities, labels),
-        _ece,
+        binned_error,
         paired=True,
         vectorized=False,
         n_resamples=n_draws,
@@ -76,6 +50,11 @@ def ece_under_calibration(probabilities: Any, n_draws: int = 1000, seed: int = 0
     Perfectly calibrated means that labels are drawn from the predicted probabilities themselves; of such a label the
     ECE sees only whether it is the predicted class, which has the probability max_c p_c.
 
+    A model whose ECE is below the 95th percentile of the draws cannot be told from a calibrated one. The ECE minus
+    their mean is 0 on average for a calibrated model, and then below 0 about half of the time. Where the model is not
+    calibrated the noise is partly hidden below the true gaps, and this takes off too much: it is a cautious value, not
+    an unbiased one.
+
     Args:
         probabilities: Shape (N, C).
         n_draws: How often all N labels are drawn.
@@ -87,25 +66,4 @@ def ece_under_calibration(probabilities: Any, n_draws: int = 1000, seed: int = 0
     check_integer("n_draws", n_draws)
     confidence = check_probabilities(probabilities).max(axis=1)
     rng = np.random.default_rng(seed)
-    return np.array([_ece(confidence, rng.random(len(confidence)) < confidence) for _ in range(n_draws)])
-
-
-def debiased_ece(probabilities: Any, labels: Any, n_draws: int = 1000) -> DebiasedECE:
-    """The ECE, and the part of it that chance explains.
-
-    Args:
-        probabilities: Shape (N, C).
-        labels: Shape (N,).
-        n_draws: Draws of `ece_under_calibration`.
-
-    Returns:
-        The measured ECE beside its distribution under perfect calibration.
-    """
-    measured = _ece(*top_label(probabilities, labels))
-    draws = ece_under_calibration(probabilities, n_draws)
-    return DebiasedECE(measured, float(draws.mean()), float(np.quantile(draws, 0.95)))
-
-
-def _ece(confidence: Array, correct: Array) -> float:
-    # (n_b / N) |mean correct − mean confidence| = |Σ_{i in b} (correct − confidence)| / N: empty bins need no care
-    return float(np.abs(np.bincount(equal_width(confidence), correct - confidence)).sum() / len(confidence))
+    return np.array([binned_error(confidence, rng.random(len(confidence)) < confidence) for _ in range(n_draws)])

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from peft import IA3Config, LoraConfig, PeftConfig, inject_adapter_in_model
@@ -61,7 +60,6 @@ def add_lora(
     alpha: float = 8,
     dropout: float = 0.0,
     targets: str | Sequence[str] | None = None,
-    init: Literal[True, "gaussian"] = True,
     seed: int = 0,
 ) -> Classifier:
     """Inject a fresh adapter into the backbone, in place; from then on only adapter and head require gradients.
@@ -72,8 +70,6 @@ def add_lora(
         alpha: Scale α; the adapter enters with the factor α / r.
         dropout: Dropout on the adapter's input while training, in [0, 1).
         targets: Endings of the names of the linear layers to adapt; None means query and value of the family.
-        init: How A is drawn: True is peft's default, uniform on ±1/√in (Kaiming with a = √5); "gaussian" is
-            N(0, 1/r²). B is zero either way.
         seed: Seed of A; torch's global generator is left as it is.
 
     Returns:
@@ -91,7 +87,6 @@ def add_lora(
         lora_alpha=alpha,  # pyright: ignore[reportArgumentType]
         lora_dropout=dropout,
         target_modules=names,
-        init_lora_weights=init,
         fan_in_fan_out=_check_targets(model, names),
     )
     return _inject(model, config, seed)

@@ -206,7 +206,7 @@ class Classifier(PreTrainedModel):
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
-    ) -> SequenceClassifierOutput | tuple[Tensor, ...]:
+    ) -> SequenceClassifierOutput:
         """Logits and, with labels, the mean cross-entropy.
 
         Args:
@@ -217,20 +217,20 @@ class Classifier(PreTrainedModel):
             labels: Class indices, shape (B,).
             output_attentions: Accepted for peft's sake; must not be True.
             output_hidden_states: Accepted for peft's sake; must not be True.
-            return_dict: False gives a tuple, as everywhere in transformers.
+            return_dict: Accepted for peft's sake; must not be False.
 
         Returns:
             `SequenceClassifierOutput` with `logits` (B, C) and `loss` (scalar, or None without labels).
 
         Raises:
-            ModelError: If attentions or hidden states are asked for.
+            ModelError: If attentions, hidden states or a tuple are asked for.
         """
-        if output_attentions or output_hidden_states:
-            raise ModelError("Classifier returns logits only; call `model.backbone` for attentions or hidden states.")
+        if output_attentions or output_hidden_states or return_dict is False:
+            raise ModelError(
+                "Classifier returns logits only, by name; call `model.backbone` for attentions or hidden states."
+            )
         logits = self.head(self.features(input_ids, attention_mask, token_type_ids, inputs_embeds))  # (B, C)
         loss = None if labels is None else nn.functional.cross_entropy(logits, labels)
-        if return_dict is False:
-            return (logits,) if loss is None else (loss, logits)
         return SequenceClassifierOutput(loss=loss, logits=logits)  # pyright: ignore[reportArgumentType]
 
 

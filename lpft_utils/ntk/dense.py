@@ -64,27 +64,22 @@ def jacobian(
             def f(values: dict[str, Tensor], x: Inputs = x) -> Tensor:
                 return functional_call(phi, values, (x,))[0] @ problem.V.T
 
-            with sdpa_kernel(SDPBackend.MATH):  # no other attention has a batching rule for its backward pass
-                J = jacrev(f)(theta) if theta else {}
+            J = jacrev(f)(theta) if theta else {}
             none = problem.V.new_zeros(len(problem.V), 0)
             out.append(torch.cat([none, *(J[name].flatten(1) for name in theta)], 1).detach())
     return torch.stack(out)
 
 
-def dense_kernel(
-    model: nn.Module, inputs: Inputs | Tensor, other: Inputs | Tensor | None = None, **options: Any
-) -> Tensor:
+def dense_kernel(model: nn.Module, inputs: Inputs | Tensor, **options: Any) -> Tensor:
     """F from whole Jacobians.
 
     Args:
         model: As in `kernel`.
         inputs: As in `kernel`.
-        other: As in `kernel`.
         **options: As in `jacobian`.
 
     Returns:
-        Shape (N, C, M, C).
+        Shape (N, C, N, C).
     """
     J = jacobian(model, inputs, **options)
-    J_other = J if other is None else jacobian(model, other, **options)
-    return torch.einsum("ncp,mdp->ncmd", J, J_other)
+    return torch.einsum("ncp,mdp->ncmd", J, J)

@@ -25,8 +25,8 @@ from lpft_utils.common.tensors import read_tensors, write_tensors
 from lpft_utils.common.validation import check_integer
 from lpft_utils.ntk.examination import examine
 from lpft_utils.ntk.factors import Batch, Inputs
-from lpft_utils.ntk.gradients import Gradient, Product, alike
-from lpft_utils.ntk.inputs import by_length, count, named_inputs
+from lpft_utils.ntk.gradients import Product, alike
+from lpft_utils.ntk.inputs import by_length, chosen, count, named_inputs
 from lpft_utils.ntk.memory import Sizes, sizes
 from lpft_utils.ntk.problem import Problem, prepared
 from lpft_utils.ntk.result import Kernel, begin, describe, stored
@@ -101,8 +101,7 @@ def kernel(
             return found
         start = time.perf_counter()
         examine(problem, *sides)
-        result = _result_bytes(len(problem.V), rows, columns, len(set(labels.values())))
-        plan_ = sizes(problem, sides, result, memory, found or block_size)
+        plan_ = sizes(problem, sides, len(set(labels.values())), memory, found or block_size)
         if folder and _rank()[0] == 0:
             begin(folder, spec, plan_.block)
         parts = _blocks(problem, rows, columns, plan_, labels, precision, folder)
@@ -114,7 +113,7 @@ def kernel(
     done = _assemble(parts, len(problem.V), spec, grouped=groups is not None, dtype=problem.V.dtype)
     if precision != "full":
         few, few_columns = (_spread(by_length(side)) for side in (rows, columns or rows))
-        some = _chosen(rows, few), _chosen(columns or rows, few_columns)
+        some = chosen(rows, few), chosen(columns or rows, few_columns)
         wanted = set(problem.wanted).__contains__  # not by name, since these few need not reach all of them
         exact = kernel(model, *some, V=V, features=compute, head=head, parameters=wanted, dtype=torch.float64)
         spec["error"] = ((done.F[few][:, :, few_columns] - exact.F).norm() / exact.F.norm()).item()
@@ -142,10 +141,6 @@ def _labels(names: Iterable[str], groups: Callable[[str], str]) -> dict[str, str
 
 def _spread(order: Tensor) -> Tensor:
     return order[torch.linspace(0, len(order) - 1, min(N_ERROR, len(order))).long()]
-
-
-def _chosen(inputs: Inputs, index: Tensor) -> dict[str, Tensor]:
-    return {name: t[index] for name, t in inputs.items()}
 
 
 def _say_if_slow(problem: Problem, seconds: float) -> None:
@@ -300,7 +295,7 @@ def _pair(
     for name, label in labels.items():
         found = [b.gradients.get(name) for b in batches]
         same = alike(found, [len(b.phi) for b in batches], problem.wanted[name].shape)
-        if _any(found[: len(x)]) and (y is None or _any(found[len(x) :])):
+        if any(found[: len(x)]) and (y is None or any(found[len(x) :])):
             K = same[0].gram(same[: len(x)], None if y is None else same[len(x) :], product, workspace)
             if not K.isfinite().all():
                 raise KernelError(f"The gradient with respect to {name!r} is not finite for some example, though φ is.")
@@ -308,10 +303,6 @@ def _pair(
         bar.update()
     part["gram"] = phi @ phi_other.T + float(problem.bias)
     return {label: value.cpu() for label, value in part.items()}
-
-
-def _any(found: list[Gradient | None]) -> bool:
-    return any(x is not None for x in found)
 
 
 def _assemble(parts: dict[str, Tensor], C: int, spec: dict[str, Any], *, grouped: bool, dtype: torch.dtype) -> Kernel:
@@ -322,8 +313,3 @@ def _assemble(parts: dict[str, Tensor], C: int, spec: dict[str, Any], *, grouped
     if not F.to(dtype).isfinite().all():
         raise KernelError("F: numbers beyond the range of float32; pass dtype=torch.float64, or a smaller V.")
     return Kernel(gram, F.to(dtype), {k: part.to(dtype) for k, part in parts.items()} if grouped else {}, spec)
-
-
-def _result_bytes(C: int, rows: Inputs, columns: Inputs | None, n_groups: int) -> int:
-    entries = count(rows) * C * count(rows if columns is None else columns) * C
-    return entries * (8 * (n_groups + 1) + 16)  # float64 sums by group, the total, and one block on its way

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lpft_utils.common.errors import KernelError
 from lpft_utils.ntk.factors import Inputs, close, through_vector, weights
-from lpft_utils.ntk.inputs import TOKENS, by_length, count
+from lpft_utils.ntk.inputs import TOKENS, by_length, chosen, count
 from lpft_utils.ntk.problem import Problem, some
 from lpft_utils.ntk.tape import Tape
 
@@ -33,17 +33,6 @@ class Seen:
     gradients: list[Tensor | None]
     dtype: torch.dtype
 
-    def like(self, other: Seen) -> bool:
-        """Whether both are the same up to rounding: φ alone is not enough where a module is initialised to zero."""
-        largest = max((g.norm().item() for g in self.gradients if g is not None), default=0.0)
-        pairs = [
-            (self.phi, other.phi, 0.0),
-            *((g, h, largest) for g, h in zip(self.gradients, other.gradients, strict=True)),
-        ]
-        return all(
-            (x is None) == (y is None) and (x is None or close(x, y, self.dtype, floor)) for x, y, floor in pairs
-        )
-
 
 def examine(problem: Problem, *sides: Inputs) -> None:
     """Find out, on a few examples of several lengths, how the model treats batches and padding.
@@ -60,7 +49,7 @@ def examine(problem: Problem, *sides: Inputs) -> None:
         width = max(max(t.shape[1:2] or (1,)) for t in inputs.values())
         n = min(len(order), max(2, min(N_CHECK, TOKENS_CHECK // max(width, 1))))
         few = order[torch.linspace(0, len(order) - 1, n).long()]
-        whole = problem.moved({k: t[few] for k, t in inputs.items()})
+        whole = problem.moved(chosen(inputs, few))
         singles = [{k: t[n : n + 1] for k, t in whole.items()} for n in range(len(few))]
         problem.trim = problem.trim and whole.keys() <= TOKENS
         alone = _seen(problem, singles)
@@ -107,7 +96,13 @@ def _seen(problem: Problem, batches: Iterable[Inputs]) -> Seen:
 
 def _like(problem: Problem, expected: Seen, batches: Iterable[Inputs]) -> bool:
     """Whether the model does the same with the examples in another form; not where it cannot take it."""
+    largest = max((g.norm().item() for g in expected.gradients if g is not None), default=0.0)
     try:
-        return expected.like(_seen(problem, batches))
+        found = _seen(problem, batches)
+        # φ alone is not enough where a module is initialised to zero
+        return close(expected.phi, found.phi, expected.dtype) and all(
+            g is h is None or (g is not None and h is not None and close(g, h, expected.dtype, largest))
+            for g, h in zip(expected.gradients, found.gradients, strict=True)
+        )
     except Exception:  # whatever the model raises for a batch, or for so short a text
         return False

@@ -55,8 +55,8 @@ class Gradient(ABC):
         return made
 
     @abstractmethod
-    def as_parameter(self, shape: torch.Size) -> Tensor:
-        """The gradients in the parameter's own layout, shape (B, C, *shape)."""
+    def formed(self, shape: torch.Size) -> Dense:
+        """The gradients themselves, in the layout of the parameter of this shape."""
 
     @classmethod
     @abstractmethod
@@ -149,10 +149,10 @@ class Outer(_ByToken):
         """The gradients themselves, shape (B, C, p q)."""
         return self._products(self.g, self.a)
 
-    def as_parameter(self, shape: torch.Size) -> Tensor:
+    def formed(self, shape: torch.Size) -> Dense:
         """The sums of outer products, turned as the layer keeps its weight."""
         matrix = self.dense().unflatten(2, (self.g.shape[3], self.a.shape[2]))
-        return (matrix.mT if self.transposed else matrix).reshape(*matrix.shape[:2], *shape)
+        return Dense((matrix.mT if self.transposed else matrix).flatten(2))
 
     def active(self) -> Self:
         """Without tokens whose g is zero, as far as the fullest example of the batch allows."""
@@ -198,12 +198,12 @@ class Rows(_ByToken):
         summed = self.g.new_zeros(pairs.shape[1], C, p).index_add_(0, inverse, self.g.reshape(B * T, C, p))
         return pairs[1], pairs[0], summed
 
-    def as_parameter(self, shape: torch.Size) -> Tensor:
+    def formed(self, shape: torch.Size) -> Dense:
         """Zero but for the rows of the ids that occur."""
         example, ids, summed = self.by_id()
         whole = self.g.new_zeros(len(self.g), self.g.shape[2], *shape)
         whole[example, :, ids] = summed
-        return whole
+        return Dense(whole.flatten(2))
 
     @classmethod
     def gram(cls, x: Sequence[Self], y: Sequence[Self] | None, product: Product, workspace: Tensor) -> Tensor:
@@ -238,9 +238,9 @@ class Dense(Gradient):
         """Rows of zeros."""
         return replace(self, rows=self.rows.new_zeros(B, *self.rows.shape[1:]))
 
-    def as_parameter(self, shape: torch.Size) -> Tensor:
+    def formed(self, shape: torch.Size) -> Dense:
         """What is kept."""
-        return self.rows.reshape(*self.rows.shape[:2], *shape)
+        return self
 
     @classmethod
     def gram(cls, x: Sequence[Self], y: Sequence[Self] | None, product: Product, workspace: Tensor) -> Tensor:
@@ -270,7 +270,7 @@ def merge(uses: Sequence[Gradient], shape: torch.Size) -> Gradient:
     if len({use.kind() for use in uses}) == 1:
         return uses[0].total(uses[1:]) if len(uses) > 1 else uses[0]
     # An embedding tied to a linear layer: rare, and the two sides differ, so the sum is formed.
-    return Dense(torch.stack([_formed(use, shape).rows for use in uses]).sum(0))
+    return Dense(torch.stack([use.formed(shape).rows for use in uses]).sum(0))
 
 
 def alike(batches: Sequence[Gradient | None], sizes: Sequence[int], shape: torch.Size) -> list[Gradient]:
@@ -284,18 +284,10 @@ def alike(batches: Sequence[Gradient | None], sizes: Sequence[int], shape: torch
     Returns:
         As many; empty if all are None.
     """
-    found = [x for x in batches if x is not None]
-    if not found:
-        return []
-    if len({x.kind() for x in found}) > 1:  # for some examples the parameter has another use
-        found = [_formed(x, shape) for x in found]
-        batches = [None if x is None else _formed(x, shape) for x in batches]
-    return [found[0].zeros(B) if x is None else x for x, B in zip(batches, sizes, strict=True)]
-
-
-def _formed(x: Gradient, shape: torch.Size) -> Dense:
-    whole = x.as_parameter(shape)
-    return Dense(whole.reshape(*whole.shape[:2], -1))
+    if len({x.kind() for x in batches if x is not None}) > 1:  # for some examples the parameter has another use
+        batches = [None if x is None else x.formed(shape) for x in batches]
+    found = next((x for x in batches if x is not None), None)
+    return [] if found is None else [found.zeros(B) if x is None else x for x, B in zip(batches, sizes, strict=True)]
 
 
 @dataclass(frozen=True)

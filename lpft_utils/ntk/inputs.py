@@ -39,6 +39,11 @@ def count(inputs: Inputs) -> int:
     return len(next(iter(inputs.values())))
 
 
+def chosen(inputs: Inputs, index: Tensor) -> dict[str, Tensor]:
+    """Some examples."""
+    return {name: t[index] for name, t in inputs.items()}
+
+
 def lengths(inputs: Inputs) -> Tensor | None:
     """Index of the last token plus one for each example, shape (N,), or None without a mask."""
     mask = inputs.get("attention_mask")
@@ -49,12 +54,12 @@ def lengths(inputs: Inputs) -> Tensor | None:
 
 def take(inputs: Inputs, index: Tensor) -> dict[str, Tensor]:
     """Some examples, without the columns in which all of them are padding at the end; inputs must be of `TOKENS`."""
-    chosen = {k: t[index] for k, t in inputs.items()}
-    length = lengths(chosen)
+    some = chosen(inputs, index)
+    length = lengths(some)
     if length is None:
-        return chosen
-    T, stop = chosen["attention_mask"].shape[1], int(length.max())
-    return {k: t[:, :stop] if t.ndim > 1 and t.shape[1] == T else t for k, t in chosen.items()}
+        return some
+    T, stop = some["attention_mask"].shape[1], int(length.max())
+    return {k: t[:, :stop] if t.ndim > 1 and t.shape[1] == T else t for k, t in some.items()}
 
 
 def by_length(inputs: Inputs) -> Tensor:

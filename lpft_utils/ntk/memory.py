@@ -93,13 +93,13 @@ def cost(problem: Problem, side: Inputs) -> Cost:
     return Cost(batch.nbytes() + copied, sum(saved.values()), max(tokens, 1))
 
 
-def sizes(problem: Problem, sides: Sequence[Inputs], result: int, memory: int | None, block: int | None) -> Sizes:
+def sizes(problem: Problem, sides: Sequence[Inputs], n_groups: int, memory: int | None, block: int | None) -> Sizes:
     """Plan blocks under a bound.
 
     Args:
         problem: The model and what is wanted of it.
         sides: The rows, and the columns if they are others.
-        result: Bytes of the result.
+        n_groups: In how many parts F is asked for.
         memory: Bound in bytes, beyond the model and the inputs; None means half of what is free.
         block: Block size asked for; None means the largest that fits.
 
@@ -110,6 +110,8 @@ def sizes(problem: Problem, sides: Sequence[Inputs], result: int, memory: int | 
         KernelError: If not even blocks of one example fit.
     """
     device, costs = problem.device, [cost(problem, side) for side in sides]
+    entries = count(sides[0]) * count(sides[-1]) * len(problem.V) ** 2
+    result = entries * (8 * (n_groups + 1) + 16)  # float64 sums by group, the total, and one block on its way
     bound = available(device) if memory is None else memory
     checked = sum(p.numel() * p.element_size() for p in problem.wanted.values())  # autograd's gradient, to compare with
     budget = int(PLANNED * bound) - result - checked

@@ -13,17 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from lpft_utils.common.errors import KernelError
-from lpft_utils.ntk.factors import (
-    Batch,
-    Features,
-    Inputs,
-    NoRule,
-    close,
-    factors,
-    frozen,
-)
+from lpft_utils.ntk.factors import Batch, Features, Inputs, NoRule, close, factors, frozen
 from lpft_utils.ntk.gradients import alike
-from lpft_utils.ntk.inputs import count, take
+from lpft_utils.ntk.inputs import chosen, count, take
 
 UNSUPPORTED = ("autograd", "error")
 
@@ -61,11 +53,6 @@ class Problem:
     autograd: dict[str, str] = field(default_factory=dict)
     reached: set[str] = field(default_factory=set)
     seconds: float = 0.0
-
-    @property
-    def shapes(self) -> dict[str, torch.Size]:
-        """Shapes of the wanted parameters."""
-        return {name: p.shape for name, p in self.wanted.items()}
 
     def phi(self, inputs: Inputs) -> Tensor:
         """Features of a batch, shape (B, H), finite."""
@@ -126,7 +113,7 @@ class Problem:
                 return batch
             n = int(torch.randint(len(index), (), generator=torch.Generator().manual_seed(len(index))))
             with torch.no_grad():
-                phi = self.phi(self.moved({k: t[index[n : n + 1]] for k, t in inputs.items()}))
+                phi = self.phi(self.moved(chosen(inputs, index[n : n + 1])))
             if close(phi[0], batch.phi[n].to(phi), batch.dtype):
                 return batch
             self.trim, self.alone = False, self.alone or not self.trim
@@ -169,7 +156,7 @@ class Problem:
 
     def take(self, inputs: Inputs, index: Tensor) -> dict[str, Tensor]:
         """Some examples, without the columns in which all of them are padding at the end, where φ allows it."""
-        return take(inputs, index) if self.trim else {k: t[index] for k, t in inputs.items()}
+        return take(inputs, index) if self.trim else chosen(inputs, index)
 
     def moved(self, inputs: Inputs) -> dict[str, Tensor]:
         """Inputs on the model's device; numbers, other than token ids, in the model's type."""

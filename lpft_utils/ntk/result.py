@@ -104,7 +104,7 @@ def describe(
         "C": len(problem.V),
         "H": problem.V.shape[1],
         "bias": problem.bias,
-        "parameters": sum(shape.numel() for shape in problem.shapes.values()),
+        "parameters": sum(p.numel() for p in problem.wanted.values()),
         "names": hashlib.sha256(json.dumps(dict(labels), sort_keys=True).encode()).hexdigest()[:16],
         "dtype": str(problem.V.dtype).removeprefix("torch."),
         "precision": precision,

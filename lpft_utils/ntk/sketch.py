@@ -31,7 +31,7 @@ from lpft_utils.ntk.engine import kernel
 from lpft_utils.ntk.examination import examine
 from lpft_utils.ntk.factors import Batch, Inputs
 from lpft_utils.ntk.gradients import alike
-from lpft_utils.ntk.inputs import by_length, count, named_inputs
+from lpft_utils.ntk.inputs import by_length, chosen, count, named_inputs
 from lpft_utils.ntk.problem import Problem, prepared
 from lpft_utils.ntk.result import Kernel
 
@@ -113,15 +113,13 @@ def sketch(
     """
     if k < 4:
         raise KernelError(f"k: expected at least 4, got {k}.")
-    if parameters is not None and not callable(parameters):
-        parameters = [parameters] if isinstance(parameters, str) else list(parameters)
     rows, compute = named_inputs(inputs, features)
     generator = torch.Generator().manual_seed(seed)
     N = count(rows)
     with prepared(model, compute, V, head, parameters, None) as problem:
         examine(problem, rows)
         first = torch.randperm(N, generator=generator)[: max(pilot, 1)]
-        projections = _projections(problem, _chosen(rows, first), k, generator, leading=pilot > 0)
+        projections = _projections(problem, chosen(rows, first), k, generator, leading=pilot > 0)
         order = by_length(rows)
         Z: Tensor | None = None
         phi = torch.empty(N, problem.V.shape[1], dtype=problem.V.dtype)
@@ -133,19 +131,15 @@ def sketch(
         assert Z is not None
         problem.check_reached()
         wanted = set(problem.wanted)
-        bias, n_parameters = problem.bias, sum(shape.numel() for shape in problem.shapes.values())
+        bias, n_parameters = problem.bias, sum(p.numel() for p in problem.wanted.values())
     spec = {"k": k, "D": Z.shape[2], "seed": seed, "pilot": pilot, "parameters": n_parameters, "N": N, "checked": 0}
     made = Sketch(Z, phi, bias, spec)
     if check:
         some = torch.randperm(N, generator=generator)[:check]
-        exact = kernel(model, _chosen(rows, some), V=V, features=compute, head=head, parameters=wanted.__contains__)
+        exact = kernel(model, chosen(rows, some), V=V, features=compute, head=head, parameters=wanted.__contains__)
         near = made.kernel(some.tolist(), some.tolist()).F
         made.spec |= {"checked": len(some), "error": ((near - exact.F).norm() / exact.F.norm()).item()}
     return made
-
-
-def _chosen(inputs: Inputs, index: Tensor) -> dict[str, Tensor]:
-    return {name: t[index] for name, t in inputs.items()}
 
 
 def _projected(batch: Batch, projections: dict[str, list[Tensor]], C: int) -> Tensor:
@@ -182,15 +176,15 @@ def _projections(
     """Projections of the sides of the gradient, for every parameter that φ depends on."""
     batches = [problem.factors(problem.take(pilot, part)) for part in _batches(pilot, by_length(pilot))]
     made = {}
-    for name, shape in problem.shapes.items():
-        same = alike([b.gradients.get(name) for b in batches], [len(b.phi) for b in batches], shape)
+    for name, parameter in problem.wanted.items():
+        same = alike([b.gradients.get(name) for b in batches], [len(b.phi) for b in batches], parameter.shape)
         if not same:
             continue
         sides = [torch.cat(side) for side in zip(*(x.samples() for x in same), strict=True)]
         each = math.isqrt(k) if len(sides) == 2 else k // 4
         dtype = sides[-1].dtype
         made[name] = [
-            _table(side, shape[0], each, generator, dtype, leading)
+            _table(side, len(parameter), each, generator, dtype, leading)
             if side.ndim == 1  # token ids
             else _orthogonal(side, each, generator, leading)
             for side in sides

@@ -78,7 +78,6 @@ def publish(
     parameters: Mapping[str, Any] | None = None,
     *,
     only: Sequence[str] = (),
-    build: Path | None = None,
     jobs: int = 1,
     make_site: bool = True,
     say: Say = print,
@@ -89,7 +88,6 @@ def publish(
         root: Folder that holds `_toc.yml`.
         parameters: Values to inject, plain literals.
         only: Names of chapters to run; the other pages come from an earlier build. Empty runs all.
-        build: Build folder; `_build` under `root` when None.
         jobs: Chapters that run at the same time.
         make_site: False stops after the chapters.
         say: Gets the progress lines.
@@ -101,12 +99,10 @@ def publish(
         ParameterError: A parameter or chapter is unknown, or the site would lack chapters; raised before anything runs.
         PublishError: A cell failed, or the site was not built.
     """
-    build = build or root / "_build"
-    if make_site:
-        if lacking := _not_executed(root, build, besides=chapters(root, only)):
-            raise ParameterError(
-                f"the site needs every chapter, and {lacking} has not run yet: run `lpft book` once without --chapter, "
-                "or add --no-site"
-            )
-    execute(root, parameters, only=only, build=build, jobs=jobs, say=say)
-    return build_site(root, build, say=say) if make_site else None
+    if make_site and (lacking := _not_executed(root, root / "_build", besides=chapters(root, only))):
+        raise ParameterError(
+            f"the site needs every chapter, and {lacking} has not run yet: run `lpft book` once without --chapter, "
+            "or add --no-site"
+        )
+    execute(root, parameters, only=only, jobs=jobs, say=say)
+    return build_site(root, say=say) if make_site else None

@@ -15,7 +15,7 @@ import pandas as pd
 from lpft_utils.common.names import split_label
 from lpft_utils.common.table import Table
 from lpft_utils.metrics import calibration, recalibration
-from lpft_utils.metrics.sampling import debiased_ece, ece_interval
+from lpft_utils.metrics.sampling import ece_interval, ece_under_calibration
 from lpft_utils.results.frame import evaluated_splits, per_run, results
 from lpft_utils.results.tables import column, each, mean, table
 from lpft_utils.runs.store import Run, converged
@@ -30,27 +30,25 @@ from lpft_utils.studies.calibration import (
 from lpft_utils.training.methods import METHODS
 
 
-def error_table(runs: Mapping[str, Sequence[Run]], split: str = "test") -> Table:
+def error_table(runs: Mapping[str, Sequence[Run]]) -> Table:
     """The paper's table: ECE and MCE by method, without and with temperature scaling (TS).
 
     Args:
         runs: Runs by method, one per seed.
-        split: Name of the split.
 
     Returns:
         One row per method; cells "mean ± half width" over seeds.
     """
     metrics = [f"{key}{suffix}" for key in ("confidence", "ECE", "MCE") for suffix in ("", ", TS")]
-    columns = {"accuracy": column("accuracy", mean(3), split=split)} | {m: column(m, split=split) for m in metrics}
+    columns = {"accuracy": column("accuracy", mean(3), split="test")} | {m: column(m, split="test") for m in metrics}
     return table(results(runs), "method", columns)
 
 
-def chance_table(runs: Mapping[str, Sequence[Run]], split: str = "test", n_draws: int = 1000) -> Table:
+def chance_table(runs: Mapping[str, Sequence[Run]], n_draws: int = 1000) -> Table:
     """How much of every ECE is chance: the ECE of a perfectly calibrated model with the same confidences, at this N.
 
     Args:
         runs: Runs by method, one per seed.
-        split: Name of the split.
         n_draws: Draws of the bootstrap and of the calibrated model.
 
     Returns:
@@ -61,33 +59,32 @@ def chance_table(runs: Mapping[str, Sequence[Run]], split: str = "test", n_draws
     first = [kept[0] for group in runs.values() if (kept := converged(group))]
 
     def rows(run: Run) -> Iterator[tuple[str, str, str, float]]:
-        scaled, label = temperature_scaled(run, split), METHODS[run.spec.method].label
+        scaled, label = temperature_scaled(run), METHODS[run.spec.method].label
         for name, p in ((label, scaled.before), (f"{label}, TS", scaled.after)):
-            error = debiased_ece(p, scaled.labels, n_draws)
-            yield name, split, "chance", error.chance
-            yield name, split, "left", error.corrected
-            yield name, split, "above", error.ece > error.chance_high
+            error, chance = calibration.ece(p, scaled.labels), ece_under_calibration(p, n_draws)
+            yield name, "test", "chance", chance.mean()
+            yield name, "test", "left", error - chance.mean()
+            yield name, "test", "above", error > np.quantile(chance, 0.95)
             if run in first:
-                for value in (error.ece, *ece_interval(p, scaled.labels, n_draws)):
-                    yield name, split, "first", value
+                for value in (error, *ece_interval(p, scaled.labels, n_draws)):
+                    yield name, "test", "first", value
 
     labels = {method: METHODS[method].label for method in runs}
     frames = [per_run(group, (labels[m], f"{labels[m]}, TS"), rows) for m, group in runs.items()]
     columns = {
-        "ECE, first seed [bootstrap]": column("first", lambda v: "{:.3f} [{:.3f}, {:.3f}]".format(*v), split=split),
-        "ECE of chance": column("chance", mean(3), split=split),
-        "ECE − chance": column("left", mean(3), split=split),
-        "seeds above chance": column("above", lambda v: f"{sum(v):.0f} of {len(v)}", split=split),
+        "ECE, first seed [bootstrap]": column("first", lambda v: "{:.3f} [{:.3f}, {:.3f}]".format(*v), split="test"),
+        "ECE of chance": column("chance", mean(3), split="test"),
+        "ECE − chance": column("left", mean(3), split="test"),
+        "seeds above chance": column("above", lambda v: f"{sum(v):.0f} of {len(v)}", split="test"),
     }
     return table(pd.concat(frames), {"row": "method"}, columns)
 
 
-def people_table(runs: Mapping[str, Sequence[Run]], split: str = "test") -> Table:
+def people_table(runs: Mapping[str, Sequence[Run]]) -> Table:
     """Confidence against the label and against the people behind it, on the task `snippets`.
 
     Args:
         runs: Runs by method, one per seed.
-        split: Name of the split.
 
     Returns:
         One row per method; on any other task no row, and a note that says why.
@@ -98,27 +95,25 @@ def people_table(runs: Mapping[str, Sequence[Run]], split: str = "test") -> Tabl
         return empty
 
     def rows(run: Run) -> Iterator[tuple[str, str, str, float]]:
-        for metric, value in against_people(run, split).items():
-            yield METHODS[run.spec.method].label, split, metric, value
+        for metric, value in against_people(run).items():
+            yield METHODS[run.spec.method].label, "test", metric, value
 
     frames = [per_run(group, [METHODS[method].label], rows) for method, group in runs.items()]
     shown = ("confidence", "accuracy", "agreement", "ECE", "ECE, people", "SE", "SE, people")
-    return table(pd.concat(frames), {"row": "method"}, {m: column(m, mean(3), split=split) for m in shown})
+    return table(pd.concat(frames), {"row": "method"}, {m: column(m, mean(3), split="test") for m in shown})
 
 
-def count_table(runs: Mapping[str, Sequence[Run]], split: str = "test") -> Table:
+def count_table(runs: Mapping[str, Sequence[Run]]) -> Table:
     """Examples in each bin of the confidence, before → after temperature scaling; bins that are always empty left out.
 
     Args:
         runs: Runs by method, one per seed; the first that did not diverge is shown.
-        split: Name of the split.
 
     Returns:
         One row per bin, one column per method; "diverged" where every run did.
     """
-    found = diagrams({method: converged(group)[:1] for method, group in runs.items()}, split)
-    edges = np.arange(calibration.BINS + 1) / calibration.BINS
-    intervals = [f"({low:.3f}, {high:.3f}]" for low, high in itertools.pairwise(edges)]
+    found = diagrams({method: converged(group)[:1] for method, group in runs.items()})
+    intervals = [f"({low:.3f}, {high:.3f}]" for low, high in itertools.pairwise(calibration.EDGES)]
     cells: dict[str, Any] = {METHODS[method].label: "diverged" for method in runs}
     for method, (before, after) in found.items():
         cells[METHODS[method].label] = [f"{b} → {a}" for b, a in zip(before.counts, after.counts, strict=True)]
@@ -126,20 +121,19 @@ def count_table(runs: Mapping[str, Sequence[Run]], split: str = "test") -> Table
     return Table(pd.DataFrame(cells, pd.Index(intervals, name="confidence"))[some])
 
 
-def comparison_table(groups: Mapping[str, Sequence[Run]], name: str, split: str = "test") -> Table:
+def comparison_table(groups: Mapping[str, Sequence[Run]], name: str) -> Table:
     """Head norm, temperature and calibration of any groups of runs.
 
     Args:
         groups: Runs by row, one per seed.
         name: What the rows are.
-        split: Name of the split.
 
     Returns:
         One row per group; ‖V‖ and T of every seed, the rest "mean ± half width".
     """
     metrics = ("confidence", "ECE", "ECE, TS", "NLL", "NLL, TS")
-    columns = {"‖V‖": column("head_norm"), "T": column("T"), "accuracy": column("accuracy", mean(3), split=split)}
-    return table(results(groups), {"group": name}, columns | {m: column(m, split=split) for m in metrics})
+    columns = {"‖V‖": column("head_norm"), "T": column("T"), "accuracy": column("accuracy", mean(3), split="test")}
+    return table(results(groups), {"group": name}, columns | {m: column(m, split="test") for m in metrics})
 
 
 def recalibration_table(runs: Sequence[Run], metric: str = "ECE") -> Table:

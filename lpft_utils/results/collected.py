@@ -58,7 +58,7 @@ def collect_run(spec: RunSpec, store: Path, keep: str) -> tuple[Score, pd.DataFr
         curves = found.history.melt("step", var_name="metric").dropna(subset="value").assign(split="")
     values = results([found])
     if found.kept != "summary":  # whose predictions intervals over texts need
-        said = {split: (f.argmax(1), y) for split, (f, y) in found.predictions.items() if split != "train"}
+        said: Any = {split: (f.argmax(1), y) for split, (f, y) in found.predictions.items() if split != "train"}
         per_text = values["split"].map(said).where(values["metric"] == "accuracy")
         for i, name in enumerate(PER_TEXT):
             values[name] = per_text.map(lambda both, i=i: both[i], na_action="ignore")

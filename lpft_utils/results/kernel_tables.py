@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -66,12 +65,11 @@ def statistics_table(by_seed: Sequence[Mapping[str, Initialisation]]) -> Table:
     return Table(shown.T.rename_axis(index="kernel", columns=None))
 
 
-def regression_table(by_seed: Sequence[Mapping[str, Initialisation]], *, store: Path | None = None) -> Table:
+def regression_table(by_seed: Sequence[Mapping[str, Initialisation]]) -> Table:
     """Accuracy of kernel regression, in percent, means over seeds.
 
     Args:
         by_seed: Results of `initialisations`, one per seed.
-        store: The run store; default: `paths.run_store()`.
 
     Returns:
         Indexed by initialisation: train and test accuracy with P, F and P + F for ridge and logistic regression,
@@ -85,9 +83,7 @@ def regression_table(by_seed: Sequence[Mapping[str, Initialisation]], *, store: 
         return table(frame, ROWS, {n: column(n, lambda v: f"{100 * np.mean(v):.1f}", split=split) for n in names})
 
     shown = accuracies("train") + " / " + accuracies("test")
-    published = [
-        kernels.as_published(at, store=store) for at in by_seed[0].values()
-    ]  # slow, and a look at it is enough
+    published = map(kernels.as_published, by_seed[0].values())  # slow, and a look at it is enough
     shown["as published"] = [
         f"{100 * p.train_accuracy:.1f} / {100 * p.test_accuracy:.1f}" + ("" if p.converged else " (not converged)")
         for p in published
@@ -129,16 +125,13 @@ def alignment_table(by_seed: Sequence[pd.DataFrame]) -> Table:
     return table(alignment_results({"ft": by_seed}), "kernel", columns)
 
 
-def trained_table(
-    setting: Profile, runs: Mapping[str, Sequence[Run]], *, n: int = 24, store: Path | None = None
-) -> Table:
+def trained_table(setting: Profile, runs: Mapping[str, Sequence[Run]], *, n: int = 24) -> Table:
     """LoRA's kernel after training beside the one at initialisation, first seed.
 
     Args:
         setting: The profile.
         runs: Runs of LoRA and LP-LoRA by method.
         n: Training examples of the kernel.
-        store: The run store; default: `paths.run_store()`.
 
     Returns:
         One row per method: ‖F‖ at initialisation and after training, the share of A in the trace at both, and their
@@ -148,29 +141,24 @@ def trained_table(
     def rows(run: Run) -> Iterator[tuple[str, str, str, float]]:
         method, seed = run.spec.method, run.spec.seed
         few, _ = kernels.examples(setting, seed, n)
-        folder = cache_path(f"{setting.task}-{method}-trained-s{seed}-{run.folder.name[-10:]}-{n}", store)
-        models = {
-            "initial": partial(kernels.initial_model, setting, method, seed, store=store),
-            "trained": partial(load_model, run),
-        }
+        folder = cache_path(f"{setting.task}-{method}-trained-s{seed}-{run.folder.name[-10:]}-{n}")
+        initial, trained = partial(kernels.initial_model, setting, method, seed), partial(load_model, run)
         F = {}
-        for when, model in models.items():
-            found = kernels.stored_kernel(
-                folder / when, model, few.inputs, groups=lambda k: "A" if "lora_A" in k else "B"
-            )
+        for when, model in (("initial", initial), ("trained", trained)):
+            found = kernels.stored_kernel(folder / when, model, few.inputs, groups=_factor)
             F[when] = found.F
             yield method, "", f"‖F‖, {when}", statistics.frobenius(found.F)
             yield method, "", f"share of A, {when}", kernels.trace_shares(found).get("A", 0.0)
         yield method, "", "alignment, centred", statistics.alignment(F["initial"], F["trained"], centered=True)
 
     forms = {"‖F‖, initial": ".3g", "‖F‖, trained": ".3g", "share of A, initial": ".1%", "share of A, trained": ".1%"}
-    forms |= {"alignment, centred": ".3f"}
+    columns = {metric: column(metric, each(form)) for metric, form in (forms | {"alignment, centred": ".3f"}).items()}
     frame = pd.concat([per_run(group[:1], [method], rows) for method, group in runs.items()])
-    return table(
-        frame.rename(columns={"row": "method"}),
-        "method",
-        {metric: column(metric, each(form)) for metric, form in forms.items()},
-    )
+    return table(frame.rename(columns={"row": "method"}), "method", columns)
+
+
+def _factor(name: str) -> str:
+    return "A" if "lora_A" in name else "B"
 
 
 def _statistics(at: Initialisation, found: Mapping[str, Initialisation]) -> Iterator[tuple[str, str, float]]:

@@ -7,10 +7,11 @@ has and a source lacks is shown as `MISSING`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import yaml
 
 from lpft_utils.common.errors import ParameterError
 from lpft_utils.common.names import split_label
@@ -27,67 +28,9 @@ INSIDE = ("train", "validation")
 KEYS = ["dataset", "method", "kernel", "metric"]
 PER_CENT = ("accuracy", "ECE", "MCE")
 TITLES = {"": "every method", "pretrained": "pre-trained", **{name: method.label for name, method in METHODS.items()}}
-CHANGE = {"CS": "CS(F)", "Diff": "Diff(F)", "FDR": "FDR(F)", "head_norm": "‖V‖"}
-KERNEL = {
-    "rank": "rank",
-    "frobenius": "Frobenius norm",
-    "accuracy, train": "accuracy, train (%)",
-    "accuracy, test": "accuracy, test (%)",
-    "ft_ratio": "FT ratio",
-}
-ERRORS = {
-    f"{key}{suffix}": f"{key}{title} (%)"
-    for key in ("ECE", "MCE")
-    for suffix, title in (("", ""), (", TS", " with TS"), (", improvement", ", improvement"))
-}
-ACCURACY = {"accuracy": "accuracy (%)"}
-# What the paper's tables call a measured metric; of the pre-trained model; of a part of the kernel.
-NAMES = {
-    "CS among texts": "CS",
-    "FDR, pinv": "FDR",
-    **{name: name for name in ("Diff", "head_norm", "accuracy", "MCC", *ERRORS)},
-}
-PRETRAINED = {"CS among texts_0": "CS", "FDR, pinv_0": "FDR", "head_norm_init": "head_norm"}
-PARTS = {
-    f"{metric}{part}{end}": (part, name)
-    for metric, end, name in (("‖", "‖", "frobenius"), ("rank of ", "", "rank"), ("ridge, ", "", "accuracy"))
-    for part in ("P", "F", "P+F")
-} | {"FT ratio": ("P+F", "ft_ratio")}
-NOTES = {
-    "CS": "CS(F): among texts. FDR(F): the published formula is not identified; measured is tr(S_W⁺ S_B).",
-    "rank": "Measured: numerical rank in float32; accuracy of ridge regression, one class per text; the "
-    "published regression judges every pair (text, class).",
-    "ECE, improvement": "Published improvements: differences of the printed values.",
-    "accuracy": "CoLA: Matthews correlation.",
-}
-
-
-@dataclass(frozen=True)
-class PaperTable:
-    """A table of the paper.
-
-    Attributes:
-        caption: What it is about.
-        metrics: Its columns, titles by metric.
-    """
-
-    caption: str
-    metrics: Mapping[str, str]
-
-
-TABLES = {
-    1: PaperTable("features and head on CB and RTE", CHANGE),
-    2: PaperTable("kernels on CB", KERNEL),
-    8: PaperTable("accuracy on SuperGLUE and GLUE", ACCURACY),
-    9: PaperTable("kernels on RTE, BoolQ and WiC", KERNEL),
-    10: PaperTable("accuracy on BOSS, in and out of distribution", ACCURACY),
-    11: PaperTable("features and head on BOSS, in and out of distribution", CHANGE),
-    12: PaperTable("feature change", {"Diff": CHANGE["Diff"]}),
-    13: PaperTable("norm of the head", {"head_norm": CHANGE["head_norm"]}),
-    14: PaperTable("calibration on SuperGLUE", ERRORS),
-    15: PaperTable("calibration on GLUE", ERRORS),
-    16: PaperTable("accuracy on PubMed 20k", ACCURACY),
-}
+_WORDS: dict[str, Any] = yaml.safe_load(Path(__file__).with_suffix(".yml").read_text(encoding="utf-8"))
+TABLES: dict[int, Any] = _WORDS["tables"]
+MEASURED = pd.DataFrame.from_dict(_WORDS["measured"], orient="index").fillna({"kernel": ""})
 
 
 def measured(found: Sequence[Experiments]) -> pd.DataFrame:
@@ -126,8 +69,8 @@ def paper_table(number: int, published: pd.DataFrame, measured: Mapping[str, pd.
         ParameterError: If there is no such table of results.
     """
     frame = paper_frame(number, published, measured)
-    caption, metrics = TABLES[number].caption, TABLES[number].metrics
-    keys = ["dataset", "method", *["kernel"] * (metrics is KERNEL), *["metric"] * (len(metrics) > 1)]
+    caption, metrics = TABLES[number].values()
+    keys = ["dataset", "method", *["kernel"] * ("rank" in metrics), *["metric"] * (len(metrics) > 1)]
     cells: Any = frame[frame["metric"].isin(metrics)]
     cells = cells.assign(text=[_cell(row) for row in cells.to_dict("records")])
     rows = cells[keys].drop_duplicates()
@@ -135,9 +78,9 @@ def paper_table(number: int, published: pd.DataFrame, measured: Mapping[str, pd.
     rows = rows.sort_values(["dataset", "method"], kind="stable", key=lambda column: column.map(place))
     shown = cells.set_index([*keys, "source"])["text"].unstack("source")
     shown = shown.reindex(index=pd.MultiIndex.from_frame(rows), columns=[LABEL, *measured]).fillna("").reset_index()
-    shown = Table(shown.assign(method=shown["method"].map(TITLES)).replace({"metric": dict(metrics)}))
+    shown = Table(shown.assign(method=shown["method"].map(TITLES)).replace({"metric": _WORDS["titles"]}))
     shown.columns.name = None
-    notes = [text for metric, text in NOTES.items() if metric in metrics]
+    notes = [text for metric, text in _WORDS["notes"].items() if metric in metrics]
     about = [f"Table {number}: {caption}; mean ± standard deviation over seeds.", *notes]
     shown.attrs["note"] = " ".join(filter(None, [*about, *map(validation_note, measured.values())]))
     return shown
@@ -192,23 +135,20 @@ def _keys(theirs: pd.DataFrame, datasets: Sequence[str]) -> pd.DataFrame:
 def _named(frame: pd.DataFrame) -> pd.DataFrame:
     """One measured value per row under the paper's names; "diverged" is a metric."""
     check_measured(frame)
+    frame = select(frame, group="") if "group" in frame else frame
     frame = pd.concat([frame, *(_improvement(frame, key) for key in ("ECE", "MCE"))])
-    rows = []
-    for row in (select(frame, group="") if "group" in frame else frame).to_dict("records"):
-        method, metric, split = row["method"], row["metric"], row["split"]
-        key = None
-        if metric in PARTS and (PARTS[metric][0] != "P" or method == "ft"):  # P is the same for every method
-            part, name = PARTS[metric]
-            key = ("" if part == "P" else method, part, f"{name}, {split}" if split else name)
-        elif metric == "diverged" and split != "test":
-            key = (method, "", metric)
-        elif metric in PRETRAINED and method == "ft" and split not in INSIDE:
-            key = ("pretrained", "", PRETRAINED[metric])
-        elif metric in NAMES and split not in INSIDE:
-            key = (method, "", NAMES[metric])
-        if key is not None:
-            rows.append((_dataset(row["task"], split), *key, row["value"]))
-    named: Any = pd.DataFrame(rows, columns=[*KEYS, "value"])
+    found: Any = frame.merge(MEASURED, left_on="metric", right_index=True)
+    found = found[found["whose"].isna() | found["method"].eq("ft")]
+    found = found[~found["split"].isin(INSIDE) | found["kernel"].ne("")]
+    found = found[found["metric"].ne("diverged") | found["split"].ne("test")]  # split "" has counted the run
+    by_split = found["kernel"].ne("") & found["split"].ne("")
+    named: Any = pd.DataFrame({
+        "dataset": [_dataset(task, split) for task, split in zip(found["task"], found["split"], strict=True)],
+        "method": found["whose"].fillna(found["method"]),
+        "kernel": found["kernel"],
+        "metric": found["name"].mask(by_split, found["name"] + ", " + found["split"]),
+        "value": found["value"],
+    })  # fmt: skip
     matthews = named["dataset"].map(lambda name: name in TASKS and TASKS[name].metric == "MCC")
     named = named[named["metric"].ne("accuracy") & matthews | named["metric"].ne("MCC") & ~matthews]
     return named.replace({"metric": {"MCC": "accuracy"}})

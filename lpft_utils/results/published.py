@@ -6,31 +6,23 @@ and "seed", so that no function of measured results takes them for results.
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from lpft_utils.common.errors import RunError
-from lpft_utils.data.catalog import PAPER_TASKS, TASKS
-from lpft_utils.training.methods import METHODS
+from lpft_utils.data.catalog import TASKS
 
 LABEL = "published, RoBERTa-base"
-FILE = "table,dataset,method,kernel,metric,split,value,std".split(",")
 COLUMNS = ["table", "dataset", "task", "method", "kernel", "metric", "split", "mean", "sd", "n_seeds", "source"]
-# In the units of measured results: shares, where the paper prints per cent.
-PER_CENT = {"accuracy": "accuracy", "mcc": "MCC", "ECE": "ECE", "MCE": "MCE"} | {
-    f"{key}_temperature_scaled": f"{key}, TS" for key in ("ECE", "MCE")
-}
-METRICS = (*PER_CENT, "CS", "Diff", "FDR", "head_norm", "rank", "frobenius", "ft_ratio", "classes", "size")
-TABLES = (1, 2, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16)
+PER_CENT = ("accuracy", "MCC", "ECE", "ECE, TS", "MCE", "MCE, TS")  # shares in measured results
 # Sizes have none. The accuracies of kernels are whole numbers of pairs (text, class), of 56 · 3 on CB: one seed.
 SEEDS = {7: 0, 2: 1, 9: 1}
 
 
 def load_published(path: Path | str = "reference/published.csv") -> pd.DataFrame:
-    """Read and check the published numbers.
+    """Read the published numbers; the tests check the file.
 
     Args:
         path: The committed file, a number in each row.
@@ -43,67 +35,19 @@ def load_published(path: Path | str = "reference/published.csv") -> pd.DataFrame
         but 1 for kernels, whose accuracies are those of one seed. "source" is `LABEL`.
 
     Raises:
-        RunError: If the file is missing or damaged; the message names the line.
+        RunError: If the file is missing or damaged.
     """
     try:
-        read = pd.read_csv(path, dtype=str, keep_default_na=False)
+        read = pd.read_csv(path, keep_default_na=False, na_values={"std": [""]})
     except (OSError, ValueError) as error:
         raise RunError(f"{path}: {error}: expected the published numbers; `git checkout` brings them back.") from error
-    if list(read) != FILE:
-        raise RunError(f"{path}: expected the columns {', '.join(FILE)}, got {', '.join(read)}.")
-    for line, row in enumerate(read.to_dict("records"), start=2):
-        _check(f"{path}, line {line}", row)
-    if (twice := read[read.duplicated(FILE[:6])]).size:
-        raise RunError(f"{path}, line {twice.index[0] + 2}: this number is there twice: {', '.join(twice.iloc[0])}.")
-    if missing := [number for number in map(str, TABLES) if number not in set(read["table"])]:
-        raise RunError(f"{path}: expected Tables {', '.join(map(str, TABLES))}; {missing[0]} is missing.")
     scale = 1 - 0.99 * read["metric"].isin(PER_CENT)
     outside = read["dataset"].map(lambda name: TASKS[name].rule == "test")
     found: Any = read.assign(
-        table=read["table"].astype(int),
         task=read["dataset"].mask(outside, "amazon"),
         split=read["split"].mask(outside, "ood_" + read["dataset"]),
-        metric=read["metric"].replace(PER_CENT),
-        mean=read["value"].astype(float) * scale,
-        sd=pd.to_numeric(read["std"]) * scale,
+        mean=read["value"] * scale,
+        sd=read["std"] * scale,
         source=LABEL,
     )
     return found.assign(n_seeds=found["table"].map(lambda number: SEEDS.get(number, 5)))[COLUMNS]
-
-
-def sizes(numbers: pd.DataFrame) -> dict[tuple[str, str], int]:
-    """Table 7: numbers of texts.
-
-    Args:
-        numbers: Result of `load_published`.
-
-    Returns:
-        Numbers by data set and split; "test" for sets out of distribution as well.
-    """
-    found: Any = numbers[numbers["metric"] == "size"]
-    splits = found["split"].where(~found["split"].str.startswith("ood_"), "test")
-    return {key: int(n) for key, n in zip(zip(found["dataset"], splits, strict=True), found["mean"], strict=True)}
-
-
-def _check(place: str, row: dict[Any, str]) -> None:
-    known = {
-        "table": tuple(map(str, TABLES)),
-        "dataset": PAPER_TASKS,
-        "method": ("", "pretrained", *METHODS),
-        "kernel": ("", "P", "F", "P+F"),
-        "metric": METRICS,
-        "split": ("", "train", "validation", "test"),
-    }
-    for column, values in known.items():
-        if row[column] not in values:
-            raise RunError(f"{place}: {column}: expected one of {', '.join(values)}, got {row[column]!r}.")
-    for column in ("value", "std"):
-        if not _is_number(row[column]) and (column == "value" or row[column]):
-            raise RunError(f"{place}: {column}: expected a number ≥ 0, got {row[column]!r}.")
-
-
-def _is_number(text: str) -> bool:
-    try:
-        return 0 <= float(text) < math.inf
-    except ValueError:
-        return False

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import yaml
 from scipy.stats import ttest_ind_from_stats
 
 from lpft_utils.common.table import Table
@@ -22,7 +23,6 @@ from lpft_utils.results.claims import Verdict
 from lpft_utils.results.frame import select
 from lpft_utils.results.published import LABEL, load_published
 from lpft_utils.results.reference import OWN_HEAD, Reference
-from lpft_utils.results.statements import PAIRS
 from lpft_utils.training.methods import METHODS
 
 SETS = ("table", "dataset", "split")
@@ -30,9 +30,9 @@ NO_SD = "no SD printed"
 FIGURES = {3: "Figures 3, 10, 11", 6: "Figures 8, 9", 9: "Figures 5, 6"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Comparison:
-    """A statement of the paper as a comparison of its own numbers.
+    """A statement of the paper as a comparison of its own numbers (`published_claims.yml`).
 
     Attributes:
         id: Id of the claim (`statements.CLAIMS`) that says the same of measured results, if there is one.
@@ -50,14 +50,14 @@ class Comparison:
 
     id: str
     statement: str
-    tables: tuple[int, ...]
-    metrics: tuple[str, ...]
+    tables: Sequence[int]
+    metrics: Sequence[str]
     pair: tuple[str, str]
     sign: int = 1
     margin: float = 0.0
     weak: bool = False
     within: float | None = None
-    parts: tuple[str, str] = ("", "")
+    parts: Sequence[str] = ("", "")
     outside: bool | None = None
 
     @property
@@ -212,45 +212,7 @@ def _test(numbers: pd.DataFrame, comparison: Comparison) -> pd.DataFrame:
     )
 
 
-_CALIBRATION = "temperature scaling takes more off the {key} of {{b}} than of {{a}}"
-_MOST = (("ft", "lp_ft"), ("lora", "lp_ft"), ("lp_lora", "lp_ft"))
-_ADAPTED, _BEFORE = (("ft", "lora"), ("lp_ft", "lp_lora")), (("lp_ft", "lp_ft"), ("lp_lora", "lp_lora"))
-_COMPARED = (*PAIRS, ("lp", "lp_ft"))
-_INSIDE: dict[str, Any] = {"outside": False}
-_WEAK: dict[str, Any] = {"weak": True}
-_ACCURACY = ((8, 10, 16), ("accuracy", "MCC"))
-_STATEMENTS: list[tuple[Any, ...]] = [  # id, statement, tables, metrics, pairs, further fields
-    ("1.lp", "‖V‖ after {b} is larger than after {a}", (13,), ("head_norm",), (("ft", "lp"), ("lora", "lp")), {}),
-    ("1.stays", "{b} keeps the ‖V‖ of {a} (within ±{within} in log10)", (13,), ("head_norm",),
-     (("lp", "lp_ft"), ("lp", "lp_lora")), {"within": 0.1}),
-    ("2.Diff", "Diff(F) of {b} is smaller than of {a}", (12,), ("Diff",), PAIRS, {"sign": -1}),
-    ("2.among", "CS(F) among texts of {b} is larger than of {a}", (1, 11), ("CS",), PAIRS, {}),
-    ("2.FDR", "FDR(F) of {b} is smaller than of {a}, in distribution", (1, 11), ("FDR",), PAIRS,
-     {"sign": -1} | _INSIDE),
-    ("2.FDR, ood", "FDR(F) of {b} is larger than of {a}, out of distribution", (11,), ("FDR",), PAIRS,
-     {"outside": True}),
-    ("4.rank", "F of {b} has at least the rank of P", (2, 9), ("rank",), _BEFORE, {"parts": ("P", "F")} | _WEAK),
-    ("4.F", "F of {b} is at least as accurate as P on test texts", (2, 9), ("accuracy",), _BEFORE,
-     {"parts": ("P", "F")} | _WEAK),
-    ("4.between", "F of {b} is at least as accurate as P + F on test texts", (2, 9), ("accuracy",), _BEFORE,
-     {"parts": ("P+F", "F")} | _WEAK),
-    ("4.between", "P + F of {b} is at least as accurate as P on test texts", (2, 9), ("accuracy",), _BEFORE,
-     {"parts": ("P", "P+F")} | _WEAK),
-    ("4.ratio", "the FT ratio is larger for {b} than for {a}", (2, 9), ("ft_ratio",), PAIRS, {}),
-    ("5.rank", "F of {b} and of {a} have nearly the same rank (within ±{within} in log10)", (2, 9), ("rank",), _ADAPTED,
-     {"within": 0.1, "parts": ("F", "F")}),
-    *(
-        (f"7.{key}", _CALIBRATION.format(key=key), (14, 15), (f"{key}, improvement",), _MOST, {})
-        for key in ("ECE", "MCE")
-    ),
-    ("8.more", "{b} is at least as accurate as {a}, in distribution", *_ACCURACY, PAIRS[:1], _INSIDE | _WEAK),
-    ("8.test", "{b} loses less than one point to {a}, in distribution", *_ACCURACY, _COMPARED,
-     _INSIDE | {"margin": 0.01}),
-    ("8.each", "{b} is more accurate than {a}, out of distribution", (10,), ("accuracy",), _COMPARED,
-     {"outside": True}),
-]  # fmt: skip
+_STATEMENTS: list[dict[str, Any]] = yaml.safe_load(Path(__file__).with_suffix(".yml").read_text(encoding="utf-8"))
 COMPARISONS = tuple(
-    Comparison(name, statement, tables, metrics, pair, **more)
-    for name, statement, tables, metrics, pairs, more in _STATEMENTS
-    for pair in pairs
+    Comparison(pair=(a, b), **statement) for statement in _STATEMENTS for a, b in statement.pop("pairs")
 )

@@ -162,8 +162,7 @@ def cost_table(runs: Mapping[str, Sequence[Run]]) -> Table:
         One row per method: trained parameters and their share; MB of their gradients and Adam's two moments (float32);
         MB of what a run stores of the weights; seconds of training; peak memory where a GPU measured it.
     """
-    everything = runs["ft"][0].metrics["trainable_parameters"]
-    rows = {}
+    everything, rows = runs["ft"][0].metrics["trainable_parameters"], {}
     for method, (stored, *_) in runs.items():
         n, record = stored.metrics["trainable_parameters"], METHODS[method]
         tuned = "epochs" in record.fields
@@ -173,33 +172,25 @@ def cost_table(runs: Mapping[str, Sequence[Run]]) -> Table:
             "gradients and Adam (MB)": f"{3 * 4 * n / 1e6:.3g}" if tuned else "none",
             "stored weights (MB)": f"{(stored.folder / 'model.safetensors').stat().st_size / 1e6:.3g}",
         }
-    measured = table(
-        results(runs),
-        "method",
-        {
-            "seconds": column("train_seconds", mean(0)),
-            "peak memory (MB)": column("peak_memory", lambda values: f"{max(values) / 1e6:.0f}"),
-        },
-    )
-    measured["seconds"] = measured["seconds"].replace("", "none")
-    measured["peak memory (MB)"] = measured["peak memory (MB)"].replace("", "not measured on a CPU")
+    peak = column("peak_memory", lambda values: f"{max(values) / 1e6:.0f}")
+    measured = table(results(runs), "method", {"seconds": column("train_seconds", mean(0)), "peak memory (MB)": peak})
+    measured = measured.replace({"seconds": {"": "none"}, "peak memory (MB)": {"": "not measured on a CPU"}})
     return Table(pd.DataFrame.from_dict(rows, orient="index").join(measured).rename_axis("method"))
 
 
-def results_table(runs: Mapping[str, Sequence[Run]], split: str = "test") -> Table:
-    """Accuracy, feature change and calibration on one split.
+def results_table(runs: Mapping[str, Sequence[Run]]) -> Table:
+    """Accuracy, feature change and calibration on the test set.
 
     Args:
         runs: Runs by method, one per seed.
-        split: Name of the split.
 
     Returns:
         One row per method, each cell "mean ± half width", ‖V‖ of every seed; ECE without and with temperature scaling
         (TS).
     """
     titles = {"accuracy (%)": "accuracy", "CS(F)": "CS", "Diff(F)": "Diff", "FDR(F)": "FDR"}
-    columns = {title: column(metric, split=split) for title, metric in titles.items()}
-    columns |= {"‖V‖": column("head_norm")} | {metric: column(metric, split=split) for metric in ("ECE", "ECE, TS")}
+    columns = {title: column(metric, split="test") for title, metric in titles.items()}
+    columns |= {"‖V‖": column("head_norm")} | {metric: column(metric, split="test") for metric in ("ECE", "ECE, TS")}
     return table(results(runs), "method", columns)
 
 

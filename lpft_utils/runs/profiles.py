@@ -1,13 +1,16 @@
-"""Profiles decide all sizes of the book in one place; `paper_settings` gives the published hyperparameters."""
+"""Profiles decide all sizes of the book in one place, `profiles.yml`; `paper_settings` has the published settings."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
+import yaml
+
 from lpft_utils.common.errors import ParameterError
-from lpft_utils.runs.paper_settings import FACTORS, paper_settings
+from lpft_utils.runs.paper_settings import paper_settings
 from lpft_utils.training.spec import RunSpec
 
 
@@ -65,36 +68,14 @@ class Profile:
         return RunSpec(method=method, **{**fields, **changes})
 
 
-PROFILES: dict[str, Profile] = {
-    "smoke": Profile(
-        "smoke",
-        task="snippets",
-        backbone="tiny",
-        seeds=(0, 1),
-        settings={"n_train": 96, "n_eval": 60, "epochs": 1, "batch_size": 16, "lp": 1.0},
-        learning_rates={"ft": 1e-3, "lp_ft": 1e-3, "lora": 1e-2, "lp_lora": 1e-2},
-        n_kernel=24,
-        norms=(0.5, 5.0, 50.0),
-    ),
-    "laptop": Profile(
-        "laptop",
-        task="snippets",
-        backbone="minilm",
-        seeds=(0, 1, 2),
-        settings={"n_train": 256, "n_eval": 150, "epochs": 3, "batch_size": 16},
-        n_kernel=32,
-        sweep={"n_train": 96, "n_eval": 60, "epochs": 2, "n_monitor": 0},
-    ),
-    "gpu": Profile(
-        "gpu",
-        task="rte",
-        backbone="FacebookAI/roberta-base",
-        seeds=(1001, 2002, 3003, 4004, 5005),
-        settings={"epochs": 10, "batch_size": 16},
-        learning_rates={"ft": 1e-5, "lp_ft": 1e-5, "lora": 1e-3, "lp_lora": 5e-4},
-        factors=FACTORS,
-    ),
-}
+def _read() -> dict[str, Profile]:
+    entries: Any = yaml.safe_load(Path(__file__).with_suffix(".yml").read_text(encoding="utf-8"))
+    for about in entries.values():
+        about |= {name: tuple(value) for name, value in about.items() if isinstance(value, list)}
+    return {name: Profile(name, **about) for name, about in entries.items()}
+
+
+PROFILES: dict[str, Profile] = _read()
 
 
 def get_profile(

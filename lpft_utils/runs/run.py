@@ -1,4 +1,4 @@
-"""`run(spec)`: train, or return what is stored."""
+"""`run(spec)`: train, or return what is stored; the same for several seeds or head norms."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from lpft_utils.data.examples import Task, subsample
 from lpft_utils.data.tasks import load_task
 from lpft_utils.models.backbone_files import folder_fingerprint
 from lpft_utils.runs.store import KEPT, Run, write_run
+from lpft_utils.training.methods import METHODS
 from lpft_utils.training.spec import RunSpec
 
 if TYPE_CHECKING:
@@ -111,7 +112,7 @@ def _run(spec: RunSpec, store: Path | None, progress: bool, *, wait: bool, keep:
             from lpft_utils.runs import execute  # not above: a reader of stored runs need not wait for transformers
 
             record, evaluation = _train(spec, task, scratch / key, store / ".features", progress)
-            write_run(store, key, lambda folder: execute.write(folder, task, record, evaluation, keep), replace=True)
+            write_run(store, key, lambda folder: execute.write(folder, task, record, evaluation, keep))
             shutil.rmtree(scratch / key, ignore_errors=True)
     return Run(store / key)
 
@@ -165,3 +166,29 @@ def run_seeds(spec: RunSpec, seeds: Sequence[int], *, store: Path | None = None,
         found or run(spec.replace(seed=seed), store=store, progress=progress)
         for seed, found in zip(seeds, first, strict=True)
     ]
+
+
+def head_norm_sweep(
+    spec: RunSpec, norms: Sequence[float], seeds: Sequence[int], *, store: Path | None = None
+) -> dict[float, list[Run]]:
+    """Fine-tuning from LP's head scaled to several norms: its direction stays, ‖V0‖ is swept.
+
+    Args:
+        spec: What to run, of a method that scales LP's head; its own seed and head norm are ignored.
+        norms: Values of ‖V0‖_F, all positive and different.
+        seeds: Seeds.
+        store: The run store; default: `paths.run_store()`.
+
+    Returns:
+        Runs by norm, in the order of `norms`; each list in the order of `seeds`.
+
+    Raises:
+        RunError: If the method has no head of LP to scale, a norm is not positive or there twice, or there is none.
+    """
+    scalable = [name for name, method in METHODS.items() if "head_norm" in method.fields]
+    if spec.method not in scalable:
+        raise RunError(f"expected a spec of method {' or '.join(scalable)}, got {spec.method!r}.")
+    specs = {float(norm): spec.replace(head_norm=float(norm)) for norm in norms}  # all are checked before any run
+    if not specs or len(specs) < len(norms):
+        raise RunError(f"expected one or more different norms, got {list(norms)}.")
+    return {norm: run_seeds(scaled, seeds, store=store) for norm, scaled in specs.items()}

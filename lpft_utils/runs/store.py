@@ -132,27 +132,23 @@ def converged(runs: Iterable[Run]) -> list[Run]:
     return [run for run in runs if not run.diverged]
 
 
-def write_run(store: Path, key: str, fill: Callable[[Path], None], *, replace: bool = False) -> Path:
-    """Write a run whole or not at all.
+def write_run(store: Path, key: str, fill: Callable[[Path], None]) -> Path:
+    """Write a run whole or not at all; a run that is there gives way.
 
     Args:
         store: The run store.
         key: Folder name of the run.
         fill: Writes the run's files into the folder that it is given.
-        replace: Whether a run that exists gives way to this one.
 
     Returns:
-        The run's folder. If it exists already and is not to be replaced, that one is kept.
+        The run's folder.
 
     Raises:
         RunError: If something else is in its place.
         OSError: If the folder cannot be written, for example because the disk is full.
     """
     final = store / key
-    exists = (final / MANIFEST).exists()
-    if exists and not replace:
-        return final
-    if final.exists() and not exists:
+    if final.exists() and not (final / MANIFEST).exists():
         raise RunError(f"{final} is in the way: expected a run or nothing there. Move it elsewhere.")
     with whole(final) as partial:
         partial.mkdir()
@@ -183,10 +179,6 @@ def check(folder: Path) -> None:
         path = folder / name
         if not path.is_file():
             raise RunError(f"{path} is missing. {mend}")
-        if path.stat().st_size != expected["bytes"]:
-            raise RunError(
-                f"{path} is damaged: expected {expected['bytes']} bytes, found {path.stat().st_size}. {mend}"
-            )
         if _sha256(path) != expected["sha256"]:
             raise RunError(f"{path} is damaged: its content differs from what was written. {mend}")
 

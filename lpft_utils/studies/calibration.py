@@ -157,11 +157,10 @@ def against_people(stored: Run, split: str = "test") -> dict[str, float]:
     shares = soft_labels(load_data(stored.spec).split(split))
     confidence, correct = calibration.top_label(p := calibration.softmax(logits), labels)
     agreement = shares[np.arange(len(p)), p.argmax(axis=1)]
-    bins = calibration.equal_width(confidence)
     found = {"confidence": float(confidence.mean())}
     for target, mean, suffix in ((correct, "accuracy", ""), (agreement, "agreement", ", people")):
         found[mean] = float(target.mean())
-        found[f"ECE{suffix}"] = float(np.abs(np.bincount(bins, target - confidence)).sum() / len(p))
+        found[f"ECE{suffix}"] = calibration.binned_error(confidence, target)
         found[f"SE{suffix}"] = float(target.std(ddof=1) / math.sqrt(len(p)))
     return found
 
@@ -229,14 +228,8 @@ def decay_for(spec: RunSpec, n_train: int, factor: float = 0.1) -> float:
 
     Returns:
         λ, to two significant digits.
-
-    Raises:
-        ParameterError: If the factor is not in (0, 1).
     """
-    if not 0 < factor < 1:
-        raise ParameterError(f"factor must lie between 0 and 1, got {factor!r}")
-    if spec.learning_rate is None:
-        raise ParameterError(f"expected a spec of a method that tunes, {spec.method!r} has no learning rate")
+    assert spec.learning_rate is not None  # of a method that tunes
     steps = math.ceil(math.ceil(n_train / spec.batch_size) * spec.epochs)
     return float(f"{-math.log(factor) / (spec.learning_rate * (steps + 1) / 2):.2g}")
 
@@ -247,7 +240,7 @@ def alternatives(sweep: Mapping[float, Sequence[Run]], *, store: Path | None = N
     One seed, since each way is a training of its own. The sweep itself is a third way: a shorter initial head.
 
     Args:
-        sweep: Runs by head norm, one per seed (`sweeps.head_norm_sweep`).
+        sweep: Runs by head norm, one per seed (`run.head_norm_sweep`).
         store: The run store; default: `paths.run_store()`.
 
     Returns:

@@ -255,7 +255,7 @@ def as_published(at: Initialisation, *, store: Path | None = None) -> PublishedF
     digest = hashlib.sha256(version("scikit-learn").encode())
     for tensor in given:
         digest.update(tensor.cpu().numpy().tobytes())
-    return PublishedFit(**cached(f"published-{digest.hexdigest()[:16]}", lambda: asdict(published(*given)), store))
+    return PublishedFit(**cached(f"published-2-{digest.hexdigest()[:16]}", lambda: asdict(published(*given)), store))
 
 
 def trace_shares(K: Kernel) -> dict[str, float]:

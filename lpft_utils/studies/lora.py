@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,7 +70,6 @@ def rank_sweep(
     *,
     n: int = 24,
     n_draws: int = 16,
-    ranks: Sequence[int] = RANKS,
     store: Path | None = None,
 ) -> Concentration:
     """LoRA's kernel against FT's of the same weights at an initialisation, over ranks and Gaussian draws of A.
@@ -81,7 +80,6 @@ def rank_sweep(
         seed: The run's seed.
         n: Training examples of the kernel.
         n_draws: Draws of A at each rank.
-        ranks: Ranks.
         store: The run store; default: `paths.run_store()`.
 
     Returns:
@@ -92,7 +90,7 @@ def rank_sweep(
         model = initial_model(setting, method, seed, store=store)
         few, _ = examples(setting, seed, n)
         factors = layer_factors(model, few.inputs, adapted_weights(model))
-        table = concentration(factors, ranks=ranks, n_draws=n_draws, seed=seed)
+        table = concentration(factors, n_draws=n_draws, seed=seed)
         with torch.no_grad():
             phi = model.features(**few.inputs)
         bare = reference_kernel(phi @ phi.T, model.head.weight.detach())
@@ -102,7 +100,7 @@ def rank_sweep(
             "rows": table.to_dict("records"),
         }
 
-    key = cache_key(setting, method, seed, "ranks", 2, n, n_draws, list(ranks), "gaussian")
+    key = cache_key(setting, method, seed, "ranks", 2, n, n_draws, list(RANKS), "gaussian")
     found = cached(f"{setting.task}-{method}-ranks-s{seed}-{key}", compute, store)
     return Concentration(pd.DataFrame(found["rows"]), found["kappa"], found["reference"])
 

@@ -19,7 +19,6 @@ import torch
 from torch import Tensor, nn
 
 from lpft_utils.common.errors import KernelError
-from lpft_utils.common.validation import check_integer, is_number
 from lpft_utils.kernel_methods.statistics import alignment
 from lpft_utils.models.adapters import default_targets
 from lpft_utils.models.classifier import Classifier
@@ -27,13 +26,10 @@ from lpft_utils.ntk.factors import Inputs, model_features
 from lpft_utils.ntk.gradients import Outer
 from lpft_utils.ntk.problem import prepared
 
-# Fourth moment of an entry of A divided by its squared variance.
-KURTOSIS = {"uniform": 9 / 5, "gaussian": 3.0}
 RANKS = (1, 2, 4, 8, 16, 32, 64)
-PAIRS = 2**22  # token pairs whose products are held at one time
 
 
-def adapted_weights(model: Classifier, targets: str | Sequence[str] | None = None) -> list[str]:
+def adapted_weights(model: Classifier, targets: Sequence[str] | None = None) -> list[str]:
     """Names of the weights that LoRA adapts.
 
     Args:
@@ -47,13 +43,11 @@ def adapted_weights(model: Classifier, targets: str | Sequence[str] | None = Non
         KernelError: If a target is the name of no layer.
     """
     chosen = default_targets(model.backbone.config.model_type) if targets is None else targets
-    endings = {t: f".{t}.weight" for t in ([chosen] if isinstance(chosen, str) else chosen)}
     bare = {name: f".{_bare(name)}" for name, _ in model.named_parameters()}
-    missing = [t for t, ending in endings.items() if not any(b.endswith(ending) for b in bare.values())]
-    if missing or not endings:
-        wrong = f"no layer of the model is {missing[0]!r}" if missing else "got none"
-        raise KernelError(f"targets: expected endings of names of layers with a weight; {wrong}.")
-    return [name for name, b in bare.items() if b.endswith(tuple(endings.values()))]
+    for t in chosen:
+        if not any(b.endswith(f".{t}.weight") for b in bare.values()):
+            raise KernelError(f"targets: expected endings of names of layers with a weight; no layer is {t!r}.")
+    return [name for name, b in bare.items() if b.endswith(tuple(f".{t}.weight" for t in chosen))]
 
 
 def layer_factors(model: Classifier, inputs: Inputs, names: Sequence[str]) -> dict[str, Outer]:
@@ -86,11 +80,8 @@ def ft_kernel(factors: Mapping[str, Outer]) -> Tensor:
 
     Returns:
         Shape (N, C, N, C).
-
-    Raises:
-        KernelError: If there are no factors.
     """
-    return _sum([_gram(x.dense()) for x in factors.values()])
+    return torch.stack([_gram(x.dense()) for x in factors.values()]).sum(0)
 
 
 def lora_kernel(factors: Mapping[str, Outer], A: Mapping[str, Tensor], s: float) -> Tensor:
@@ -105,77 +96,56 @@ def lora_kernel(factors: Mapping[str, Outer], A: Mapping[str, Tensor], s: float)
         Shape (N, C, N, C).
 
     Raises:
-        KernelError: If the names differ, an A has another shape than its layer's inputs ask for, or an A or s is not
-            finite.
+        KernelError: If the names differ.
     """
-    if not is_number(s):
-        raise KernelError(f"s: expected α / r, a finite number, got {s!r}.")
-    _check_drawn(factors, A)
-    return s**2 * _sum([_gram(Outer(x.g, x.a @ A[name].T).dense()) for name, x in factors.items()])
+    if A.keys() != factors.keys():
+        raise KernelError(
+            f"A: expected one for each layer of the factors; missing are {sorted(factors.keys() - A.keys())}, and "
+            f"without factors are {sorted(A.keys() - factors.keys())}."
+        )
+    return s**2 * torch.stack([_gram(Outer(x.g, x.a @ A[name].T).dense()) for name, x in factors.items()]).sum(0)
 
 
-def expected_factor(alpha: float, r: int, init: str, q: int) -> float:
+def expected_factor(alpha: float, r: int, q: int) -> float:
     """The factor γ in E[F_r] = γ F_W: s² r σ² with s = α / r and σ² the variance of an entry of A as peft draws it.
+
+    That is uniform on ±1/√q (Kaiming with a = √5).
 
     Args:
         alpha: α.
         r: Rank.
-        init: "uniform" (peft's default: Kaiming with a = √5, uniform on ±1/√q) or "gaussian" (standard deviation 1/r).
         q: Dimension of the layer's input.
 
     Returns:
         The factor.
-
-    Raises:
-        KernelError: If α is not finite, r or q is no integer of at least 1, or the name is unknown.
     """
-    if not is_number(alpha):
-        raise KernelError(f"alpha: expected a finite number, got {alpha!r}.")
-    _check(init)
-    check_integer("r", r, error=KernelError)
-    check_integer("q", q, error=KernelError)
-    return (alpha / r) ** 2 * r * (1 / (3 * q) if init == "uniform" else 1 / r**2)
+    return (alpha / r) ** 2 * r / (3 * q)
 
 
-def relative_standard_deviation(factors: Mapping[str, Outer], init: str = "gaussian") -> float:
+def relative_standard_deviation(factors: Mapping[str, Outer]) -> float:
     r"""κ in E ‖F_r / γ − F_W‖² = κ² ‖F_W‖² / r: how far one draw of rank 1 is from the FT kernel of the same weights.
 
-    For one layer and M = G_c(x)ᵀ G_d(x'), an entry of F_1 / γ is zᵀ M z with iid z, whose variance is
-    ‖M‖² + tr(M²) + (k − 3) Σ_i M_ii², with k the kurtosis of z. Rows of A are independent, hence 1/r; layers are
-    independent, so their variances add. Σ ‖M‖² over all pairs is ‖Σ G Gᵀ‖²; M itself is never formed.
+    For one layer and M = G_c(x)ᵀ G_d(x'), an entry of F_1 / γ is zᵀ M z with iid Gaussian z, whose variance is
+    ‖M‖² + tr(M²). Rows of A are independent, hence 1/r; layers are independent, so their variances add. Σ ‖M‖² over
+    all pairs is ‖Σ G Gᵀ‖²; M itself is never formed.
 
     Args:
         factors: Result of `layer_factors`.
-        init: "uniform" or "gaussian".
 
     Returns:
         κ.
-
-    Raises:
-        KernelError: If there are no factors, the FT kernel is zero, or the name of `init` is unknown.
     """
-    _check(init)
-    F_W = ft_kernel(factors)
-    _check_size(F_W)
     total = 0.0
     for x in factors.values():
         G = x.dense().view(-1, x.g.shape[3], x.a.shape[2])  # (NC, p, q)
         total += torch.einsum("npq,nkq->pk", G, G).double().square().sum().item() + _trace_of_squares(x)
-        if KURTOSIS[init] != 3:
-            columns = G.permute(2, 0, 1)  # (q, NC, p)
-            total += (KURTOSIS[init] - 3) * torch.bmm(columns, columns.mT).double().square().sum().item()
-    return max(total, 0.0) ** 0.5 / F_W.double().norm().item()
+    return total**0.5 / ft_kernel(factors).double().norm().item()
 
 
 def concentration(
-    factors: Mapping[str, Outer],
-    *,
-    ranks: Sequence[int] = RANKS,
-    n_draws: int = 8,
-    init: str = "gaussian",
-    seed: int = 0,
+    factors: Mapping[str, Outer], *, ranks: Sequence[int] = RANKS, n_draws: int = 8, seed: int = 0
 ) -> pd.DataFrame:
-    """How close LoRA's kernel is to FT's of the same weights, by rank and draw of A.
+    """How close LoRA's kernel is to FT's of the same weights, by rank and Gaussian draw of A.
 
     A is drawn with variance 1 and the kernel divided by r, so that its mean is FT's whatever the layers' sizes.
 
@@ -183,27 +153,18 @@ def concentration(
         factors: Result of `layer_factors`.
         ranks: Ranks r.
         n_draws: Draws of A at each rank, all independent.
-        init: "uniform" or "gaussian".
         seed: Seed of the draws.
 
     Returns:
         Columns "r", "draw", "error" (‖F_r / γ − F_W‖ / ‖F_W‖), "alignment" and "centred", the alignment of the kernels
         centred among the examples.
-
-    Raises:
-        KernelError: If there are no factors, the FT kernel is zero, the name of `init` is unknown, or a rank or
-            `n_draws` is no integer of at least 1.
     """
-    _check(init)
-    for name, value in {"n_draws": n_draws, "number of ranks": len(ranks), **{f"rank {r!r}": r for r in ranks}}.items():
-        check_integer(name, value, error=KernelError)
     F_W = ft_kernel(factors)
-    _check_size(F_W)
     generator = torch.Generator().manual_seed(seed)
     rows = []
     for r in ranks:
         for draw in range(n_draws):
-            A = {name: _draw(init, r, x.a, generator) for name, x in factors.items()}
+            A = {name: _draw(r, x.a, generator) for name, x in factors.items()}
             F_r = lora_kernel(factors, A, r**-0.5)
             error = ((F_r - F_W).norm() / F_W.norm()).item()
             plain, centred = (alignment(F_r, F_W, centered=centered) for centered in (False, True))
@@ -226,42 +187,14 @@ def fresh_factors(model: nn.Module) -> dict[str, Tensor]:
     }
 
 
-def _check(init: str) -> None:
-    if init not in KURTOSIS:
-        raise KernelError(f"init: expected one of {', '.join(KURTOSIS)}, got {init!r}.")
-
-
-def _check_size(K: Tensor) -> None:
-    if not K.norm() > 0:
-        raise KernelError(f"factors: expected gradients whose kernel has a norm above 0, got {K.norm().item()}.")
-
-
-def _check_drawn(factors: Mapping[str, Outer], A: Mapping[str, Tensor]) -> None:
-    """One finite A (r, q) for each layer."""
-    if A.keys() != factors.keys():
-        raise KernelError(
-            f"A: expected one for each layer of the factors; missing are {sorted(factors.keys() - A.keys())}, and "
-            f"without factors are {sorted(A.keys() - factors.keys())}."
-        )
-    for name, x in factors.items():
-        drawn, q = A[name], x.a.shape[-1]
-        if drawn.ndim != 2 or len(drawn) < 1 or drawn.shape[1] != q:
-            raise KernelError(f"A[{name!r}]: expected shape (r, {q}) with r ≥ 1, got {tuple(drawn.shape)}.")
-        if not drawn.isfinite().all():
-            raise KernelError(f"A[{name!r}]: expected finite numbers, got NaN or infinite ones.")
-
-
 def _bare(name: str) -> str:
     """Name of a weight before its layer was wrapped in an adapter."""
     return name.replace(".base_layer.weight", ".weight")
 
 
-def _draw(init: str, r: int, like: Tensor, generator: torch.Generator) -> Tensor:
-    """Entries with mean 0 and variance 1, shape (r, q)."""
-    shape = (r, like.shape[-1])
-    if init == "gaussian":
-        return torch.randn(shape, generator=generator, dtype=like.dtype)
-    return 3**0.5 * (2 * torch.rand(shape, generator=generator, dtype=like.dtype) - 1)
+def _draw(r: int, like: Tensor, generator: torch.Generator) -> Tensor:
+    """Gaussian entries with mean 0 and variance 1, shape (r, q)."""
+    return torch.randn(r, like.shape[-1], generator=generator, dtype=like.dtype)
 
 
 def _gram(J: Tensor) -> Tensor:
@@ -271,21 +204,10 @@ def _gram(J: Tensor) -> Tensor:
     return (rows @ rows.T).view(N, C, N, C)
 
 
-def _sum(parts: Sequence[Tensor]) -> Tensor:
-    if not parts:
-        raise KernelError("factors: expected those of one layer or more, got none.")
-    return torch.stack(list(parts)).sum(0)
-
-
 def _trace_of_squares(x: Outer) -> float:
     """Σ tr(M²) over all pairs of rows, M = G_c(x)ᵀ G_d(x'), by tokens: tr(U W U W), U = g g'ᵀ and W = a' aᵀ."""
-    N, T, C, _ = x.g.shape
-    rows = max(1, PAIRS // (N * C * C * T * T))
     total = 0.0
-    for start in range(0, N, rows):
-        g, a = x.g[start : start + rows], x.a[start : start + rows]
-        U = torch.einsum("ntcp,mudp->ncmdtu", g, x.g)
-        W = torch.einsum("ntq,muq->nmut", a, x.a)[:, None, :, None]
-        UW = U @ W  # (n, C, N, C, T, T)
+    for g, a in zip(x.g, x.a, strict=True):  # one example of the rows at a time, for want of memory
+        UW = torch.einsum("tcp,mudp->cmdtu", g, x.g) @ torch.einsum("tq,muq->mut", a, x.a)[:, None]  # (C, N, C, T, T)
         total += (UW * UW.mT).double().sum().item()
     return total

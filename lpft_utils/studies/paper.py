@@ -2,31 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import pandas as pd
-import torch
-import torch.utils.benchmark
 
 from lpft_utils.common.errors import LpftError, TaskError
 from lpft_utils.common.paths import run_store
 from lpft_utils.common.table import Table
-from lpft_utils.data.catalog import PAPER_TASKS, TASKS
+from lpft_utils.data.catalog import PAPER_TASKS
+from lpft_utils.runs.grid import Planned
 from lpft_utils.runs.paper_settings import DESCENT_TASKS, KERNEL_TASKS, SWEEP_METHODS, SWEEP_SEEDS, TABLE
 from lpft_utils.runs.profiles import Profile, get_profile
 from lpft_utils.runs.run import run
+from lpft_utils.runs.schedule import Costs
 from lpft_utils.runs.store import Run, find
 from lpft_utils.studies.initialisation import INITIALISATIONS, Initialisation, initialisations, kernel_folder
-from lpft_utils.training.methods import METHODS, everything
 from lpft_utils.training.spec import RunSpec
 
 PAPER_METHODS = ("lp", "ft", "lp_ft", "lora", "lp_lora")
-# Of the backbone: all, which are stored, and without the embeddings, which no matrix product costs.
-PARAMETERS = {"FacebookAI/roberta-base": (124_645_632, 85_648_128), "minilm": (22_713_216, 10_796_160)}
-UTILISATION = 0.3  # of the rate of large matrix products: what a training of a Transformer reaches, roughly
 
 
 @dataclass(frozen=True)
@@ -132,29 +128,27 @@ def run_every(chosen: Sequence[Profile], store: Path | None = None) -> dict[str,
     return failed
 
 
-def plan_table(chosen: Sequence[Profile], sizes: Mapping[tuple[str, str], int], store: Path | None = None) -> Table:
-    """What `run_all` has to do, and a rough estimate of what that costs on this machine.
+def plan_table(chosen: Sequence[Profile], store: Path | None = None) -> Table:
+    """What `run_all` has to do, and a rough estimate of what that costs.
 
     Args:
         chosen: Results of `settings`.
-        sizes: Published numbers of texts by data set and split; other tasks are not estimated.
         store: The run store; default: `paths.run_store()`.
 
     Returns:
-        One row per task and use; "hours" at most, for texts of full length, by the rate of matrix products that is
-        measured here; "GB" of weights.
+        One row per task and use; "hours" of a CPU's core, as `schedule.Costs` estimates them, and "GB" on disk, both
+        unknown where the data or the backbone are not here.
     """
-    rows, rate = [], UTILISATION * _rate()
+    rows, costs = [], Costs("all")
     for setting in chosen:
-        P, active = PARAMETERS.get(setting.backbone, (None, None))
         for use, wanted in specs(setting).items():
             todo = [spec for spec in wanted if find(spec, store or run_store()) is None]
             row = {"task": setting.task, "for": use, "runs": len(wanted), "stored": len(wanted) - len(todo)}
-            passes = [_token_passes(spec, sizes) for spec in todo]
-            tuned = sum(METHODS[spec.method].trains is everything for spec in todo)
-            known = not todo or (active is not None and None not in passes)
-            row["hours"] = f"{sum(filter(None, passes)) * 2 * (active or 0) / rate / 3600:,.1f}" if known else "unknown"
-            row["GB"] = "unknown" if todo and P is None else f"{4e-9 * (P or 0) * tuned:,.1f}"
+            try:
+                hours = sum(map(costs.seconds([Planned(spec) for spec in todo], {}), todo)) / 3600
+                row |= {"hours": f"{hours:,.1f}", "GB": f"{sum(costs.of(spec).bytes for spec in todo) / 1e9:,.1f}"}
+            except LpftError:
+                row |= {"hours": "unknown", "GB": "unknown"}
             rows += [row] if wanted else []
         if _has_kernels(setting):
             n = sum(_kernels_stored(setting, seed, store or run_store()) for seed in setting.seeds)
@@ -192,22 +186,3 @@ def _kernels_stored(setting: Profile, seed: int, store: Path) -> bool:
 
 def _every_seed(seeds: Sequence[int], wanted: Sequence[RunSpec]) -> list[RunSpec]:
     return [spec.replace(seed=seed) for spec in wanted for seed in seeds]
-
-
-def _token_passes(spec: RunSpec, sizes: Mapping[tuple[str, str], int]) -> float | None:
-    """How many times a token goes forward through the backbone; a backward pass counts as two."""
-    if (spec.task, "train") not in sizes:
-        return None
-    train, validation, test = (sizes[spec.task, name] for name in ("train", "validation", "test"))
-    train = min(train, spec.n_train or train)
-    evaluated = train + validation + test + sum(sizes[name, "test"] for name in spec.ood or TASKS[spec.task].ood)
-    tuning = spec.epochs * (3 * train + validation) if METHODS[spec.method].learning_rate else 0
-    return spec.max_length * (tuning + evaluated)
-
-
-def _rate() -> float:
-    """Operations per second of a matrix product on this machine's device."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    A = torch.ones(1024, 1024, device=device, dtype=torch.bfloat16 if device == "cuda" else torch.float32)
-    timer = torch.utils.benchmark.Timer("A @ A", globals={"A": A})
-    return 2 * 1024**3 / min(timer.blocked_autorange(min_run_time=0.2).times)

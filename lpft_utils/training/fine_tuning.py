@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import logging
 import shutil
@@ -109,16 +110,16 @@ def fine_tune(
         disable_tqdm=True,
     )
     trainer = HeadTrainer(
-        label_smoothing=label_smoothing,
-        head_weight_decay=head_weight_decay,
         model=model,
         args=arguments,
         data_collator=collate,
         train_dataset=train,
         eval_dataset=validation.select(np.argsort(validation["length"], kind="stable")),  # little is spent on padding
+        compute_loss_func=functools.partial(_loss, label_smoothing=label_smoothing),
         compute_metrics=_accuracy,
         callbacks=[recorder, *callbacks],
     )
+    trainer.head_weight_decay = head_weight_decay
     trainer.remove_callback(PrinterCallback)  # the history has what it would print
     checkpoint = last_complete_checkpoint(work)
     if checkpoint is not None:
@@ -187,49 +188,35 @@ def _reproducible() -> Iterator[None]:
         torch.use_deterministic_algorithms(before, warn_only=warn)
 
 
+def _loss(outputs: Any, labels: Tensor, num_items_in_batch: Tensor | None = None, *, label_smoothing: float) -> Tensor:
+    """Mean cross-entropy, with smoothed labels while training; of a part of a batch, its share of the mean.
+
+    The Trainer's own `label_smoothing_factor` would smooth the validation loss as well, which then could not be
+    compared with that of other runs.
+
+    Args:
+        outputs: The model's, with logits (B, C).
+        labels: Class indices, shape (B,).
+        num_items_in_batch: Examples in all parts of the batch; None in evaluation.
+        label_smoothing: Share ε of every target that is spread evenly over all classes (Szegedy et al. 2016).
+
+    Returns:
+        The loss.
+    """
+    smoothing = label_smoothing if outputs.logits.requires_grad else 0.0
+    mean = nn.functional.cross_entropy(outputs.logits, labels, label_smoothing=smoothing)
+    return mean if num_items_in_batch is None else mean * (len(labels) / num_items_in_batch)
+
+
 class HeadTrainer(Trainer):
     """A Trainer of `Classifier`.
 
-    The Trainer's own `label_smoothing_factor` would smooth the validation loss as well, which then could not be
-    compared with that of other runs; here evaluation always reports the plain cross-entropy.
+    Attributes:
+        head_weight_decay: Decoupled weight decay of V; None means that of all other weights. The bias b, like every
+            bias, is not decayed.
     """
 
-    def __init__(
-        self, *, label_smoothing: float = 0.0, head_weight_decay: float | None = None, **arguments: Any
-    ) -> None:
-        """Remember both settings.
-
-        Args:
-            label_smoothing: Share ε of every target that is spread evenly over all classes (Szegedy et al. 2016).
-            head_weight_decay: Decoupled weight decay of V; None means that of all other weights. The bias b, like every
-                bias, is not decayed.
-            **arguments: Arguments of `Trainer`.
-        """
-        self.label_smoothing, self.head_weight_decay = label_smoothing, head_weight_decay
-        super().__init__(**arguments)
-        self.loss_is_scaled_for_ga = True  # by `compute_loss`
-
-    def compute_loss(
-        self,
-        model: nn.Module,
-        inputs: dict[str, Any],
-        return_outputs: bool = False,
-        num_items_in_batch: Tensor | int | None = None,
-    ) -> Any:
-        """The model's own loss, with smoothed labels while it trains; of a part of a batch, its share of the mean."""
-        if not (self.label_smoothing and model.training):
-            loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
-        else:
-            outputs = model(**{k: v for k, v in inputs.items() if k != "labels"})
-            loss = nn.functional.cross_entropy(outputs.logits, inputs["labels"], label_smoothing=self.label_smoothing)
-        if num_items_in_batch is not None:
-            loss = loss * (len(inputs["labels"]) / num_items_in_batch)
-        return (loss, outputs) if return_outputs else loss
-
-    def get_batch_samples(self, *arguments: Any) -> tuple[list[Any], int | None]:
-        """The parts of the next batch and, if there are several, its number of examples."""
-        parts, _ = super().get_batch_samples(*arguments)
-        return parts, sum(len(part["labels"]) for part in parts) if len(parts) > 1 else None
+    head_weight_decay: float | None = None
 
     def _get_eval_sampler(self, eval_dataset: Dataset) -> Sampler:
         """The order of validation: as given, which is sorted by length.

@@ -8,15 +8,13 @@ $$F_C(V, b) = C \sum_i \mathrm{CE}(V x_i + b, y_i) + \tfrac12 \lVert V \rVert_F^
 \lVert w \rVert^2$ with $s_i = \pm 1$, not two rows. A head with two rows gives the same probabilities if $v_1 - v_0 =
 w$; among those heads the penalty picks the shortest, $V = [-w/2,\, w/2]$, with $\lVert V \rVert_F^2 = \tfrac12 \lVert
 w \rVert^2$. In terms of this head scikit-learn's objective is $C \sum_i \mathrm{CE} + \lVert V \rVert_F^2$: twice the
-penalty of the formula above, which moves the solution to that of $C/2$. `binary="sigmoid"` (the default) uses it, so
-that probabilities and chosen C are scikit-learn's; `binary="softmax"` keeps $\tfrac12 \lVert V \rVert_F^2$ for two
-classes too.
+penalty of the formula above, which moves the solution to that of $C/2$. It is the one used here for two classes, so
+that probabilities and chosen C are scikit-learn's.
 
-The published LP-FT code asked scikit-learn for the multinomial fit of two classes (since removed there), which is
-`"softmax"`: its optimum is $V = [-d,\, d]$ with $p_1 = \sigma(2 d^\top x + \dots)$, of which scikit-learn kept `coef_`
-$= d$. The code then installed $[-d/2,\, d/2]$: half the fitted head. To reproduce it, halve `V` and `b` of a
-`"softmax"` fit. Heads returned here give the fitted probabilities by softmax as they are. With three classes or more
-all of this agrees.
+The published LP-FT code asked scikit-learn for the multinomial fit of two classes (since removed there), with the
+penalty of the formula: the fit here at $2C$. Its optimum is $V = [-d,\, d]$ with $p_1 = \sigma(2 d^\top x + \dots)$,
+of which scikit-learn kept `coef_` $= d$. The code then installed $[-d/2,\, d/2]$: half the fitted head. Heads returned
+here give the fitted probabilities by softmax as they are. With three classes or more all of this agrees.
 
 **Certificate.** All folds and all values of C are solved together (see `logistic_solver`), and every solution says how
 good it is: `gap` bounds how far its objective is from the minimum, and by strong convexity $\tfrac12 \lVert V - V^*
@@ -28,7 +26,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
@@ -36,11 +33,11 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from lpft_utils.common.errors import ParameterError
+from lpft_utils.common.folds import fold_ids
 from lpft_utils.common.threads import one_thread_if_small
+from lpft_utils.common.validation import check_integer, check_labels, check_real
 from lpft_utils.training.logistic_solver import MAX_STEPS, Design, solve
-from lpft_utils.training.validation import check_Cs, check_data, check_folds
 
-Binary = Literal["sigmoid", "softmax"]
 TOLERANCE = 1e-8  # certified relative suboptimality of every fit
 DEFAULT_CS: tuple[float, ...] = tuple(np.logspace(-4, 4, 10).tolist())
 
@@ -56,18 +53,14 @@ class LogisticFit:
     Attributes:
         V: Weights (C, H); rows sum to zero.
         b: Intercepts (C,); they sum to zero.
-        C: Strength of the data term.
         objective: F_C at (V, b).
         gap: Certified bound on `objective` minus the minimum.
-        converged: Whether `gap` is at most the tolerance times `objective`.
     """
 
     V: Tensor
     b: Tensor
-    C: float
     objective: float
     gap: float
-    converged: bool
 
 
 @dataclass(frozen=True)
@@ -130,8 +123,6 @@ def logistic_path(
     n_classes: int,
     Cs: Sequence[float] | None = None,
     n_folds: int = 5,
-    *,
-    device: torch.device | str | None = None,
 ) -> LogisticPath:
     """Fit every C on every fold and on all data, and choose C as `LogisticRegressionCV` does.
 
@@ -144,10 +135,9 @@ def logistic_path(
         n_classes: Number of classes C ≥ 2.
         Cs: Positive values of C; default 10 values from 1e-4 to 1e4, evenly spaced in log.
         n_folds: Number of folds, at least 2.
-        device: Where to compute; default where X is.
 
     Returns:
-        The path; tensors are on `device` in float64.
+        The path; tensors are where X is, in float64.
 
     Raises:
         ParameterError: For bad shapes, non-finite features, labels out of range, a class absent or seen only once, or
@@ -157,9 +147,15 @@ def logistic_path(
         UserWarning: If a class has fewer examples than there are folds (some held-out parts then lack it).
         LogisticConvergenceWarning: If a fit has not reached the tolerance, `TOLERANCE`.
     """
-    X, y = check_data(X, y, n_classes, device)
-    Cs_array = check_Cs(DEFAULT_CS if Cs is None else Cs)
-    folds = check_folds(y, n_folds)  # (N,)
+    X, y = check_data(X, y, n_classes)
+    Cs_array = check_real(DEFAULT_CS if Cs is None else Cs, "Cs", ndim=1)
+    counts = torch.bincount(y).tolist()
+    if min(counts) < 2:
+        raise ParameterError(
+            f"cross-validation needs every class at least twice, class counts are {counts}: the fold that holds the "
+            "only example of a class out would train without that class; use more data, or fit_logistic at a given C"
+        )
+    folds = torch.as_tensor(fold_ids(y.cpu().numpy(), n_folds), device=X.device)  # (N,)
     trained_on = X.new_ones(len(X), n_folds + 1)  # column 0: all data
     trained_on[torch.arange(len(X), device=X.device), folds + 1] = 0
     design, theta, objective, gap, converged = _fit(X, y, n_classes, Cs_array, trained_on)
@@ -179,16 +175,7 @@ def logistic_path(
     )
 
 
-def fit_logistic(
-    X: Tensor | ArrayLike,
-    y: Tensor | ArrayLike,
-    n_classes: int,
-    C: float = 1.0,
-    *,
-    tol: float = TOLERANCE,
-    binary: Binary = "sigmoid",
-    device: torch.device | str | None = None,
-) -> LogisticFit:
+def fit_logistic(X: Tensor | ArrayLike, y: Tensor | ArrayLike, n_classes: int, C: float = 1.0) -> LogisticFit:
     """Fit one head at one C on all data.
 
     Args:
@@ -196,56 +183,50 @@ def fit_logistic(
         y: Labels (N,), integers in 0 … n_classes − 1; every class at least once.
         n_classes: Number of classes C ≥ 2.
         C: Strength of the data term, positive.
-        tol: Certified relative suboptimality.
-        binary: Penalty for two classes, see the module's text.
-        device: Where to compute; default where X is.
 
     Returns:
         The fitted head.
 
     Raises:
-        ParameterError: For bad shapes, non-finite features, labels out of range, an absent class, or a bad `C` or
-            `binary`.
+        ParameterError: For bad shapes, non-finite features, labels out of range, an absent class, or a bad `C`.
 
     Warns:
-        LogisticConvergenceWarning: If the fit has not reached `tol`.
+        LogisticConvergenceWarning: If the fit has not reached the tolerance, `TOLERANCE`.
     """
-    X, y = check_data(X, y, n_classes, device)
-    everything = X.new_ones(len(X), 1)
-    design, theta, objective, gap, converged = _fit(X, y, n_classes, check_Cs([C]), everything, tol, binary)
+    X, y = check_data(X, y, n_classes)
+    design, theta, objective, gap, _ = _fit(X, y, n_classes, check_real([C], "C", ndim=1), X.new_ones(len(X), 1))
     V, b = design.to_head(theta[0])
-    return LogisticFit(V[0], b[0], C, objective.item(), gap.item(), converged)
+    return LogisticFit(V[0], b[0], objective.item(), gap.item())
 
 
-def logistic_objective(
-    V: Tensor, b: Tensor, X: Tensor | ArrayLike, y: Tensor | ArrayLike, C: float, *, binary: Binary = "sigmoid"
-) -> float:
-    """F_C at a head, evaluated directly from its definition.
+def check_data(X: Tensor | ArrayLike, y: Tensor | ArrayLike, n_classes: int) -> tuple[Tensor, Tensor]:
+    """Features (N, H) in float64 and labels (N,) in int64, both where X is.
 
     Args:
-        V: Weights (C, H).
-        b: Intercepts (C,).
-        X: Features (N, H).
-        y: Labels (N,).
-        C: Strength of the data term.
-        binary: Penalty for two classes, see the module's text.
+        X: Features.
+        y: Labels.
+        n_classes: Number of classes C.
 
     Returns:
-        The objective.
+        Features and labels, without gradient.
+
+    Raises:
+        ParameterError: For bad shapes or dtypes, non-finite features, labels out of range or an absent class.
     """
-    X, y = torch.as_tensor(X).to(V), torch.as_tensor(y).to(V.device)
-    loss = torch.nn.functional.cross_entropy(X @ V.T + b, y, reduction="sum")
-    return float(C * loss + 0.5 * _penalty_scale(len(V), binary) * (V**2).sum())
+    features = check_real(X, "features", ndim=2)
+    check_integer("n_classes", n_classes, low=2)
+    labels = check_labels(y, len(features), n_classes)
+    absent = np.flatnonzero(np.bincount(labels, minlength=n_classes) == 0).tolist()
+    if absent:
+        raise ParameterError(
+            f"no example of class {absent}: its intercept would run to −∞; use more data or fewer classes"
+        )
+    device = X.device if isinstance(X, Tensor) else "cpu"
+    return torch.tensor(features, device=device), torch.tensor(labels, device=device)
 
 
 def _fit(
-    X: Tensor,
-    y: Tensor,
-    n_classes: int,
-    Cs: np.ndarray,
-    trained_on: Tensor,
-    tol: float = TOLERANCE,
-    binary: Binary = "sigmoid",
+    X: Tensor, y: Tensor, n_classes: int, Cs: np.ndarray, trained_on: Tensor
 ) -> tuple[Design, Tensor, np.ndarray, np.ndarray, bool]:
     """Fit every C on every set of examples.
 
@@ -255,36 +236,33 @@ def _fit(
         n_classes: Number of classes C.
         Cs: Values of C (n_Cs,).
         trained_on: The sets: columns of 0 and 1 (N, n_sets).
-        tol: Certified relative suboptimality.
-        binary: Penalty for two classes.
 
     Returns:
         The design; θ (n_sets, n_Cs, K, r + 1); objectives and gaps (n_sets, n_Cs); and whether all converged.
+
+    Raises:
+        ParameterError: If a C is not positive.
     """
-    n_sets, n_Cs, scale = trained_on.shape[1], len(Cs), _penalty_scale(n_classes, binary)
+    if (Cs <= 0).any():
+        raise ParameterError(f"C must be a positive number, and Cs a list of them; got {Cs.tolist()}")
+    n_sets, n_Cs = trained_on.shape[1], len(Cs)
+    scale = 2.0 if n_classes == 2 else 1.0  # of ½‖V‖²
     C_each = torch.as_tensor(Cs, device=X.device).repeat(n_sets)  # set-major (P,)
     set_each = torch.arange(n_sets, device=X.device).repeat_interleave(n_Cs)
     with one_thread_if_small(X):
         design = Design(X, y, n_classes, trained_on)
-        theta, f, gap = solve(design, scale / C_each, set_each, tol)
+        theta, f, gap = solve(design, scale / C_each, set_each, TOLERANCE)
     objective, gap = ((C_each * v).view(n_sets, n_Cs).cpu().numpy() for v in (f, gap))
-    failed = ~(gap <= tol * objective)
+    failed = ~(gap <= TOLERANCE * objective)
     if failed.any():
         worst = float(np.max(gap[failed] / objective[failed]))
         warnings.warn(
             f"{int(failed.sum())} of {failed.size} logistic regressions stopped within {MAX_STEPS} Newton steps before "
-            f"their relative gap reached {tol:g} (worst {worst:.2g}); drop the largest C",
+            f"their relative gap reached {TOLERANCE:g} (worst {worst:.2g}); drop the largest C",
             LogisticConvergenceWarning,
             stacklevel=3,
         )
     return design, theta.unflatten(0, (n_sets, n_Cs)), objective, gap, not failed.any()
-
-
-def _penalty_scale(n_classes: int, binary: str) -> float:
-    """Factor of ½‖V‖²: 2 for scikit-learn's binary fit, otherwise 1."""
-    if binary not in ("sigmoid", "softmax"):
-        raise ParameterError(f'binary must be "sigmoid" or "softmax", got {binary!r}')
-    return 2.0 if n_classes == 2 and binary == "sigmoid" else 1.0
 
 
 def _held_out_accuracy(design: Design, theta: Tensor, folds: Tensor) -> np.ndarray:

@@ -21,7 +21,7 @@ from torch import Tensor
 from lpft_utils.common.errors import ParameterError
 from lpft_utils.common.threads import one_thread_if_small
 from lpft_utils.common.validation import check_integer, check_labels, check_real
-from lpft_utils.training.validation import check_data
+from lpft_utils.training.logistic import check_data
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,6 @@ def logistic_gd(
     record: Sequence[int] | None = None,
     eval_sets: Mapping[str, tuple[Tensor | ArrayLike, Tensor | ArrayLike]] | None = None,
     nesterov: bool = False,
-    device: torch.device | str | None = None,
 ) -> LogisticDescent:
     r"""Full-batch gradient descent on the unregularised mean cross-entropy.
 
@@ -68,7 +67,6 @@ def logistic_gd(
             recorded.
         eval_sets: Features and labels by name; their accuracy is recorded too.
         nesterov: Use Nesterov's accelerated gradient instead of plain descent.
-        device: Where to compute; default where X is.
 
     Returns:
         The history and the last head.
@@ -76,7 +74,7 @@ def logistic_gd(
     Raises:
         ParameterError: For bad data, `steps` or `record`.
     """
-    X, y = check_data(X, y, n_classes, device)
+    X, y = check_data(X, y, n_classes)
     N, H = X.shape
     check_integer("steps", steps)
     due = set(np.geomspace(1, steps, 59).round().astype(int).tolist() if record is None else record) | {0, steps}

@@ -21,7 +21,7 @@ from lpft_utils.common.errors import ParameterError
 if TYPE_CHECKING:
     import datasets
     import pandas as pd
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from lpft_utils.models.classifier import Classifier
     from lpft_utils.models.encoding import Collator
@@ -130,7 +130,8 @@ def lp(setup: Setup) -> Outcome:
     head = fit_head(phi["train"], labels["train"], n_classes, spec.lp, steps=spec.lp_steps, monitor=monitor)
     setup.model.set_head(head.V, head.b)
     setup.choose_trained()
-    return Outcome(head.history, {"lp": head.about, "trainable_parameters": trainable_parameters(setup.model)})
+    n_trained = setup.model.num_parameters(only_trainable=True)
+    return Outcome(head.history, {"lp": head.about, "trainable_parameters": n_trained})
 
 
 def ft(setup: Setup) -> Outcome:
@@ -182,18 +183,6 @@ def low_rank(model: Classifier, spec: RunSpec) -> None:
     add_lora(model, **options, seed=spec.seed)
 
 
-def trainable_parameters(model: nn.Module) -> int:
-    """How many numbers training changes.
-
-    Args:
-        model: Any module.
-
-    Returns:
-        Number of entries of all parameters that require gradients.
-    """
-    return sum(p.numel() for p in model.parameters() if p.requires_grad)
-
-
 def tune(setup: Setup) -> Outcome:
     """Train whatever requires gradients, from the weights that the model has."""
     import torch
@@ -224,14 +213,11 @@ def tune(setup: Setup) -> Outcome:
         history,
         {
             "ft": {"best_step": history.attrs["best_step"], "head_change": change},
-            "trainable_parameters": trainable_parameters(model),
+            "trainable_parameters": model.num_parameters(only_trainable=True),
             "train_seconds": time.perf_counter() - started,  # of this process: less after an interruption
             "peak_memory": torch.cuda.max_memory_allocated() if on_gpu else None,  # bytes
         },
     )
-
-
-METHODS: dict[str, Method] = {}
 
 
 def register(method: Method) -> Method:
@@ -257,7 +243,7 @@ def register(method: Method) -> Method:
 # Colours are those of seaborn's colour-blind palette. The rates suit the default backbone: on validation texts of a
 # seed that the book does not use, FT was better with 1e-4 than with 5e-5, and LoRA with 5e-3 than with 1e-3 or 2e-3;
 # 1e-2 was as good, but unsteady.
-for _method in (
+METHODS: dict[str, Method] = {method.name: method for method in (
     Method(
         name="lp", label="LP", head="lp", trains=head_alone, run=lp, fields=LP_FIELDS, learning_rate=None,
         color="#0173b2", marker="s", line=":",
@@ -282,5 +268,4 @@ for _method in (
         fields=(*LP_FIELDS, "head_norm", "head_factor", *TUNING_FIELDS, *LORA_FIELDS), learning_rate=5e-3,
         color="#ca9161", marker="v", line=(0, (3, 1, 1, 1)),
     ),
-):  # fmt: skip
-    METHODS[_method.name] = _method
+)}  # fmt: skip

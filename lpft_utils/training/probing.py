@@ -62,10 +62,10 @@ def fit_head(
     Raises:
         ParameterError: If the features or labels cannot be fitted, or `lp` is none of the three.
     """
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    phi = phi.to("cuda" if torch.cuda.is_available() else "cpu")
     history = pd.DataFrame()
     if lp == "cv":
-        path = logistic_path(phi, labels, n_classes, device=device)
+        path = logistic_path(phi, labels, n_classes)
         V, b = path.V, path.b
         about = {
             "kind": "cv",
@@ -75,11 +75,11 @@ def fit_head(
             "norms": path.norms.tolist(),
         }
     elif lp == "gd":
-        descent = logistic_gd(phi, labels, n_classes, steps=steps, eval_sets=monitor, nesterov=True, device=device)
+        descent = logistic_gd(phi, labels, n_classes, steps=steps, eval_sets=monitor, nesterov=True)
         V, b, history = descent.V, descent.b, descent.history
         about = {"kind": "gd", "steps": steps}
     else:
-        fit = fit_logistic(phi, labels, n_classes, C=float(lp), device=device)
+        fit = fit_logistic(phi, labels, n_classes, C=float(lp))
         V, b = fit.V, fit.b
-        about = {"kind": "C", "C": fit.C}
+        about = {"kind": "C", "C": float(lp)}
     return Head(V.float().cpu(), b.float().cpu(), about, history)

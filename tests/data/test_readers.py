@@ -81,21 +81,6 @@ def test_amazon_without_its_shifted_test_sets_warns_and_works(tmp_path):
         load_task("amazon", data_dir=tmp_path, ood=["dynasent"])
 
 
-def test_pubmed_text_format_as_published(tmp_path):
-    folder = tmp_path / "pubmed"
-    folder.mkdir()
-    text = (
-        "###1\nOBJECTIVE\tTo test @ drugs {s} .\nMETHODS\tWe DID {s} .\n\n"
-        "###2\nBACKGROUND\tB {s}\nRESULTS\tR {s} .\nCONCLUSIONS\tC {s} .\n\n"
-    )
-    for file in ("train", "dev", "test"):
-        (folder / f"{file}.txt").write_text(text.replace("{s}", file))
-    task = load_task("pubmed", data_dir=tmp_path, ood=())
-    names = [task.label_names[k] for k in task.splits["validation"].labels]
-    assert names == ["OBJECTIVE", "METHODS", "BACKGROUND", "RESULTS", "CONCLUSIONS"]
-    assert task.splits["validation"].texts[:3] == (("to test @ drugs dev .",), ("we did dev .",), ("b dev",))
-
-
 def test_byte_order_mark_and_windows_line_ends_do_no_harm(tmp_path):
     folder = own_data(tmp_path / "mine")
     rows = b"".join(b'{"text": "t%d", "label": %d}\r\n' % (i, i % 2) for i in range(6))
@@ -168,7 +153,6 @@ def test_wrong_encoding_names_file_and_line(tmp_path, suffix):
         ("test.csv", "text,label\n", "is empty"),
         ("test.csv", "", "is empty"),
         ("test.parquet", "not parquet", "not a readable Parquet file"),
-        ("test.txt", "###1\nno tab here\n", "line 2: expected 'LABEL<tab>sentence'"),
     ],
 )
 def test_damaged_tables_are_named(tmp_path, file, content, message):

@@ -3,19 +3,16 @@
 import hashlib
 import subprocess
 import sys
-import tarfile
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from snippets_archive import FOLDER, archive, files, rows
+from snippets_archive import archive, files, rows
 
 from lpft_utils.common.errors import FetchError, TaskError
 from lpft_utils.data import snippets
 from lpft_utils.data.examples import Split, subsample
 from lpft_utils.data.tasks import TASKS, load_task
-
-TEXTS, RATINGS = "tweets_GroundTruth.txt", "tweets_anonDataRatings.txt"
 
 
 @pytest.fixture
@@ -126,58 +123,6 @@ def test_a_subset_keeps_each_text_with_its_id(put):
 def test_ids_and_texts_that_do_not_match_are_refused():
     with pytest.raises(TaskError, match="one id for each of 1 texts, got 2"):
         Split((("a text",),), np.array([0]), ("a", "b"))
-
-
-def broken(name: str, change) -> dict:
-    made = files(rows())
-    made[name] = change(made[name])
-    return made
-
-
-def link(name: str, target: str) -> dict:
-    header = tarfile.TarInfo(f"{FOLDER}/{name}")
-    header.type, header.linkname = tarfile.SYMTYPE, target
-    return {**files(rows()), name: header}
-
-
-def without(name: str) -> dict:
-    made = files(rows())
-    del made[name]
-    return made
-
-
-@pytest.mark.parametrize(
-    ("members", "message"),
-    [
-        (without(TEXTS), f"not the archive of rated snippets: .*{TEXTS}"),
-        (link(TEXTS, "/etc/passwd"), "not the archive|expected a file"),
-        (broken(TEXTS, lambda b: b"just a line"), "line 1: expected id, mean, text, separated by tabs"),
-        (broken(TEXTS, lambda b: b + b"9\t1.0\t  \r\n"), "line 7: expected"),
-        (broken(TEXTS, lambda b: b + b"0\t1.0\ttwice\r\n"), "line 7: .*an id of its own"),
-        (broken(TEXTS, lambda b: b + b"9\t1.0\tno ratings\r\n"), "ratings of the same ids"),
-        (broken(RATINGS, lambda b: b.replace(b"0.5\t[", b"0.5\t(")), "a list of integers from -4 to 4"),
-        (broken(RATINGS, lambda b: b.replace(b"[1,", b"[1.5,")), "a list of integers from -4 to 4, got '.1.5"),
-        (broken(RATINGS, lambda b: b.replace(b"[1,", b"[7,")), "a list of integers from -4 to 4, got '.7"),
-        (broken(RATINGS, lambda b: b.replace(b"[1, 2, 3", b"[], [1")), "a list of integers"),
-    ],
-)
-def test_a_malformed_archive_is_refused_and_the_place_named(put, members, message):
-    put(archive(members))
-    with pytest.raises(TaskError, match=message):
-        load_task("snippets")
-
-
-@pytest.mark.parametrize("content", [b"not a zip", archive({})[:-30], archive({})])
-def test_what_is_no_such_archive_is_refused(put, content):
-    put(content)
-    with pytest.raises(TaskError, match=r"vaderSentiment-0\.5\.zip is not the archive of rated snippets"):
-        load_task("snippets")
-
-
-def test_too_few_movie_reviews_are_refused(put):
-    put(archive(files(rows(n_movies=10))))
-    with pytest.raises(TaskError, match="more than 10 labelled movie reviews, got 10"):
-        load_task("snippets")
 
 
 def test_reading_leaves_no_file_behind(put, tmp_path, monkeypatch):

@@ -376,4 +376,4 @@ def test_reading_does_not_import_datasets_until_the_hub_is_asked():
     code = "import sys, lpft_utils.data.tasks; print('datasets' in sys.modules)"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert shown.stdout.strip() == "False"
-    assert readers.READERS.keys() == {".jsonl", ".parquet", ".csv", ".tsv", ".txt"}
+    assert readers.READERS.keys() == {".jsonl", ".parquet", ".csv", ".tsv"}

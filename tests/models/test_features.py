@@ -15,8 +15,7 @@ from lpft_utils.metrics.feature_change import (
     feature_change,
     feature_difference,
     feature_norm,
-    fisher_ratio,
-    inverse_fisher_ratios,
+    fisher_ratios,
     text_similarity,
 )
 from lpft_utils.models.backbones import load_tokenizer
@@ -69,7 +68,7 @@ def test_within_scatter_is_that_of_linear_discriminant_analysis(sample):
     _, phi, y = sample
     lda = LinearDiscriminantAnalysis(solver="lsqr", store_covariance=True).fit(phi, y)
     between = sum(np.mean(y == c) * np.sum((lda.means_[c] - phi.mean(0)) ** 2) for c in range(3))
-    ratio = fisher_ratio(torch.tensor(phi), torch.tensor(y))
+    ratio = fisher_ratios(torch.tensor(phi), torch.tensor(y))["FDR"]
     assert ratio == pytest.approx(between / np.trace(lda.covariance_), rel=1e-10)
 
 
@@ -78,7 +77,7 @@ def test_fisher_ratios_with_fewer_texts_than_dimensions_are_those_of_the_pseudo_
     y = np.arange(9) % 3
     phi = rng.normal(size=(9, 30)) + y[:, None]
     S_B, S_W = scatter(phi, y)
-    got = inverse_fisher_ratios(torch.tensor(phi), torch.tensor(y))
+    got = fisher_ratios(torch.tensor(phi), torch.tensor(y))
     assert got["FDR, pinv"] == pytest.approx(np.trace(np.linalg.pinv(S_W, hermitian=True) @ S_B), rel=1e-8)
     ridge = 1e-3 * np.trace(S_W) / 30
     assert got["FDR, ridge"] == pytest.approx(np.trace(np.linalg.solve(S_W + ridge * np.eye(30), S_B)), rel=1e-8)
@@ -87,9 +86,11 @@ def test_fisher_ratios_with_fewer_texts_than_dimensions_are_those_of_the_pseudo_
 
 def test_fisher_ratios_of_degenerate_features_are_no_error():
     y = torch.tensor([0, 0, 1, 1])
-    assert inverse_fisher_ratios(y[:, None].float(), y) == {"FDR, pinv": 0.0, "FDR, ridge": float("inf")}
-    broken = inverse_fisher_ratios(torch.full((4, 2), float("nan")), y)
-    assert all(np.isnan(value) for value in broken.values()) and len(broken) == 2
+    assert fisher_ratios(y[:, None].float(), y) == {
+        "FDR": float("inf"), "FDR, pinv": 0.0, "FDR, ridge": float("inf"),
+    }  # fmt: skip
+    broken = fisher_ratios(torch.full((4, 2), float("nan")), y)
+    assert all(np.isnan(value) for value in broken.values()) and len(broken) == 3
 
 
 def test_similarity_among_texts_does_not_count_a_text_with_itself():
@@ -109,15 +110,15 @@ def test_closed_forms():
     # classes at ±d with spread ±s on each side: tr S_B = d², tr S_W = s²
     d, s = 3.0, 0.5
     phi = torch.tensor([[d - s], [d + s], [-d - s], [-d + s]])
-    assert fisher_ratio(phi, torch.tensor([0, 0, 1, 1])) == pytest.approx((d / s) ** 2)
-    assert fisher_ratio(torch.tensor([[d], [d], [-d]]), torch.tensor([0, 0, 1])) == float("inf")
+    assert fisher_ratios(phi, torch.tensor([0, 0, 1, 1]))["FDR"] == pytest.approx((d / s) ** 2)
+    assert fisher_ratios(torch.tensor([[d], [d], [-d]]), torch.tensor([0, 0, 1]))["FDR"] == float("inf")
 
 
 def test_fisher_ratio_ignores_rotation_scale_shift_and_label_names(sample):
     _, phi, y = sample
     Q = np.linalg.qr(np.random.default_rng(1).normal(size=(7, 7)))[0]
-    ratio = fisher_ratio(torch.tensor(phi), torch.tensor(y))
-    moved = fisher_ratio(torch.tensor(5 * phi @ Q + 3), torch.tensor((y + 1) % 3))
+    ratio = fisher_ratios(torch.tensor(phi), torch.tensor(y))["FDR"]
+    moved = fisher_ratios(torch.tensor(5 * phi @ Q + 3), torch.tensor((y + 1) % 3))["FDR"]
     assert moved == pytest.approx(ratio, rel=1e-10)
 
 

@@ -67,9 +67,7 @@ def people_table(runs):
     with pytest.MonkeyPatch.context() as patch:
         for run in sum(runs.values(), []):
             patch.setattr(run.spec, "task", "snippets")
-        patch.setattr(
-            calibration_tables, "against_people", lambda run, split: dict.fromkeys(metrics, run.accuracy(split))
-        )
+        patch.setattr(calibration_tables, "against_people", lambda run: dict.fromkeys(metrics, run.accuracy()))
         return calibration_tables.people_table(runs)
 
 

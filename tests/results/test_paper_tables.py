@@ -85,7 +85,7 @@ def test_cola_shows_matthews_correlation_in_place_of_accuracy(numbers):
 
 
 def test_diverged_runs_are_counted_once_and_kept_out(numbers):
-    marks = [("cb", "ft", 0, "", "diverged", 1.0), ("cb", "ft", 0, "test", "diverged", 1.0)]
+    marks = [("cb", "ft", 0, split, "diverged", 1.0) for split in ("", "train", "validation", "test")]
     value = ("cb", "ft", 1, "test", "Diff", 2.0)
     cells = [
         row(tables.paper_table(12, numbers, {"this run": measured(*rows)}), "cb", "FT")

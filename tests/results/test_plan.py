@@ -14,7 +14,7 @@ from lpft_utils.data.tasks import load_task
 from lpft_utils.results.plan import load_plan
 from lpft_utils.results.statements import CLAIMS
 from lpft_utils.runs.grid import load_grid
-from lpft_utils.runs.paper_settings import FACTORS
+from lpft_utils.runs.profiles import get_profile
 from lpft_utils.training.methods import METHODS
 
 PATH = ROOT / "book" / "reference" / "plan.yml"
@@ -108,7 +108,7 @@ def test_the_grid_runs_what_is_planned():
     of_claim_3 = next(e for e in plan.endpoints if e["statistic"] == "3.trend")
     swept = {(one.spec.task, one.spec.seed) for one in evaluated if one.spec.head_factor is not None}
     assert swept == set(itertools.product(of_claim_3["tasks"], of_claim_3["seeds"]))
-    assert {one.spec.head_factor for one in evaluated} - {None} == set(FACTORS)
+    assert {one.spec.head_factor for one in evaluated} - {None} == set(get_profile("gpu").factors)
 
 
 def test_no_training_text_of_a_task_that_counts_is_a_test_text(data_dir):

@@ -3,8 +3,8 @@
 import pytest
 
 from lpft_utils.common.errors import RunError
-from lpft_utils.runs import sweeps
-from lpft_utils.runs.sweeps import FACTORS, head_factor_sweep, head_norm_sweep
+from lpft_utils.runs import run as module
+from lpft_utils.runs.run import head_norm_sweep
 from lpft_utils.training.spec import RunSpec
 
 SPEC = RunSpec(
@@ -35,34 +35,6 @@ def test_method_without_a_head_of_lp_to_scale_is_refused(method):
     [([], "one or more different norms"), ([1.0, 1.0], "different norms"), ([1.0, -1.0], "head_norm: expected a pos")],
 )
 def test_bad_norms_are_refused_before_anything_runs(norms, message, monkeypatch):
-    monkeypatch.setattr(sweeps, "run_seeds", lambda *a, **k: pytest.fail("a run was started"))
+    monkeypatch.setattr(module, "run_seeds", lambda *a, **k: pytest.fail("a run was started"))
     with pytest.raises(RunError, match=message):
         head_norm_sweep(SPEC, norms, [0])
-
-
-def test_every_factor_has_both_curves_and_starts_at_its_multiple_of_their_heads(tmp_path):
-    curves = [SPEC, SPEC.replace(method="ft")]
-    sweep = head_factor_sweep(curves, [0], [2.0, 0.1], store=tmp_path)
-    assert list(sweep) == [2.0, 0.1]
-    for runs in sweep.values():
-        assert [run.spec.method for run in runs] == ["lp_ft", "ft"]
-    for small, large in zip(sweep[0.1], sweep[2.0], strict=True):
-        assert large.metrics["head_norm_0"] == pytest.approx(20 * small.metrics["head_norm_0"], rel=1e-4)
-    random_head = sweep[2.0][1].metrics
-    assert random_head["head_norm_0"] == pytest.approx(2 * random_head["head_norm_init"], rel=1e-5)
-
-
-def test_the_papers_factors_are_the_default(monkeypatch):
-    asked = []
-    monkeypatch.setattr(sweeps, "run_seeds", lambda spec, seeds, **_: asked.append(spec.head_factor) or [])
-    assert list(head_factor_sweep([SPEC], [0])) == asked == [0.1, 0.5, 1, 2, 5, 10, 50, 100] == list(FACTORS)
-
-
-@pytest.mark.parametrize(
-    ("method", "factors", "message"),
-    [("lp", [1.0], "got 'lp'"), ("ft", [1.0, 1.0], "different factors"), ("ft", [-1.0], "head_factor: expected a pos")],
-)
-def test_bad_factors_are_refused_before_anything_runs(method, factors, message, monkeypatch):
-    monkeypatch.setattr(sweeps, "run_seeds", lambda *a, **k: pytest.fail("a run was started"))
-    with pytest.raises(RunError, match=message):
-        head_factor_sweep([SPEC, SPEC.replace(method=method)], [0], factors)

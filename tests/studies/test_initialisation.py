@@ -15,8 +15,7 @@ from lpft_utils.results import kernel_tables, reference
 from lpft_utils.results.claims import evaluate, ledger
 from lpft_utils.runs.cache import cached
 from lpft_utils.runs.profiles import get_profile
-from lpft_utils.runs.run import run
-from lpft_utils.runs.sweeps import head_norm_sweep
+from lpft_utils.runs.run import head_norm_sweep, run
 from lpft_utils.studies import head_norm as norm_study
 from lpft_utils.studies import initialisation as kernels
 from lpft_utils.studies import linearised

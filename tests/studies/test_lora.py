@@ -2,6 +2,7 @@
 
 import warnings
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -10,7 +11,7 @@ import torch
 from torch import softmax
 from torchmetrics.functional.classification import multiclass_calibration_error
 
-from lpft_utils.figures import lora as plots_lora
+from lpft_utils.figures import kernels as plots_ntk
 from lpft_utils.kernel_methods.statistics import alignment
 from lpft_utils.metrics.recalibration import fit_temperature
 from lpft_utils.models.adapters import add_ia3
@@ -41,9 +42,11 @@ def runs(setting):
 
 
 def test_rank_sweep_is_computed_once_and_read_after(setting, monkeypatch):
-    first = study.rank_sweep(setting, "ft", 0, n=6, n_draws=3, ranks=(1, 16))
+    monkeypatch.setattr(study, "RANKS", (1, 16))
+    monkeypatch.setattr(study, "concentration", partial(study.concentration, ranks=(1, 16)))
+    first = study.rank_sweep(setting, "ft", 0, n=6, n_draws=3)
     monkeypatch.setattr(study, "initial_model", None)  # a second computation would fail
-    again = study.rank_sweep(setting, "ft", 0, n=6, n_draws=3, ranks=(1, 16))
+    again = study.rank_sweep(setting, "ft", 0, n=6, n_draws=3)
     pd.testing.assert_frame_equal(again.table, first.table)
     assert again.kappa == first.kappa > 0 and 0 < again.reference <= 1
     assert {r: len(v) for r, v in again.by_rank("error").items()} == {1: 3, 16: 3}
@@ -141,7 +144,7 @@ def test_figure_shows_draws_means_and_the_predicted_line():
     sweep = study.Concentration(pd.DataFrame(rows), 1.5, 0.8)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        figure = plots_lora.concentration({"ft": sweep, "lp_ft": sweep})
+        figure = plots_ntk.concentration({"ft": sweep, "lp_ft": sweep})
         figure.savefig("/dev/null", format="png")
     left, right = figure.axes
     lines = [np.asarray(line.get_ydata(), dtype=float) for line in left.lines]

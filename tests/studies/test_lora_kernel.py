@@ -26,12 +26,11 @@ def small(seed: int = 0, N: int = 4, T: int = 3, C: int = 2, p: int = 5, q: int 
     )
 
 
-@pytest.mark.parametrize("init", [True, "gaussian"])
 @pytest.mark.parametrize("family", ["bert", "distilbert", "gpt2", "llama"])
-def test_equals_the_kernel_of_a_fresh_peft_adapter(family, init, inputs):
+def test_equals_the_kernel_of_a_fresh_peft_adapter(family, inputs):
     model = classifier(family, "last" if family in ("gpt2", "llama") else "first")
     factors = lora.layer_factors(model, inputs, lora.adapted_weights(model))
-    add_lora(model, r=3, alpha=6, init=init, seed=5)
+    add_lora(model, r=3, alpha=6, seed=5)
     exact = dense_kernel(model.double(), inputs)
     computed = lora.lora_kernel(factors, lora.fresh_factors(model), s=2.0)
     assert exact.abs().max() > 0 and relative(computed, exact) < 1e-10
@@ -51,33 +50,26 @@ def test_ft_kernel_is_that_of_the_adapted_weights_with_or_without_an_adapter(fam
     assert relative(lora.ft_kernel(lora.layer_factors(model.double(), inputs, again)), exact) < 1e-10
 
 
-@pytest.mark.parametrize("init", [True, "gaussian"])
-def test_entries_of_a_have_the_variance_that_is_said(init):
-    model = add_lora(classifier("bert"), r=8, init=init)
-    name = "uniform" if init is True else "gaussian"
+def test_entries_of_a_have_the_variance_that_is_said():
+    model = add_lora(classifier("bert"), r=8)
     entries = torch.cat([A.flatten() for A in lora.fresh_factors(model).values()]).double()
-    assert entries.var().item() == pytest.approx(
-        lora.expected_factor(8, 8, name, 16) / 8, rel=0.15
-    )  # γ = r σ² at s = 1
-    kurtosis = (entries**4).mean() / entries.var() ** 2
-    assert kurtosis.item() == pytest.approx(lora.KURTOSIS[name], rel=0.2)
+    assert entries.var().item() == pytest.approx(lora.expected_factor(8, 8, 16) / 8, rel=0.15)  # γ = r σ² at s = 1
 
 
-@pytest.mark.parametrize("init", ["gaussian", "uniform"])
 @pytest.mark.parametrize("r", [1, 3])
-def test_mean_and_relative_deviation_over_draws_are_those_of_the_theory(init, r):
+def test_mean_and_relative_deviation_over_draws_are_those_of_the_theory(r):
     factors = {"one": small(0), "two": small(1, q=4)}
     K = lora.ft_kernel(factors)
     generator = torch.Generator().manual_seed(2)
     draws = torch.stack(
         [
-            lora.lora_kernel(factors, {n: lora._draw(init, r, x.a, generator) for n, x in factors.items()}, r**-0.5)
+            lora.lora_kernel(factors, {n: lora._draw(r, x.a, generator) for n, x in factors.items()}, r**-0.5)
             for _ in range(6000)
         ]
     )
     assert relative(draws.mean(0), K) < 0.03
     measured = ((draws - K).square().sum((1, 2, 3, 4)).mean() * r).sqrt() / K.norm()
-    assert measured.item() == pytest.approx(lora.relative_standard_deviation(factors, init), rel=0.04)
+    assert measured.item() == pytest.approx(lora.relative_standard_deviation(factors), rel=0.04)
 
 
 def test_rank_one_gradients_fluctuate_by_the_closed_form_of_their_angle():
@@ -90,14 +82,12 @@ def test_rank_one_gradients_fluctuate_by_the_closed_form_of_their_angle():
     assert lora.relative_standard_deviation(factors) == pytest.approx(expected, rel=1e-12)
 
 
-def test_trace_of_squares_equals_the_matrices_themselves_in_any_blocks(monkeypatch):
+def test_trace_of_squares_equals_the_matrices_themselves():
     x = small(3, N=5)
     G = x.dense().view(-1, 5, 6)
     M = torch.einsum("npi,mpj->nmij", G, G)
     expected = torch.einsum("nmij,nmji->", M, M).item()
-    for pairs in (1, 200, 2**20):
-        monkeypatch.setattr(lora, "PAIRS", pairs)
-        assert lora._trace_of_squares(x) == pytest.approx(expected, rel=1e-12)
+    assert lora._trace_of_squares(x) == pytest.approx(expected, rel=1e-12)
 
 
 def test_concentration_falls_like_one_over_root_r():
@@ -113,8 +103,7 @@ def test_concentration_falls_like_one_over_root_r():
 
 
 def test_expected_factor_is_alpha_squared_variance_over_r():
-    assert lora.expected_factor(8, 8, "gaussian", 384) == pytest.approx(1 / 8)
-    assert lora.expected_factor(8, 8, "uniform", 384) == pytest.approx(8 / (3 * 384))
+    assert lora.expected_factor(8, 8, 384) == pytest.approx(8 / (3 * 384))
 
 
 def test_names_are_those_of_the_weights_without_an_adapter(inputs):
@@ -133,58 +122,17 @@ def test_names_are_those_of_the_weights_without_an_adapter(inputs):
     [
         ({}, r"missing are \['w'\]"),
         ({"w": torch.ones(2, 6).double(), "v": torch.ones(2, 6)}, r"without factors are \['v'\]"),
-        *[
-            ({"w": torch.ones(shape).double()}, r"A\['w'\]: expected shape \(r, 6\)")
-            for shape in ((6, 2), (6,), (1, 2, 6), (0, 6), ())
-        ],
-        ({"w": torch.full((2, 6), float("nan")).double()}, "A.*finite"),
-        ({"w": torch.full((2, 6), float("inf")).double()}, "A.*finite"),
     ],
 )
-def test_bad_drawn_factors_are_told(A, told):
+def test_other_layers_than_those_of_the_factors_are_told(A, told):
     with pytest.raises(KernelError, match=told):
         lora.lora_kernel({"w": small()}, A, 1.0)
 
 
-@pytest.mark.parametrize(
-    ("call", "told"),
-    [
-        *[(lambda s=s: lora.lora_kernel({"w": small()}, {"w": torch.ones(2, 6).double()}, s), "s: expected")
-          for s in (float("nan"), float("inf"), None, "1")],
-        (lambda: lora.lora_kernel({}, {}, 1.0), "one layer or more"),
-        (lambda: lora.ft_kernel({}), "one layer or more"),
-        (lambda: lora.relative_standard_deviation({}), "one layer or more"),
-        (lambda: lora.concentration({}), "one layer or more"),
-        (lambda: lora.relative_standard_deviation({"w": Outer(0 * small().g, small().a)}), "norm above 0"),
-        (lambda: lora.concentration({"w": Outer(0 * small().g, small().a)}), "norm above 0"),
-        *[(lambda r=r: lora.expected_factor(8, r, "gaussian", 16), "r must be a positive")
-          for r in (0, -1, 1.5, True, None)],
-        (lambda: lora.expected_factor(8, 8, "uniform", 0), "q must be a positive integer"),
-        (lambda: lora.expected_factor(float("nan"), 8, "gaussian", 16), "alpha: expected a finite"),
-        (lambda: lora.concentration({"w": small()}, ranks=[1, 0]), "rank .* must be a positive integer"),
-        (lambda: lora.concentration({"w": small()}, ranks=[2.0]), "rank .* must be a positive integer"),
-        (lambda: lora.concentration({"w": small()}, ranks=[]), "number of ranks must be"),
-        (lambda: lora.concentration({"w": small()}, n_draws=0), "n_draws must be a positive integer"),
-    ],
-)  # fmt: skip
-def test_bad_numbers_are_told(call, told):
-    with pytest.raises(KernelError, match=told):
-        call()
-
-
 def test_wrong_names_are_told(inputs):
     model = classifier("bert")
-    for targets in (["no_such_layer"], "no_such_layer", ["query", "no_such_layer"]):
+    for targets in (["no_such_layer"], ["query", "no_such_layer"]):
         with pytest.raises(KernelError, match="'no_such_layer'"):
             lora.adapted_weights(model, targets)
-    with pytest.raises(KernelError, match="got none"):
-        lora.adapted_weights(model, [])
-    assert lora.adapted_weights(model, "query") == lora.adapted_weights(model, ["query"])
     with pytest.raises(KernelError, match=r"word_embeddings"):
         lora.layer_factors(model, inputs, ["backbone.embeddings.word_embeddings.weight"])
-    with pytest.raises(KernelError, match="kaiming"):
-        lora.expected_factor(8, 8, "kaiming", 16)
-    with pytest.raises(KernelError, match="kaiming"):
-        lora.relative_standard_deviation({"w": small()}, "kaiming")
-    with pytest.raises(KernelError, match="kaiming"):
-        lora.concentration({"w": small()}, init="kaiming")

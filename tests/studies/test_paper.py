@@ -10,10 +10,10 @@ from lpft_utils import cli
 from lpft_utils.common.errors import LpftError, ParameterError, RunError
 from lpft_utils.figures.paper import FIGURES, paper_figure
 from lpft_utils.results.paper_tables import measured
-from lpft_utils.results.published import load_published, sizes
 from lpft_utils.runs import execute
 from lpft_utils.runs.profiles import PROFILES, get_profile
 from lpft_utils.runs.run import run
+from lpft_utils.runs.schedule import Costs
 from lpft_utils.runs.store import find
 from lpft_utils.studies import paper
 from lpft_utils.training.spec import RunSpec
@@ -38,7 +38,7 @@ def store(tmp_path_factory):
     (setting,) = paper.settings("smoke")
     for seed in setting.seeds:
         run(setting.spec("lp", seed=seed), store=store)
-    before = paper.plan_table([setting], {}, store)
+    before = paper.plan_table([setting], store)
     assert list(before["runs"]) == [*N_RUNS.values(), 2] and list(before["stored"]) == [2, 0, 0, 0]
     trained, train = [], execute.train
     with pytest.MonkeyPatch.context() as patch:
@@ -49,7 +49,7 @@ def store(tmp_path_factory):
 
 
 def test_when_all_is_stored_nothing_is_left_to_do(store):
-    shown = paper.plan_table(paper.settings("smoke"), {}, store).set_index("for")
+    shown = paper.plan_table(paper.settings("smoke"), store).set_index("for")
     assert list(shown["stored"]) == list(shown["runs"]) and dict(shown["runs"].iloc[:3]) == N_RUNS
     assert list(shown["hours"].iloc[:3]) == ["0.0"] * 3
 
@@ -105,16 +105,15 @@ def test_experiments_of_the_paper_are_its_tasks_seeds_and_factors():
     assert rates["lp_ft"] == (8, 5e-6) and rates["ft"] == (16, 5e-5), "LP-FT has its own rate"
 
 
-def test_estimate_is_the_products_of_the_passes(monkeypatch):
-    monkeypatch.setattr(paper, "_rate", lambda: 1e15 / paper.UTILISATION)
-    published = sizes(load_published(ROOT / "book" / "reference" / "published.csv"))
-    assert published["cb", "train"] == 225 and published["sst5", "test"] == 1067
-    (setting,) = paper.settings("gpu", ["cb"])
-    shown = paper.plan_table([setting], published).set_index("for").loc["methods"]
-    everything = 225 + 25 + 57
-    passes = 128 * 5 * (5 * everything + 4 * 10 * (3 * 225 + 25))
-    assert shown["hours"] == f"{passes * 2 * 85_648_128 / 1e15 / 3600:,.1f}"
-    assert shown["GB"] == f"{10 * 4 * 124_645_632 / 1e9:,.1f}"  # FT and LP-FT of five seeds
+def test_estimate_is_that_of_a_sweep_and_unknown_where_the_data_are_not(tmp_path, monkeypatch):
+    (setting,) = paper.settings("smoke")
+    shown = paper.plan_table([setting], tmp_path).set_index("for").loc["methods"]
+    specs, costs = paper.specs(setting)["methods"], Costs("all")
+    seconds = [2 + 1.1e-3 * 2 * 32**2 / (6 * 384**2) * costs.of(spec).tokens for spec in specs]
+    assert shown["hours"] == f"{sum(seconds) / 3600:.1f}" != "unknown"
+    assert shown["GB"] == f"{sum(costs.of(spec).bytes for spec in specs) / 1e9:.1f}"
+    monkeypatch.setattr(Costs, "_cost", lambda *_: (_ for _ in ()).throw(LpftError("no data")))
+    assert set(paper.plan_table([setting], tmp_path)["hours"].iloc[:3]) == {"unknown"}
 
 
 def test_a_task_without_data_does_not_stop_the_others(monkeypatch, tmp_path):

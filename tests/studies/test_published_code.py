@@ -2,14 +2,12 @@
 
 import pytest
 import torch
-from sklearn.linear_model import LogisticRegression
 from small_models import classifier, relative, tokens
 
 from lpft_utils.ntk import dense_kernel
 from lpft_utils.studies import published_code as study
 from lpft_utils.studies.published_code import (
     BATCH,
-    installed_binary_head,
     published_groups,
     published_kernel,
     slots,
@@ -103,19 +101,6 @@ def test_examples_are_written_at_every_eighth_slot_and_later_ones_are_lost():
     assert torch.equal(spaced[[0, 8, 16]], right[:3])
     assert slots(20) == 3 and int((spaced.flatten(1).abs().sum(1) > 0).sum()) == 3
     assert slots(250) == 32
-
-
-def test_the_installed_binary_head_is_half_of_the_multinomial_one():
-    generator = torch.Generator().manual_seed(0)
-    phi = torch.randn(80, 4, dtype=torch.float64, generator=generator)
-    y = (phi.sum(1) + torch.randn(80, dtype=torch.float64, generator=generator) > 0).long()
-    # scikit-learn's binary fit has σ(zᵀφ + c) and the penalty ½‖z‖²; rows ∓w have σ(2wᵀφ) and ‖w‖² = ½‖z‖²/2: twice C.
-    z = LogisticRegression(C=2 * 0.7, solver="newton-cholesky", tol=1e-12).fit(phi.numpy(), y.numpy())
-    V, b = installed_binary_head(phi, y, C=0.7)
-    torch.testing.assert_close(V[1], torch.tensor(z.coef_[0]) / 4, rtol=1e-3, atol=0)
-    torch.testing.assert_close(b[1], torch.tensor(z.intercept_[0]) / 4, rtol=1e-3, atol=1e-4)
-    torch.testing.assert_close(V[0], -V[1])
-    torch.testing.assert_close(b[0], -b[1])
 
 
 def test_the_same_kernel_with_many_more_backward_passes():

@@ -16,7 +16,7 @@ from lpft_utils.models.backbones import load_tokenizer
 from lpft_utils.models.classifier import load_classifier
 from lpft_utils.runs.execute import prepare
 from lpft_utils.training import fine_tuning as training
-from lpft_utils.training.methods import LP_FIELDS, METHODS, Method, Setup, ft, lp, lp_ft, register, trainable_parameters
+from lpft_utils.training.methods import LP_FIELDS, METHODS, Method, Setup, ft, lp, lp_ft, register
 from lpft_utils.training.probing import fit_head
 from lpft_utils.training.spec import RunSpec
 
@@ -188,7 +188,7 @@ def test_tuning_after_lp_starts_at_lps_head_with_the_norm_asked_for(name, norm, 
 
     def spy(model, *args, **kwargs):
         seen.update(V=model.head.weight.detach().clone(), b=model.head.bias.detach().clone())
-        seen["trained"] = trainable_parameters(model)
+        seen["trained"] = model.num_parameters(only_trainable=True)
         return untrained()
 
     monkeypatch.setattr(training, "fine_tune", spy)

@@ -1,6 +1,7 @@
-"""Makes `kernels.parquet`: kernels at initialisation on the plan's tasks.
+r"""Makes `kernels.parquet`: kernels at initialisation on the plan's tasks.
 
-    LPFT_DATA=/folder/with/the/tasks python book/reference/kernels.py [TASK …]
+    LPFT_DATA=/folder/with/the/tasks \
+        python book/reference/planned_kernels.py [TASK …]
 
 For claims 4 to 6. The heads are those of the LP runs of `grid.yml`. A seed
 that is in the file is not computed again, so an interrupted call goes on.
@@ -26,6 +27,7 @@ from lpft_utils.training.spec import RunSpec
 HERE = Path(__file__).parent
 PLAN = HERE / "plan.yml"
 GRID = HERE / "grid.yml"
+SCRIPT = Path(__file__).name
 OUT = HERE / "kernels.parquet"
 
 
@@ -34,7 +36,7 @@ def main(names: list[str]) -> None:
     tasks = load_plan(PLAN).tasks
     probes = [p.spec for p in load_grid(GRID) if p.spec.method == "lp"]
     probes = [spec for spec in probes if not names or spec.task in names]
-    command = shlex.join(["python", "book/reference/kernels.py", *names])
+    command = shlex.join(["python", f"book/reference/{SCRIPT}", *names])
     with collecting(OUT, PLAN, command) as (known, add):
         for spec in sorted(probes, key=lambda spec: spec.seed):
             n = tasks[spec.task].get("n_kernel")
