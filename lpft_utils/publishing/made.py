@@ -30,7 +30,7 @@ def describe_copy(page: Path, executed: Sequence[Path]) -> None:
     times = [(f"{{doc}}`{n}`", s["this chapter"], s.get("training of its runs", "none")) for n, s in stamps.items()]
     runs = "\n".join(f"{{doc}}`{name}`\n: `{'`, `'.join(s['runs'])}`\n" for name, s in stamps.items() if s["runs"])
     parts = {
-        "Settings": _table(("", "in this copy"), ((key, value) for key, value in shared.items() if value)),
+        "Settings": _table(("setting", "in this copy"), ((key, value) for key, value in shared.items() if value)),
         "Times": _table(("chapter", "whole chapter", "training of its runs, when it was done"), times),
         "Stored runs": f"The name of a run ends with the hash of its settings.\n\n:::{{dropdown}} Runs\n{runs}:::",
         "Versions": _table(("package", "version"), _versions().items()),
