@@ -34,11 +34,12 @@ check: lint ## what continuous integration runs: lint, and every test
 bench: $(STAMPS)/test ## run the benchmarks, each ends with lines "name: ratio"
 	@for script in benchmarks/[!_]*.py; do echo "== $$script"; $(BIN)/python $$script $(ARGS) || exit 1; done
 
-lint: $(STAMPS)/test ## check style, formatting, types, the order of imports between rooms, and that notebooks hold no outputs
+lint: $(STAMPS)/test ## check style, formatting, types, spelling, the order of imports between rooms, and that notebooks hold no outputs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports --no-cache
+	$(BIN)/codespell
 	$(BIN)/nbstripout --keep-id --verify book/*.ipynb
 
 format: $(STAMPS)/test ## format the code and strip the notebooks

@@ -6,13 +6,14 @@ A new command is one function decorated with `@main.command()`. Heavy imports st
 
 import contextlib
 import functools
+import json
 import logging
 import os
 import shlex
 import sys
 import tempfile
 import webbrowser
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ import click
 
 from lpft_utils.common.errors import LpftError, ParameterError
 from lpft_utils.common.paths import book_root, run_store
-from lpft_utils.publishing.parameters import PROFILE_NAMES, parse_pairs
+from lpft_utils.publishing.parameters import EDITIONS, PROFILE_NAMES, parse_pairs
 
 
 class _Group(click.Group):
@@ -76,16 +77,20 @@ def main() -> None:
     "--chapter", "only", multiple=True, metavar="NAME", help="Run this chapter alone, such as 02. May be repeated."
 )
 @click.option(
+    "--edition", type=click.Choice(EDITIONS), default=EDITIONS[0], show_default=True,
+    help="student: without solutions, in _build/student.",
+)  # fmt: skip
+@click.option(
     "--jobs", type=click.IntRange(min=1), metavar="N",
     help="Chapters that run at the same time. Default: 2 where there are two cores, 1 with --profile gpu.",
 )  # fmt: skip
 @click.option("--no-site", is_flag=True, help="Run the chapters and stop.")
 @click.option("--open", "open_site", is_flag=True, help="Open the site in a browser when it is built.")
 def book(
-    profile: str | None, pairs: tuple[tuple[str, str], ...], only: tuple[str, ...], jobs: int | None, no_site: bool,
-    open_site: bool,
+    profile: str | None, pairs: tuple[tuple[str, str], ...], only: tuple[str, ...], edition: str, jobs: int | None,
+    no_site: bool, open_site: bool,
 ) -> None:  # fmt: skip
-    """Run the chapters and build the site into _build/html."""
+    """Run the chapters and build the site into _build/html, or _build/student/html."""
     parameters = parse_pairs(pairs)
     if profile is not None:
         if parameters.setdefault("profile", profile) != profile:
@@ -98,7 +103,9 @@ def book(
         ) from error
     if jobs is None:  # the chapters of one GPU would fill its memory together
         jobs = 1 if parameters.get("profile") == "gpu" else min(2, os.cpu_count() or 1)
-    page = publish.publish(book_root(), parameters, only=only, jobs=jobs, make_site=not no_site, say=click.echo)
+    page = publish.publish(
+        book_root(), parameters, only=only, edition=edition, jobs=jobs, make_site=not no_site, say=click.echo
+    )
     if page is not None and open_site:
         webbrowser.open(page.as_uri())
 
@@ -125,6 +132,20 @@ def fetch() -> None:
 
 
 @main.command()
+@click.option(
+    "--chapter", "only", multiple=True, metavar="NAME", help="This chapter alone, such as 03. May be repeated."
+)
+def slides(only: tuple[str, ...]) -> None:
+    """Write the slides of the chapters that have been run into _build/slides, one file each."""
+    try:
+        from lpft_utils.publishing.slides import write_slides
+    except ModuleNotFoundError as error:
+        raise LpftError(f"slides need {error.name}, which is not installed: pip install 'lpft-utils[book]'") from error
+    for page in write_slides(book_root(), only):
+        click.echo(page)
+
+
+@main.command()
 def doctor() -> None:
     """Say what this machine has and what to do about the rest."""
     from lpft_utils.doctor import examine, report
@@ -133,19 +154,36 @@ def doctor() -> None:
 
 
 @main.command()
-@click.option("--profile", type=click.Choice(PROFILE_NAMES), default="laptop", show_default=True, help="All sizes.")
-@click.option("--method", required=True, help="lp, ft, lp_ft, lora or lp_lora.")
-@click.option("--task", help="A task of the paper, your own folder, snippets or synthetic; default: the profile's.")
-@click.option("--backbone", help="minilm, tiny, a local folder or a Hub id; default: the profile's.")
-@click.option("--seed", "seeds", type=int, multiple=True, help="A seed; may be repeated. Default: the profile's seeds.")
-@click.option(
-    "--set", "pairs", multiple=True, metavar="NAME=VALUE",
-    help="Any other field of RunSpec, such as --set epochs=2, --set lora_r=4 or --set head_norm=10. May be repeated.",
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--text", required=True, metavar="A[,B]", help="The text column, or two whose texts make a pair.")
+@click.option("--label", required=True, metavar="COLUMN", help="The column of the classes.")
+@click.option("--name", help="Name of the task; default: the file's.")
+@click.option("--into", type=Path, envvar="LPFT_DATA", default="data", help="Data folder; default: LPFT_DATA, or data.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Draws the splits.")
+def new_data(file: Path, text: str, label: str, name: str | None, into: Path, seed: int) -> None:
+    """Make a task of a table of labelled texts (.csv, .tsv, .jsonl or .parquet), and say what was found in it."""
+    from lpft_utils.data import own
+
+    click.echo(own.new_data(file, text.split(","), label, name or file.stem, into.expanduser(), seed))
+
+
+_OF_RUNS = (  # which runs a command is about, but for the method
+    click.option("--profile", type=click.Choice(PROFILE_NAMES), default="laptop", show_default=True, help="All sizes."),
+    click.option("--task", help="A task of the paper, your own, snippets or synthetic; default: the profile's."),
+    click.option("--backbone", help="minilm, tiny, a local folder or a Hub id; default: the profile's."),
+    click.option("--seed", "seeds", type=int, multiple=True, help="May be repeated. Default: the profile's seeds."),
+    click.option("--set", "pairs", multiple=True, metavar="NAME=VALUE",
+                 help="Any other field of RunSpec, such as --set epochs=2 or --set head_norm=10. May be repeated."),
 )  # fmt: skip
-def run(
-    profile: str, method: str, task: str | None, backbone: str | None, seeds: tuple[int, ...], pairs: tuple[str, ...]
-) -> None:
-    """Train one method, or show its stored runs; print accuracies, norms and where the runs are stored."""
+
+
+def _of_runs(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options `_OF_RUNS`."""
+    return functools.reduce(lambda made, option: option(made), reversed(_OF_RUNS), command)
+
+
+def _runs(methods: Sequence[str], profile: str, pairs: Sequence[str], seeds: Sequence[int], **choices: Any) -> Any:
+    """Train, or read, the runs of these options: a list by method."""
     for pair in pairs:
         if "=" not in pair:
             raise ParameterError(f"--set: expected NAME=VALUE, got {pair!r}.")
@@ -153,17 +191,36 @@ def run(
     from lpft_utils.runs.profiles import get_profile
     from lpft_utils.runs.run import run_seeds
 
-    setting = get_profile(profile, task=task, backbone=backbone, seeds=seeds or None)
-    spec = setting.spec(method).replace(**fields)
+    setting = get_profile(profile, seeds=seeds or None, **choices)
+    specs = {method: setting.spec(method).replace(**fields) for method in methods}  # all checked before any runs
     with _messages_above_bars():
-        runs = run_seeds(spec, list(setting.seeds), progress=True)
-    for stored in runs:
+        return {method: run_seeds(spec, setting.seeds, progress=True) for method, spec in specs.items()}
+
+
+@main.command()
+@click.option("--method", required=True, help="lp, ft, lp_ft, lora or lp_lora.")
+@_of_runs
+def run(method: str, **which: Any) -> None:
+    """Train one method, or show its stored runs; print accuracies, norms and where the runs are stored."""
+    for stored in _runs([method], **which)[method]:
         shares = ", ".join(f"{split} {100 * value:.1f} %" for split, value in stored.metrics["accuracy"].items())
         click.echo(f"{stored.folder}\n  accuracy: {shares}\n  ‖V‖: {stored.metrics['head_norm']:.3f}")
         if stored.metrics["task"]["test_is_validation"]:
             click.echo("  test: the published validation set, since the labels of the test set are not public")
         if stored.diverged:
             click.echo("  diverged: a loss, a norm or a logit is infinite or NaN; try a smaller learning rate")
+
+
+@main.command()
+@click.option("--method", "methods", multiple=True, required=True, help="Two or more, compared with the first.")
+@_of_runs
+def compare(methods: tuple[str, ...], **which: Any) -> None:
+    """Compare methods: accuracy, feature change, ‖V‖, calibration, and their differences, with intervals over seeds."""
+    if len(set(methods)) < max(2, len(methods)):
+        raise ParameterError(f"--method: expected two or more different methods, got {', '.join(methods)}")
+    from lpft_utils.results.comparison import comparison
+
+    click.echo(comparison(_runs(methods, **which)).to_text())
 
 
 @main.command()
@@ -264,3 +321,59 @@ def paper(
                 failed = study.run_every(settings)
             if failed:
                 raise LpftError("; ".join(f"{task}: {error}" for task, error in failed.items()))
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="As JSON, with the plan's hash and the summary.")
+@click.option("--claim", metavar="N", help="One claim: its number, or a statistic such as 2.Diff.")
+@click.option("--task", metavar="NAME", help="One task.")
+@click.option("--all", "everything", is_flag=True, help="Not the primary endpoints alone.")
+def ledger(as_json: bool, claim: str | None, task: str | None, everything: bool) -> None:
+    """Show what the committed evidence says about the paper's claims, one row per statement and task."""
+    from lpft_utils.results.evidence import load_evidence
+    from lpft_utils.results.ledger import ledger_table
+
+    evidence = load_evidence()
+    rows = [row for row in (evidence.rows if everything else evidence.primary()) if row.matches(claim, task)]
+    if not rows:
+        raise ParameterError(
+            f"no row for claim {claim or 'any'} on task {task or 'any'}. Known: claims "
+            f"{', '.join(dict.fromkeys(row.verdict.record.id for row in evidence.rows))}; tasks "
+            f"{', '.join(dict.fromkeys(row.task for row in evidence.rows))}. Secondary ones need --all."
+        )
+    about = {"plan": evidence.plan.hash, "primary": evidence.summary(), "notes": evidence.notes}
+    if as_json:
+        click.echo(json.dumps({**about, "rows": [row.to_dict() for row in rows]}, ensure_ascii=False, indent=1))
+        return
+    click.echo(ledger_table(rows).to_text())
+    counts = ", ".join(f"{n} {state}" for state, n in evidence.summary().items())
+    click.echo("\n".join([f"Primary endpoints: {counts}. Plan {evidence.plan.hash}.", *evidence.notes]))
+
+
+@main.command()
+@click.argument("row")
+@click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Runs at the same time.")
+@click.option("--dry-run", is_flag=True, help="Say what it would take, and stop.")
+@click.option(
+    "--store", type=click.Path(file_okay=False, path_type=Path), metavar="FOLDER",
+    help="Where the new runs go; what is in it is not run again. Default: reproduced/ in the run store.",
+)  # fmt: skip
+def reproduce(row: str, jobs: int, dry_run: bool, store: Path | None) -> None:
+    """Do the runs behind a ROW of the ledger again, and compare every number with the committed one."""
+    from lpft_utils.results import reproduce as again
+    from lpft_utils.results.evidence import load_evidence
+
+    evidence = load_evidence()
+    found = again.find_row(evidence, row)
+    click.echo(again.forecast(evidence, found))
+    if dry_run:
+        return
+    with _messages_above_bars():
+        new = again.reproduce(found, store or run_store() / "reproduced", jobs, progress=True)
+    compared = again.compare(evidence, found, new)
+    off = compared[~compared["within"]]
+    same = compared["committed"].eq(compared["again"]).sum()
+    click.echo(f"{len(compared)} numbers: {same} equal, {len(off)} beyond the tolerance")
+    if len(off):
+        click.echo(off.drop(columns="within").to_string(index=False))
+        sys.exit(1)

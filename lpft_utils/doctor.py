@@ -31,7 +31,7 @@ class Check:
 
     Attributes:
         name: What was looked at.
-        ok: Whether it is as the book likes it; a False is a warning, not a failure.
+        ok: Whether it is as the book needs it; False is a warning, not a failure.
         found: What is there.
         advice: What to do; empty when there is nothing to do.
     """

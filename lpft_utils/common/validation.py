@@ -20,12 +20,12 @@ Error = type[LpftError]
 
 
 def is_number(value: Any) -> TypeGuard[float]:
-    """Whether `value` is a finite real number; a bool is none."""
+    """Whether `value` is a finite real number; a bool is not one."""
     return isinstance(value, Real) and not isinstance(value, bool | np.bool_) and bool(np.isfinite(float(value)))
 
 
 def is_integer(value: Any) -> TypeGuard[int]:
-    """Whether `value` is an integer; a bool is none."""
+    """Whether `value` is an integer; a bool is not one."""
     return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 

@@ -43,7 +43,7 @@ def to_split(table: Table, info: TaskInfo) -> Split:
     """
     if table.frame.empty:
         nothing = f"{table.origin} is empty: expected at least one labelled example."
-        raise TaskError(_list_bad(table, table.bad) if table.bad else nothing)
+        raise TaskError(list_bad(table, table.bad) if table.bad else nothing)
     names = {wanted: _find_column(table, wanted) for wanted in (*info.columns, info.label_column)}
     for wanted, column in names.items():
         if column is None:
@@ -62,7 +62,7 @@ def to_split(table: Table, info: TaskInfo) -> Split:
         shown = "null" if value != value else json.dumps(value, default=str)
         bad.setdefault(n, f"label {shown} is not in the list; expected one of: {allowed}")
     if bad:
-        raise TaskError(_list_bad(table, bad))
+        raise TaskError(list_bad(table, bad))
     if info.lower:
         texts = texts.map(lambda value: value.lower() if isinstance(value, str) else value)
     rows = texts.set_axis(list(info.columns), axis=1).to_dict("records")
@@ -71,7 +71,7 @@ def to_split(table: Table, info: TaskInfo) -> Split:
     )
 
 
-def _list_bad(table: Table, bad: Mapping[int, str]) -> str:
+def list_bad(table: Table, bad: Mapping[int, str]) -> str:
     """One line for each of the first bad rows, and how many more there are."""
     lines = [f"{table.origin}, {table.unit} {number}: {bad[number]}." for number in sorted(bad)]
     more = [f"… and {len(lines) - SHOWN} more bad rows."] if len(lines) > SHOWN else []

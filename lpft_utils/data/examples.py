@@ -108,6 +108,9 @@ class Task:
 def subsample(task: Task, n_train: int | None = None, n_eval: int | None = None, seed: int = 0) -> Task:
     """Draw a seeded subset of every split that keeps the class shares and the order.
 
+    Of a rare class as many as two examples are drawn from `"train"`, and one from every other split, so that it can be
+    learned and seen.
+
     Args:
         task: The full task.
         n_train: Examples to keep of `"train"`; None keeps all. A split with fewer examples is kept whole.
@@ -134,20 +137,26 @@ def subsample(task: Task, n_train: int | None = None, n_eval: int | None = None,
 
 
 def _stratified(split: Split, size: int, seed: int, name: str) -> list[int]:
-    """Return `size` sorted indices whose class shares follow the split's (largest remainders)."""
+    """Return `size` sorted indices whose class shares follow the split's (largest remainders).
+
+    No class is lost, and in train none that has two examples is left with one, where there is room for that.
+    """
     # random.Random, not NumPy: its random() is the same on every platform and in every version.
     rng = random.Random(f"subsample/{seed}/{name}")
     keys = [rng.random() for _ in range(len(split))]
     classes = np.unique(split.labels)
     members = {c: sorted(np.flatnonzero(split.labels == c), key=lambda i: keys[i]) for c in classes}
     exact = {c: size * len(members[c]) / len(split) for c in classes}
-    least = 1 if size >= len(classes) else 0  # a rare class is not lost from a small subset
-    take = {c: max(least, math.floor(exact[c])) for c in classes}
+    for each in (2, 1, 0) if name == "train" else (1, 0):
+        least = {c: min(each, len(members[c])) for c in classes}
+        if sum(least.values()) <= size:
+            break
+    take = {c: max(least[c], math.floor(exact[c])) for c in classes}
     while sum(take.values()) != size:
         if sum(take.values()) < size:
             c = max((c for c in classes if take[c] < len(members[c])), key=lambda c: exact[c] - take[c])
             take[c] += 1
         else:
-            c = max((c for c in classes if take[c] > least), key=lambda c: take[c] - exact[c])
+            c = max((c for c in classes if take[c] > least[c]), key=lambda c: take[c] - exact[c])
             take[c] -= 1
     return sorted(int(i) for c in classes for i in members[c][: take[c]])

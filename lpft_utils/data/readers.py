@@ -120,6 +120,8 @@ def _read_delimited(path: Path) -> Table:
     lines = io.StringIO(read_text(path), newline="")
     reader = csv.reader(lines, delimiter="\t" if path.suffix == ".tsv" else ",", strict=True)
     header, rows, bad = next(reader, []), {}, {}
+    if len(set(header)) < len(header):
+        raise TaskError(f"{path}: expected columns of different names, got {header}.")
     while True:
         number = reader.line_num + 1  # a quoted text may go on for several lines
         try:

@@ -22,7 +22,7 @@ from lpft_utils.data import snippets, synthetic
 from lpft_utils.data.catalog import PAPER_TASKS, TASKS, TaskInfo, template_columns
 from lpft_utils.data.conversion import to_split, unlabelled
 from lpft_utils.data.examples import Split, Task, subsample
-from lpft_utils.data.readers import Table, ood_names, read_hub, read_json, read_split
+from lpft_utils.data.readers import READERS, Table, ood_names, read_hub, read_json, read_split
 
 __all__ = ["PAPER_TASKS", "TASKS", "Split", "Task", "TaskInfo", "load_task", "subsample"]
 
@@ -110,6 +110,8 @@ def _load(name: str, data_folder: Path | None) -> Task:
 
 
 def _unknown_message(name: str, data_folder: Path | None) -> str:
+    if Path(name).suffix in READERS:
+        return f"{name!r} is a file, not a task: lpft new-data {name} --text COLUMN --label COLUMN makes a task of it."
     own = [path.parent.name for path in sorted(data_folder.glob("*/dataset.json"))] if data_folder else []
     hint = nearest(name, sorted({*TASKS, *own}))
     return f"Unknown task {name!r}: {hint}. Own data: a folder with dataset.json under LPFT_DATA or a path to one."
@@ -140,7 +142,8 @@ def _from_folder(name: str, info: TaskInfo | None, folder: Path) -> Task:
     if "test" in tables and unlabelled(tables["test"], info):
         if own or not info.hub or "validation" not in tables:
             raise TaskError(
-                f"{tables['test'].origin}: expected labels in column {info.label_column!r}, found none. Label these "
+                f"{tables['test'].origin}: expected labels in column {info.label_column!r}, found none; the columns "
+                f"are {list(tables['test'].frame)}. Name the right one in dataset.json (label_column), label these "
                 "texts, or remove the file: the validation set is then the test set."
             )
         del tables["test"]  # as on the Hub, where the labels of GLUE's test sets are withheld
@@ -155,6 +158,7 @@ def _own_info(name: str, path: Path, description: dict[str, Any]) -> TaskInfo:
     label_column = description.get("label_column", "label")
     columns = [c for c in description.get("columns", []) if c not in (label_column, "idx", "id")]
     columns = description.get("text_columns", columns)
+    columns = [columns] if isinstance(columns, str) else columns
     template = description.get("template", [f"{{{column}}}" for column in columns])
     template = [template] if isinstance(template, str) else template
     if not isinstance(template, list) or len(template) not in (1, 2) or not all(isinstance(t, str) for t in template):

@@ -42,7 +42,7 @@ def contrast_kernel(K: Tensor, B: Tensor) -> Tensor:
 
 
 def softmax_hessian(p: Tensor, B: Tensor) -> Tensor:
-    """Hessian of the cross-entropy by contrasts of the logits, Bᵀ (diag(p) − p pᵀ) B for each example.
+    """Hessian of the cross-entropy with respect to contrasts of the logits, Bᵀ (diag(p) − p pᵀ) B for each example.
 
     Args:
         p: Class probabilities, shape (N, C).

@@ -93,11 +93,12 @@ def execute(
     parameters: Mapping[str, Any] | None = None,
     *,
     only: Sequence[str] = (),
+    edition: str = "instructor",
     build: Path | None = None,
     jobs: int = 1,
     say: Say = print,
 ) -> list[Path]:
-    """Run the chapters and keep executed copies under `_build/executed`.
+    """Run the chapters and keep executed copies under `_build/executed`, or `_build/student/executed`.
 
     A parameter goes to every selected chapter that declares it. Each copy is written whole or not at all; a chapter
     that fails leaves the copy of an earlier build alone and what it did under `_build/failed`. Chapters that run side
@@ -107,7 +108,8 @@ def execute(
         root: Folder that holds `_toc.yml`.
         parameters: Values to inject, plain literals.
         only: Names of chapters to run; empty runs all.
-        build: Build folder; `_build` under `root` when None.
+        edition: "instructor" runs them as they are, "student" without the cells tagged `solution`.
+        build: Build folder; that of the edition when None.
         jobs: Chapters that run at the same time; the cores are shared out among them.
         say: Gets one line when a chapter starts and one when it is done.
 
@@ -122,11 +124,11 @@ def execute(
     selected = chapters(root, only)
     known = {chapter.stem: list(papermill.inspect_notebook(str(chapter))) for chapter in selected}
     check_names(known, given)
-    build = build or root / "_build"
+    build = build or build_folder(root, edition)
     tasks = {}
     for number, chapter in enumerate(selected, start=1):
         values = {name: value for name, value in given.items() if name in known[chapter.stem]}
-        tasks[f"[{number}/{len(selected)}] {chapter.stem}"] = (root, chapter, values, build)
+        tasks[f"[{number}/{len(selected)}] {chapter.stem}"] = (root, chapter, values, build, edition)
     os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"  # python3 is this interpreter, whatever kernels the user has
     if jobs > 1 and len(tasks) > 1:
         _side_by_side(tasks, jobs, say)
@@ -159,17 +161,38 @@ def _limit_threads(threads: int) -> None:
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # the kernels that this process starts inherit it
 
 
-def _execute_one(root: Path, chapter: Path, values: Mapping[str, Any], build: Path, progress: bool = False) -> float:
+def build_folder(root: Path, edition: str) -> Path:
+    """Where an edition is built.
+
+    The student edition has a folder of its own, in which nothing was ever made from a notebook with solutions.
+
+    Args:
+        root: Folder that holds `_toc.yml`.
+        edition: "instructor" or "student".
+
+    Returns:
+        `_build` or `_build/student` under `root`.
+    """
+    return root / "_build" if edition == "instructor" else root / "_build" / edition
+
+
+def _execute_one(
+    root: Path, chapter: Path, values: Mapping[str, Any], build: Path, edition: str, progress: bool = False
+) -> float:
     """Run a chapter, put its copy in place, and say how many seconds it took."""
     start = time.perf_counter()
+    notebook = nbformat.read(chapter, as_version=4)
+    if edition == "student":
+        notebook.cells = [cell for cell in notebook.cells if "solution" not in cell.metadata.get("tags", [])]
     relative = chapter.relative_to(root)
     copy = build / "executed" / relative
     copy.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".running-", dir=build) as folder:
-        running = Path(folder) / chapter.name
+        source, running = Path(folder) / "source.ipynb", Path(folder) / chapter.name
+        nbformat.write(notebook, source)
         try:
             papermill.execute_notebook(
-                str(chapter),
+                str(source),
                 str(running),
                 parameters=dict(values),
                 kernel_name="python3",

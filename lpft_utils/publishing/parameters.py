@@ -10,6 +10,7 @@ from lpft_utils.common.errors import ParameterError
 from lpft_utils.common.names import nearest
 
 PROFILE_NAMES = ("smoke", "laptop", "gpu")
+EDITIONS = ("instructor", "student")
 
 
 def parse_literal(name: str, text: str) -> Any:

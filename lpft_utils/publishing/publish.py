@@ -7,6 +7,7 @@ good one. Layout of the build folder:
     _build/failed/     the chapter that failed last, up to the failing cell
     _build/html/       the site
     _build/book.pdf    the site as one PDF (`lpft pdf`)
+    _build/student/    the same of the student edition
 """
 
 import os
@@ -21,7 +22,7 @@ from typing import Any
 from lpft_utils.common.errors import ParameterError
 from lpft_utils.common.files import whole
 from lpft_utils.publishing import made, site
-from lpft_utils.publishing.chapters import PublishError, Say, chapters, execute, pages
+from lpft_utils.publishing.chapters import PublishError, Say, build_folder, chapters, execute, pages
 
 
 def build_site(root: Path, build: Path | None = None, *, say: Say = print) -> Path:
@@ -78,6 +79,7 @@ def publish(
     parameters: Mapping[str, Any] | None = None,
     *,
     only: Sequence[str] = (),
+    edition: str = "instructor",
     jobs: int = 1,
     make_site: bool = True,
     say: Say = print,
@@ -88,6 +90,7 @@ def publish(
         root: Folder that holds `_toc.yml`.
         parameters: Values to inject, plain literals.
         only: Names of chapters to run; the other pages come from an earlier build. Empty runs all.
+        edition: "instructor", or "student", which has no solutions and is built in `_build/student`.
         jobs: Chapters that run at the same time.
         make_site: False stops after the chapters.
         say: Gets the progress lines.
@@ -99,10 +102,11 @@ def publish(
         ParameterError: A parameter or chapter is unknown, or the site would lack chapters; raised before anything runs.
         PublishError: A cell failed, or the site was not built.
     """
-    if make_site and (lacking := _not_executed(root, root / "_build", besides=chapters(root, only))):
+    build = build_folder(root, edition)
+    if make_site and (lacking := _not_executed(root, build, besides=chapters(root, only))):
         raise ParameterError(
             f"the site needs every chapter, and {lacking} has not run yet: run `lpft book` once without --chapter, "
             "or add --no-site"
         )
-    execute(root, parameters, only=only, jobs=jobs, say=say)
-    return build_site(root, say=say) if make_site else None
+    execute(root, parameters, only=only, edition=edition, jobs=jobs, say=say)
+    return build_site(root, build, say=say) if make_site else None

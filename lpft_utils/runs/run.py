@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,12 +14,13 @@ import torch
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from lpft_utils.common.errors import RunError
+from lpft_utils.common.errors import RunError, TaskWarning
 from lpft_utils.common.paths import run_store
 from lpft_utils.data.examples import Task, subsample
 from lpft_utils.data.tasks import load_task
 from lpft_utils.models.backbone_files import folder_fingerprint
 from lpft_utils.runs.store import KEPT, Run, write_run
+from lpft_utils.training.logistic import FOLDS
 from lpft_utils.training.methods import METHODS
 from lpft_utils.training.spec import RunSpec
 
@@ -42,12 +44,19 @@ def load_data(spec: RunSpec, load: Callable[..., Task] = load_task) -> Task:
 
     Raises:
         TaskError: If the task cannot be loaded or has no training split.
+
+    Warns:
+        TaskWarning: If a class has fewer training examples than there are folds.
     """
     options: dict[str, Any] = {"label_noise": spec.label_noise, "seed": spec.seed} if spec.task == "synthetic" else {}
     task = load(spec.task, ood=spec.ood, **options)
     for needed in ("train", "validation", "test"):
         task.split(needed)
     small = subsample(subsample(task, n_train=spec.n_train, seed=spec.seed), n_eval=spec.n_eval, seed=0)
+    counts = torch.tensor(small.splits["train"].labels).bincount(minlength=task.n_classes).tolist()
+    if few := ", ".join(f"{c} ({n})" for c, n in zip(task.label_names, counts, strict=True) if n < FOLDS):
+        said = f"Task {task.name!r}: fewer than {FOLDS} training examples of {few}: accuracy there says little."
+        warnings.warn(said, TaskWarning, stacklevel=2)
     drawn = [
         f"{len(s)} of {len(task.splits[k])} in {k}" for k, s in small.splits.items() if len(s) < len(task.splits[k])
     ]

@@ -33,8 +33,8 @@ from lpft_utils.runs.cache import cache_path, cached, lock
 from lpft_utils.runs.profiles import Profile
 from lpft_utils.runs.run import load_data, run, run_key
 from lpft_utils.studies.published_code import PublishedFit, published
+from lpft_utils.training.logistic import fit_logistic
 from lpft_utils.training.methods import METHODS, TUNING_FIELDS
-from lpft_utils.training.probing import fit_head
 
 INITIALISATIONS = ("ft", "lp_ft", "lora", "lp_lora")
 
@@ -153,8 +153,12 @@ def initial_model(
     if METHODS[method].head == "lp" and own is not None:
         with torch.no_grad():
             phi = model.features(**own.inputs)
-        head = fit_head(phi, own.labels, len(probed.V), float(probed.metrics["lp"]["C"]))
-        model.set_head(head.V.to(phi), head.b.to(phi))
+        present, labels = own.labels.unique(return_inverse=True)
+        twice = 2 if len(present) == 2 < len(probed.V) else 1  # two classes alone have twice the penalty
+        fit = fit_logistic(phi, labels, len(present), twice * float(probed.metrics["lp"]["C"]))
+        V, b = torch.zeros_like(probed.V).to(phi), torch.full_like(probed.V[:, 0], float(fit.b.min()) - 30).to(phi)
+        V[present], b[present] = fit.V.to(phi), fit.b.to(phi)
+        model.set_head(V, b)  # a class that is not among the examples: the limit of the fit, v = 0 and no probability
     METHODS[method].trains(model, spec)
     return model
 

@@ -52,7 +52,7 @@ class Comparison:
 def largest_stable_rate(K: Tensor) -> float:
     """4 N / λ_max(K): above it gradient descent on the linearised cross-entropy can diverge.
 
-    The Hessian of the mean cross-entropy by the logits is at most I / 2N.
+    The Hessian of the mean cross-entropy with respect to the logits is at most I / 2N.
 
     Args:
         K: Kernel of the training examples, shape (N, C, N, C).

@@ -40,7 +40,7 @@ def factorial(
         store: The run store, in which the result is kept; default: `paths.run_store()`.
 
     Returns:
-        Eight rows: "direction", "‖V‖", "η", then the mean "residual" ‖p − e_y‖ at the start, the mean cross-entropy
+        Eight rows: "direction", "‖V‖", "η", then the mean initial "residual" ‖p − e_y‖, the mean cross-entropy
         "before" and "after" on the training examples, and the mean ‖φ − φ_0‖ of the others, "moved".
     """
     key = cache_key(setting, "lp_ft", seed, "reasons", held, steps, n, FACTOR, setting.spec("ft").learning_rate)
@@ -72,7 +72,7 @@ def factorial_table(cells: pd.DataFrame) -> Table:
     Returns:
         One row per combination.
     """
-    names = {"residual": "residual at the start", "before": "loss before", "after": "loss after"}
+    names = {"residual": "initial residual", "before": "loss before", "after": "loss after"}
     digits = pd.Series({"‖V‖": 2, "residual": 3, "before": 3, "after": 3, "moved": 3})
     return Table(cells.round(digits).rename(columns={**names, "moved": "mean ‖φ − φ_0‖"}).set_index("direction"))
 

@@ -116,8 +116,8 @@ def gradient_flow(X: Array, y: Array, v_0: Array, B_0: Array, t: Array) -> Flow:
     Args:
         X: Inputs, shape (n, d).
         y: Targets, shape (n,).
-        v_0: Head at the start, shape (k,).
-        B_0: Features at the start, shape (k, d).
+        v_0: Initial head, shape (k,).
+        B_0: Initial features, shape (k, d).
         t: Times at which the solution is wanted, increasing from 0, shape (T,).
 
     Returns:
@@ -145,8 +145,8 @@ def one_direction_limit(v_0: Array, w_0: Array, y: float) -> tuple[Array, Array]
         a² = (y + √(y² + ‖μ_0‖² ‖ν_0‖²)) / ‖μ_0‖².
 
     Args:
-        v_0: Head at the start, shape (k,).
-        w_0: Feature B_0 u of the training direction at the start, shape (k,).
+        v_0: Initial head, shape (k,).
+        w_0: Initial feature B_0 u of the training direction, shape (k,).
         y: Target of the input u.
 
     Returns:

@@ -19,7 +19,7 @@ from lpft_utils.runs.profiles import get_profile
 from lpft_utils.runs.store import Run
 from lpft_utils.training.methods import METHODS
 
-PARAMETERS = ("task", "backbone", "seeds", "ood", "n_train")  # of a chapter, after its profile
+PARAMETERS = ("task", "backbone", "seeds", "ood", "n_train", "learning_rate", "epochs")  # after the profile
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,8 @@ class Chapter:
 
         Args:
             profile: "smoke", "laptop" or "gpu".
-            *changes: Task, backbone, seeds, out-of-distribution sets and number of training examples, as `get_profile`
-                takes them; None means the profile's choice.
+            *changes: Task, backbone, seeds, out-of-distribution sets, number of training examples, learning rate and
+                epochs, as `get_profile` takes them; None means the profile's choice.
         """
         if shell := get_ipython():
             shell.run_line_magic("matplotlib", "inline")

@@ -1,32 +1,25 @@
-"""Checkers of the book's exercises: they try an answer on several cases and say what differs, not how to do it."""
+r"""Checkers of the book's exercises: they try an answer on several cases and say what differs, not how to do it.
+
+An exercise is a generator of cases: what the case is, the arguments of the answer, and the right result, found in
+another way than a student would (autograd, a loop, a library). `_checker` turns it into the function that a student
+calls. Its docstring says what the student's function takes and returns.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
-from lpft_utils.common.validation import Array
-from lpft_utils.studies.two_layer import gradient_flow
+from lpft_utils.studies.two_layer import one_direction_limit
 
-
-def _compare(case: str, expected: Tensor, got: object) -> str | None:
-    """What is wrong with an answer, or None."""
-    if not isinstance(got, Tensor):
-        return f"{case}: expected a tensor, got {type(got).__name__}."
-    if got.shape != expected.shape:
-        return f"{case}: expected shape {tuple(expected.shape)}, got {tuple(got.shape)}."
-    if not torch.isfinite(got).all():
-        return f"{case}: the result is not finite. Does something overflow?"
-    error = (got - expected).abs().max().item()
-    scale = max(expected.abs().max().item(), 1e-12)
-    if error > 1e-8 * scale:
-        ratio = (got * expected).sum().item() / expected.square().sum().item()
-        hint = f" It looks like {ratio:.3g} times the right answer." if abs(ratio - 1) > 1e-6 else ""
-        return f"{case}: the largest difference is {error:.2g} where values reach {scale:.2g}.{hint}"
-    return None
+Cases = Iterator[tuple[str, tuple[Any, ...], Any]]
+TOLERANCE = 1e-8  # relative to the largest value of the right result; everything is in double precision
 
 
 class Verdict(str):
@@ -36,9 +29,70 @@ class Verdict(str):
         return str(self)
 
 
-def _report(problems: list[str | None]) -> Verdict:
-    found = [problem for problem in problems if problem]
-    return Verdict("Not yet. " + found[0] if found else "Correct on every case.")
+def _kind(value: object) -> str:
+    """Type and shape of a result, in words."""
+    if isinstance(value, Tensor | np.ndarray):
+        return f"{'a tensor' if isinstance(value, Tensor) else 'an array'} of shape {tuple(value.shape)}"
+    if isinstance(value, tuple):
+        return f"a tuple of {len(value)}"
+    return "nothing (is a `return` missing?)" if value is None else f"an object of type {type(value).__name__}"
+
+
+def _parts(case: str, expected: Any, got: Any) -> Iterator[tuple[str, Any, Any]]:
+    """A result as it is, or its parts one by one where a tuple is expected and there is one of that length."""
+    if isinstance(expected, tuple) and isinstance(got, tuple) and len(got) == len(expected):
+        for number, pair in enumerate(zip(expected, got, strict=True), start=1):
+            yield f"{case}, part {number} of the tuple", *pair
+    else:
+        yield case, expected, got
+
+
+def _close(got: Tensor, expected: Tensor) -> bool:
+    return bool((got - expected).abs().max() <= TOLERANCE * expected.abs().max())
+
+
+def _mistake(expected: Tensor, got: Tensor) -> str:
+    """What explains all of the difference: exchanged axes, the other sign, a factor, or several of them."""
+    for axes in itertools.permutations(range(expected.ndim)):
+        right = expected.permute(axes)
+        if right.shape == got.shape and right.any():
+            factor = ((got * right).sum() / right.square().sum()).item()
+            if _close(got, factor * right):
+                exchanged = ["has its axes exchanged (transposed)"] if axes != tuple(range(expected.ndim)) else []
+                sign = ["has the other sign"] if factor < 0 else []
+                size = [f"is {abs(factor):.3g} times as large as it should be"] if abs(abs(factor) - 1) > 1e-6 else []
+                return f" It {' and '.join([*exchanged, *sign, *size])}." if exchanged or sign or size else ""
+    return ""
+
+
+def _problem(expected: Any, got: Any) -> str | None:
+    """What is wrong with one part of a result, or None."""
+    if got is ...:
+        return "the function still returns `...`. Your turn."
+    if _kind(got) != _kind(expected):
+        turned = isinstance(got, type(expected)) and not isinstance(got, tuple) and got.shape == expected.shape[::-1]
+        return f"expected {_kind(expected)}, got {_kind(got)}.{' Is it transposed?' if turned else ''}"
+    right, found = (torch.as_tensor(value).detach().double() for value in (expected, got))
+    if not found.isfinite().all():
+        return "the result is not finite. Does something overflow, or is 0 divided by 0?"
+    if _close(found, right):
+        return None
+    largest, reach = (found - right).abs().max(), right.abs().max()
+    return f"the largest difference is {largest:.2g} where values reach {reach:.2g}." + _mistake(right, found)
+
+
+def _checker(cases: Callable[[], Cases]) -> Callable[[Callable[..., Any]], Verdict]:
+    """The function that a student calls with an answer."""
+
+    def check(answer: Callable[..., Any]) -> Verdict:
+        for case, arguments, expected in cases():
+            for where, right, found in _parts(case, expected, answer(*arguments)):
+                if problem := _problem(right, found):
+                    return Verdict(f"Not yet. {where}: {problem}")
+        return Verdict("Correct on every case.")
+
+    check.__name__, check.__doc__ = cases.__name__, cases.__doc__
+    return check
 
 
 def _normal(seed: int) -> Callable[..., Tensor]:
@@ -47,153 +101,119 @@ def _normal(seed: int) -> Callable[..., Tensor]:
     return lambda *shape: torch.randn(shape, dtype=torch.float64, generator=generator)
 
 
-def check_head_gradient(head_gradient: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Verdict:
-    """Check ∇_V of the mean cross-entropy against autograd.
-
-    Args:
-        head_gradient: Function of features (N, H), head (C, H) and labels (N,) that returns the gradient (C, H).
-
-    Returns:
-        The verdict.
-    """
-    problems = []
-    for case, scale in (("ordinary logits", 1.0), ("extreme logits", 300.0)):
+@_checker
+def check_penalised_gradient() -> Cases:
+    """Features (N, H), head (C, H), bias (C,), labels (N,) and the constant → gradients of Ω for head and bias."""
+    for case, scale, C in (("ordinary logits", 1.0, 0.7), ("extreme logits", 300.0, 2.0)):
         normal = _normal(7)
-        phi, V, y = normal(30, 5), (scale * normal(4, 5)).requires_grad_(), torch.arange(30) % 4
-        (expected,) = torch.autograd.grad(torch.nn.functional.cross_entropy(phi @ V.T, y), V)
-        problems.append(_compare(case, expected, head_gradient(phi, V.detach(), y)))
-    return _report(problems)
+        phi, V, b, y = normal(30, 5), scale * normal(4, 5), normal(4), torch.arange(30) % 4
+        leaves = V.clone().requires_grad_(), b.clone().requires_grad_()
+        loss = C * cross_entropy(phi @ leaves[0].T + leaves[1], y, reduction="sum") + leaves[0].square().sum() / 2
+        yield case, (phi, V, b, y, C), torch.autograd.grad(loss, leaves)
 
 
-def check_feature_gradient(feature_gradient: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Verdict:
-    """Check the gradient of one example's cross-entropy with respect to its features against autograd.
-
-    Args:
-        feature_gradient: Function of features (N, H), head (C, H) and labels (N,) that returns, for every example, the
-            gradient of its own cross-entropy with respect to its own features (N, H).
-
-    Returns:
-        The verdict.
-    """
-    normal = _normal(11)
-    phi, V, y = normal(20, 6).requires_grad_(), normal(3, 6), torch.arange(20) % 3
-    loss = torch.nn.functional.cross_entropy(phi @ V.T, y, reduction="sum")
-    (expected,) = torch.autograd.grad(loss, phi)
-    return _report([_compare("random features", expected, feature_gradient(phi.detach(), V, y))])
+@_checker
+def check_backbone_gradient() -> Cases:
+    """Backbone (H, D), head (C, H), inputs (N, D) and labels (N,) → gradient of the mean loss for the backbone."""
+    for case, (N, C, H, D) in (("more inputs than features", (20, 3, 6, 8)), ("square backbone", (12, 4, 5, 5))):
+        normal = _normal(N)
+        B, V, X, y = normal(H, D).requires_grad_(), normal(C, H), normal(N, D), torch.arange(N) % C
+        (expected,) = torch.autograd.grad(cross_entropy(X @ B.T @ V.T, y), B)
+        yield case, (B.detach(), V, X, y), expected
 
 
-def check_one_direction(limit: Callable[[Array, Array, float], tuple[Array, Array]]) -> Verdict:
-    """Check the end of the two-layer flow for one training direction against a numerical solution.
-
-    Args:
-        limit: Function of v_0 (k,), w_0 (k,) and y that returns v and w for t → ∞, each of shape (k,).
-
-    Returns:
-        The verdict.
-    """
-    problems: list[str | None] = []
+@_checker
+def check_from_zero() -> Cases:
+    """Features w_0 (k,) of the training direction and its target → the limits of v and w from v_0 = 0."""
     rng = np.random.default_rng(3)
-    for y in (1.0, -0.5):
-        v_0, w_0 = rng.normal(size=3), rng.normal(size=3)
-        flow = gradient_flow(np.ones((1, 1)), np.array([y]), v_0, w_0[:, None], np.array([0.0, 400.0]))
-        v, w = limit(v_0, w_0, y)
-        for name, got, expected in (("v", v, flow.v[-1]), ("w", w, flow.B[-1][:, 0])):
-            error = np.abs(np.asarray(got) - expected).max()
-            problems.append(f"y = {y}: {name} is off by {error:.2g}." if error > 1e-6 else None)
-    return _report(problems)
+    for y in (1.5, -0.5):
+        w_0 = rng.normal(size=3)
+        yield f"target {y}", (w_0, y), one_direction_limit(np.zeros(3), w_0, y)
 
 
-def check_kernel_step(dynamics_step: Callable[[Tensor, Tensor, Tensor, float], Tensor]) -> Verdict:
-    """Check one step of linearised gradient descent against a linear model that takes the step in its parameters.
+def _kernels(seed: int, N: int, C: int) -> tuple[Tensor, Tensor]:
+    """P and F of random features, Jacobians and head, (N, C, N, C) each."""
+    normal = _normal(seed)
+    phi, VJ = normal(N, 4), normal(N, C, 9)
+    P = torch.einsum("nm,cd->ncmd", phi @ phi.T + 1, torch.eye(C, dtype=torch.float64))
+    return P, torch.einsum("nci,mdi->ncmd", VJ, VJ)
 
-    Args:
-        dynamics_step: Function of a kernel (N, C, N, C), logits (N, C), labels (N,) and a learning rate that returns
-            the logits after one step, (N, C).
 
-    Returns:
-        The verdict.
-    """
-    problems = []
-    for case, C in (("two classes", 2), ("four classes", 4)):
+@_checker
+def check_residual() -> Cases:
+    """P and F (N, C, N, C), a factor s on the head, residuals r_0 (N, C) and a time → the residuals then (N, C)."""
+    for case, (N, C), s in (("a short head", (4, 3), 0.3), ("a long head", (3, 3), 2.0)):
+        P, F = _kernels(N, N, C)
+        r_0, t = _normal(5)(N, C), 0.01
+        K = (P + s**2 * F).reshape(N * C, N * C)
+        yield case, (P, F, s, r_0, t), (torch.matrix_exp(-t * K) @ r_0.flatten()).view(N, C)
+
+
+@_checker
+def check_logit_change() -> Cases:
+    """A kernel (N, C, N, C), logits (N, C), labels (N,) and a learning rate → the change of the logits (N, C)."""
+    for case, N, C in (("two classes", 6, 2), ("as many classes as texts", 4, 4)):
         normal = _normal(C)
-        J, theta, y = normal(6, C, 9), normal(9).requires_grad_(), torch.arange(6) % C
+        J, theta, y = normal(N, C, 9), normal(9).requires_grad_(), torch.arange(N) % C
         f = J @ theta
-        (gradient,) = torch.autograd.grad(torch.nn.functional.cross_entropy(f, y), theta)
-        expected = J @ (theta.detach() - 0.3 * gradient)
-        K = torch.einsum("ncp,mdp->ncmd", J, J)
-        problems.append(_compare(case, expected, dynamics_step(K, f.detach(), y, 0.3)))
-    return _report(problems)
+        (gradient,) = torch.autograd.grad(cross_entropy(f, y), theta)
+        yield case, (torch.einsum("ncp,mdp->ncmd", J, J), f.detach(), y, 0.3), -0.3 * J @ gradient
 
 
-def check_scaled_kernel(scaled: Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor]]) -> Verdict:
-    """Check how the two parts of the kernel change when the head is multiplied by a number.
+@_checker
+def check_turned() -> Cases:
+    """P and F (N, C, N, C) of a head V and a matrix M (C, C) → the two parts of the kernel of the head M V."""
+    for case, N, C in (("three texts, two classes", 3, 2), ("two texts, three classes", 2, 3)):
+        (P, F), M = _kernels(N, N, C), _normal(C)(C, C)
+        blocks = [torch.stack([M @ F[n, :, m] @ M.T for m in range(N)], dim=1) for n in range(N)]
+        yield case, (P.clone(), F, M), (P, torch.stack(blocks))
 
-    Args:
-        scaled: Function of P and F (N, C, N, C) of a head V and a factor s that returns P and F of the head s V.
 
-    Returns:
-        The verdict.
-    """
-    normal = _normal(5)
-    N, C, H, D = 3, 2, 4, 6
-    phi, J, V = normal(N, H), normal(N, H, D), normal(C, H)
-
-    def parts(V: Tensor) -> tuple[Tensor, Tensor]:
-        VJ = torch.einsum("ch,nhd->ncd", V, J)
-        P = torch.einsum("nm,cd->ncmd", phi @ phi.T + 1, torch.eye(C, dtype=torch.float64))
-        return P, torch.einsum("nci,mdi->ncmd", VJ, VJ)
-
-    problems = []
+@_checker
+def check_smallest_change() -> Cases:
+    """G (M, D) of full rank M < D, a factor s and a change of the logits (M,) → the smallest Δθ (D,)."""
     for s in (3.0, 0.5):
-        for name, expected, got in zip("PF", parts(s * V), scaled(*parts(V), s), strict=True):
-            problems.append(_compare(f"{name} at s = {s}", expected, got))
-    return _report(problems)
+        normal = _normal(5)
+        G, change = normal(4, 9), normal(4)
+        yield f"s = {s}", (G, s, change), torch.linalg.lstsq(s * G, change[:, None], driver="gelsd").solution[:, 0]
 
 
-def check_ece(error: Callable[[Array, Array, int], float]) -> Verdict:
-    """Check an expected calibration error, also where bins are empty and where confidences lie on an edge.
-
-    Args:
-        error: Function of confidences (N,), 1.0 or 0.0 for right or wrong (N,), and the number of bins, that returns
-            the ECE over bins (lo, hi].
-
-    Returns:
-        The verdict.
-    """
-    rng = np.random.default_rng(13)
-    spread = rng.uniform(0.34, 1.0, 200)
-    cases = (
-        ("well inside the bins", spread, (rng.random(200) < spread).astype(float), 15),
-        ("empty bins", np.array([0.55, 0.95, 0.97]), np.array([1.0, 0.0, 1.0]), 15),
-        ("on the edges", np.array([0.25, 0.5, 0.5, 0.75, 1.0, 1.0, 0.6]), np.array([1.0, 0, 1, 1, 1, 0, 1]), 4),
-    )
-    problems: list[str | None] = []
-    for case, confidence, correct, bins in cases:
-        index = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
-        expected = np.abs(np.bincount(index, correct - confidence)).sum() / len(index)
-        got = float(error(confidence, correct, bins))
-        wrong = not abs(got - expected) < 1e-8
-        problems.append(f"{case}: expected {expected:.4f}, got {got:.4f}." if wrong else None)
-    return _report(problems)
+@_checker
+def check_equal_count_gaps() -> Cases:
+    """Confidences (N,), 1.0 or 0.0 for right or wrong (N,) and a number of bins that divides N → gaps (bins,)."""
+    for case, N, bins in (("many texts in a bin", 200, 5), ("as many bins as texts in each", 16, 4)):
+        rng = np.random.default_rng(N)
+        confidence = rng.uniform(0.34, 1.0, N)
+        correct = (rng.random(N) < confidence**2).astype(float)
+        groups = np.array_split(sorted(zip(confidence, correct, strict=True)), bins)
+        yield case, (confidence, correct, bins), np.array([np.mean(group[:, 1] - group[:, 0]) for group in groups])
 
 
-def check_lora_gram(lora_gram: Callable[[Tensor, Tensor, Tensor, float], Tensor]) -> Verdict:
-    """Check the kernel of one fresh adapter, for one output, against autograd.
+@_checker
+def check_temperature_slope() -> Cases:
+    """Logits (N, C), labels (N,) and temperatures (K,) → slopes in T of the mean loss of f / T (K,)."""
+    for case, N in (("twelve texts", 12), ("as many texts as classes", 3)):
+        f, y = 3 * _normal(2)(N, 3), torch.arange(N) % 3
+        T = torch.tensor([0.5, 1.0, 4.0], dtype=torch.float64, requires_grad=True)
+        (expected,) = torch.autograd.grad(torch.stack([cross_entropy(f / each, y) for each in T]).sum(), T)
+        yield case, (f, y, T.detach()), expected
 
-    Args:
-        lora_gram: Function of output gradients g (N, T, p), inputs a (N, T, q), the drawn factor A (r, q) and s = α / r
-            that returns the kernel (N, N) at B = 0.
 
-    Returns:
-        The verdict.
-    """
-    problems = []
+@_checker
+def check_lora_gram() -> Cases:
+    """Output gradients g (N, T, p), inputs a (N, T, q), A (r, q) and s → LoRA's kernel (N, N) at B = 0."""
     for case, T, s in (("one token", 1, 1.0), ("several tokens", 4, 2.5)):
         normal = _normal(T)
         g, a, A = normal(5, T, 3), normal(5, T, 6), normal(2, 6)
         B = torch.zeros(3, 2, dtype=torch.float64, requires_grad=True)
         outputs = (g * (s * a @ A.T @ B.T)).sum((1, 2))  # its derivative by B is that of f
-        rows = [torch.autograd.grad(f, B, retain_graph=True)[0].flatten() for f in outputs]
-        expected = torch.stack(rows) @ torch.stack(rows).T
-        problems.append(_compare(case, expected, lora_gram(g, a, A, s)))
-    return _report(problems)
+        rows = torch.stack([torch.autograd.grad(f, B, retain_graph=True)[0].flatten() for f in outputs])
+        yield case, (g, a, A, s), rows @ rows.T
+
+
+@_checker
+def check_softmax_head() -> Cases:
+    """Weights w (H,) and b, with p(class 1) = σ(⟨w, φ⟩ + b) → head (2, H) and bias (2,) whose softmax agrees."""
+    for H in (4, 2):
+        w, b = _normal(H)(H), -0.7
+        yield f"{H} features", (w, b), (torch.stack([-w, w]) / 2, torch.tensor([-b, b], dtype=torch.float64) / 2)

@@ -32,12 +32,13 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from lpft_utils.common.errors import ParameterError
+from lpft_utils.common.errors import ParameterError, TaskWarning
 from lpft_utils.common.folds import fold_ids
 from lpft_utils.common.threads import one_thread_if_small
 from lpft_utils.common.validation import check_integer, check_labels, check_real
 from lpft_utils.training.logistic_solver import MAX_STEPS, Design, solve
 
+FOLDS = 5
 TOLERANCE = 1e-8  # certified relative suboptimality of every fit
 DEFAULT_CS: tuple[float, ...] = tuple(np.logspace(-4, 4, 10).tolist())
 
@@ -122,16 +123,17 @@ def logistic_path(
     y: Tensor | ArrayLike,
     n_classes: int,
     Cs: Sequence[float] | None = None,
-    n_folds: int = 5,
+    n_folds: int = FOLDS,
 ) -> LogisticPath:
     """Fit every C on every fold and on all data, and choose C as `LogisticRegressionCV` does.
 
-    The folds are those of `StratifiedKFold(n_folds)` without shuffling; the chosen C is the first one of the highest
-    sum of fold accuracies; its head is the one fitted on all data.
+    The folds are those of `StratifiedKFold(n_folds)` without shuffling, except that the only example of a class is in
+    every training part, since a fit without a class has no optimum with C rows; the chosen C is the first one of the
+    highest sum of fold accuracies; its head is the one fitted on all data.
 
     Args:
         X: Features (N, H), finite.
-        y: Labels (N,), integers in 0 … n_classes − 1; every class at least twice.
+        y: Labels (N,), integers in 0 … n_classes − 1; every class at least once.
         n_classes: Number of classes C ≥ 2.
         Cs: Positive values of C; default 10 values from 1e-4 to 1e4, evenly spaced in log.
         n_folds: Number of folds, at least 2.
@@ -140,24 +142,18 @@ def logistic_path(
         The path; tensors are where X is, in float64.
 
     Raises:
-        ParameterError: For bad shapes, non-finite features, labels out of range, a class absent or seen only once, or
-            bad `Cs` or `n_folds`.
+        ParameterError: For bad shapes, non-finite features, labels out of range, an absent class, or bad `Cs` or
+            `n_folds`.
 
     Warns:
-        UserWarning: If a class has fewer examples than there are folds (some held-out parts then lack it).
+        TaskWarning: If a class has fewer examples than there are folds (some held-out parts then lack it).
         LogisticConvergenceWarning: If a fit has not reached the tolerance, `TOLERANCE`.
     """
     X, y = check_data(X, y, n_classes)
     Cs_array = check_real(DEFAULT_CS if Cs is None else Cs, "Cs", ndim=1)
-    counts = torch.bincount(y).tolist()
-    if min(counts) < 2:
-        raise ParameterError(
-            f"cross-validation needs every class at least twice, class counts are {counts}: the fold that holds the "
-            "only example of a class out would train without that class; use more data, or fit_logistic at a given C"
-        )
-    folds = torch.as_tensor(fold_ids(y.cpu().numpy(), n_folds), device=X.device)  # (N,)
+    folds = _folds(y, n_folds)  # (N,)
     trained_on = X.new_ones(len(X), n_folds + 1)  # column 0: all data
-    trained_on[torch.arange(len(X), device=X.device), folds + 1] = 0
+    trained_on[:, 1:] = (folds[:, None] != torch.arange(n_folds, device=X.device)).to(X)
     design, theta, objective, gap, converged = _fit(X, y, n_classes, Cs_array, trained_on)
     accuracy = _held_out_accuracy(design, theta[1:], folds)
     V_path, b_path = design.to_head(theta[0])
@@ -173,6 +169,18 @@ def logistic_path(
         fold_gap=gap[1:],
         converged=converged,
     )
+
+
+def _folds(y: Tensor, n_folds: int) -> Tensor:
+    """The fold that holds each example out, as `fold_ids`; −1 for the only example of a class, which none holds out."""
+    counts = y.bincount()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # scikit-learn's, in favour of ours
+        ids = torch.as_tensor(fold_ids(y.cpu().numpy(), n_folds), device=y.device)
+    if (counts < n_folds).any():
+        few = f"Examples of the rarest class: {int(counts.min())}, fewer than the {n_folds} folds of cross-validation"
+        warnings.warn(f"{few}: some folds are judged without such a class.", TaskWarning, stacklevel=3)
+    return torch.where(counts[y] > 1, ids, -1)
 
 
 def fit_logistic(X: Tensor | ArrayLike, y: Tensor | ArrayLike, n_classes: int, C: float = 1.0) -> LogisticFit:

@@ -1,9 +1,13 @@
 """Splits and tasks in memory, and seeded subsets of them."""
 
+import math
+import random
 from collections import Counter
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from lpft_utils.common.errors import TaskError
 from lpft_utils.data.tasks import Split, Task, subsample
@@ -57,3 +61,40 @@ def test_subsample_is_seeded_and_none_or_too_many_keep_all():
     assert subsample(task, 1, None, 0).splits["train"].labels.shape == (1,)
     with pytest.raises(TaskError, match="n_eval must be a positive integer"):
         subsample(task, None, 0)
+
+
+def draw_by_largest_remainders(labels, size, seed, name):
+    """Positions of a stratified draw with at least one example of every class, by a plain loop."""
+    rng = random.Random(f"subsample/{seed}/{name}")
+    keys = [rng.random() for _ in labels]
+    classes = sorted(set(labels))
+    members = {c: sorted((i for i, y in enumerate(labels) if y == c), key=keys.__getitem__) for c in classes}
+    exact = {c: size * len(members[c]) / len(labels) for c in classes}
+    least = int(size >= len(classes))
+    take = {c: max(least, math.floor(exact[c])) for c in classes}
+    while sum(take.values()) < size:
+        take[max((c for c in classes if take[c] < len(members[c])), key=lambda c: exact[c] - take[c])] += 1
+    while sum(take.values()) > size:
+        take[max((c for c in classes if take[c] > least), key=lambda c: take[c] - exact[c])] -= 1
+    return {c: sorted(members[c][: take[c]]) for c in classes}
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.integers(1, 60), min_size=2, max_size=7), st.integers(1, 120), st.integers(0, 5))
+def test_a_rare_class_gets_a_second_training_example_and_no_other_draw_changes(counts, size, seed):
+    labels = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(counts)), counts))
+    split = Split(tuple((str(i),) for i in range(len(labels))), labels)
+    task = Task("t", tuple(map(str, counts)), {"train": split, "test": split}, "made")
+    drawn = subsample(task, size, size, seed)
+    size = min(size, len(labels))
+    found = {n: [int(t[0]) for t in s.texts] for n, s in drawn.splits.items()}
+    plain = {n: draw_by_largest_remainders(labels.tolist(), size, seed, n) for n in found}
+    assert found["test"] == sorted(sum(plain["test"].values(), []))
+    least = [min(2, n) for n in counts]
+    poor = [c for c, kept in plain["train"].items() if len(kept) < least[c]]
+    if not poor or sum(least) > size:
+        assert found["train"] == sorted(sum(plain["train"].values(), []))
+    else:
+        got = Counter(labels[found["train"]].tolist())
+        assert len(found["train"]) == size and all(got[c] == least[c] for c in poor)
+        assert all(least[c] <= got[c] <= len(kept) for c, kept in plain["train"].items() if c not in poor)

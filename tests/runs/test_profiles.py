@@ -93,9 +93,23 @@ def test_overrides_change_what_they_name_alone():
     assert profile.spec("ft", epochs=1, seed=9).replace(epochs=2).seed == 9
 
 
-@pytest.mark.parametrize("seeds", [[], [1.5], ["1"], "12"])
+def test_a_learning_rate_and_epochs_come_before_those_of_profile_and_paper():
+    one = get_profile("gpu", task="cb", learning_rate=3e-4, epochs=2)
+    for method in ("ft", "lp_ft", "lora", "lp_lora"):
+        spec, usual = one.spec(method), get_profile("gpu", task="cb").spec(method)
+        assert spec == usual.replace(learning_rate=3e-4, epochs=2)
+        assert usual.epochs == 10 and usual.learning_rate != 3e-4
+    assert one.spec("lp") == get_profile("gpu", task="cb").spec("lp")
+    laptop = get_profile("laptop", learning_rate={"ft": 2e-5}, epochs=7)
+    assert [laptop.spec(m).learning_rate for m in ("ft", "lp_ft", "lora")] == [2e-5, 1e-4, 5e-3]
+    assert laptop.sweep_spec() == PROFILES["laptop"].sweep_spec().replace(epochs=7)
+    with pytest.raises(ParameterError, match=r"learning_rate: there is no method 'lpft' that tunes; did you mean"):
+        get_profile("laptop", learning_rate={"lpft": 1e-4})
+
+
+@pytest.mark.parametrize("seeds", [[], [1.5], ["1"], "12", [0, 0]])
 def test_bad_seeds_are_refused(seeds):
-    with pytest.raises(ParameterError, match="seeds: expected one or more integers"):
+    with pytest.raises(ParameterError, match="seeds: expected one or more different integers"):
         get_profile("smoke", seeds=seeds)
 
 

@@ -157,11 +157,12 @@ def test_solutions_open_on_a_click(look, browser):
     pages = [p for p in PAGES if (ROOT / p).with_suffix(".ipynb").is_file()]
     tab = browser.new_page()
     tab.goto(f"{look.address}/{pages[0]}")
-    solution = tab.locator(".solution.dropdown").first
-    body = solution.locator(".section, section, #solution-content").first
-    assert not body.is_visible()
-    solution.locator("button").first.click()
-    body.wait_for(state="visible", timeout=30_000)
+    solutions = tab.locator(".bd-article details", has_text=re.compile("Show the (code of the )?solution"))
+    for solution in (solutions.nth(0), solutions.nth(1)):  # code, words
+        body = solution.locator(":scope > :not(summary)").first
+        assert not body.is_visible()
+        solution.locator("summary").first.click()
+        body.wait_for(state="visible", timeout=30_000)
     tab.close()
 
 

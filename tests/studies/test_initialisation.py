@@ -3,8 +3,10 @@
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+from sklearn.linear_model import LogisticRegression
 
 from lpft_utils.common.errors import RunError
 from lpft_utils.figures import kernels as plots_ntk
@@ -93,6 +95,20 @@ def test_a_head_of_its_own_differs_and_is_kept_apart(setting, by_seed):
     own = kernels.initialisations(setting, 0, ("lp_ft",), own_head=True)["lp_ft"]
     assert not torch.equal(own.train.F, by_seed[0]["lp_ft"].train.F)
     assert torch.equal(own.train.gram, by_seed[0]["lp_ft"].train.gram)
+
+
+def test_a_class_that_its_own_examples_lack_has_no_row_and_no_probability(setting):
+    train, _ = kernels.examples(setting, 0)
+    kept = train.labels != 1
+    few = kernels.Examples({name: x[kept] for name, x in train.inputs.items()}, train.labels[kept])
+    model = kernels.initial_model(setting, "lp_ft", 0, own=few)
+    with torch.no_grad():
+        phi, p = model.features(**few.inputs), model(**few.inputs).logits.softmax(1)
+    fit = LogisticRegression(C=2.0, tol=1e-10, max_iter=5000).fit(phi.numpy(), few.labels)  # half the penalty: two rows
+    V = model.head.weight.detach()
+    assert V[1].norm() == 0 and p[:, 1].max() < 1e-12
+    np.testing.assert_allclose(V[2] - V[0], fit.coef_[0], atol=1e-4)
+    np.testing.assert_allclose(p[:, [0, 2]], fit.predict_proba(phi.numpy()), atol=1e-5)
 
 
 def test_stored_kernels_are_read(setting, by_seed, monkeypatch):
@@ -270,7 +286,7 @@ def test_what_is_kept_is_computed_once_and_whole(tmp_path):
 def test_reference_of_the_kernel_chapters(setting, by_seed):
     sweep = head_norm_sweep(setting.sweep_spec(), setting.norms, setting.seeds)
     found = reference.summarise(sweep, by_seed, by_seed)
-    verdicts = found.verdicts("synthetic")
+    verdicts = found.by_task()["synthetic"]
     assert {v.claim for v in verdicts} == {3, 4, 5, 6}
     assert sum(v.statement.count(reference.OWN_HEAD) for v in verdicts) == 10
     assert len(reference.claims_table(found)) == len(verdicts)

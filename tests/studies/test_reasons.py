@@ -63,5 +63,5 @@ def test_table_shows_every_cell(setting):
     cells = factorial(setting, 0, steps=1, n=4)
     table = factorial_table(cells)
     assert table.index.tolist() == cells["direction"].tolist()
-    assert table["residual at the start"].tolist() == pytest.approx(cells["residual"].tolist(), abs=1e-3)
+    assert table["initial residual"].tolist() == pytest.approx(cells["residual"].tolist(), abs=1e-3)
     assert table["η"].tolist() == cells["η"].tolist()  # the smallest rate is not rounded to zero
