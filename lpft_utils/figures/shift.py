@@ -14,6 +14,7 @@ from lpft_utils.metrics.shift import fitted_line
 from lpft_utils.training.methods import METHODS
 
 _SOURCES = {"marker": ("D", "s", "o"), "color": ("0.45", PALETTE[0], PALETTE[3])}
+_NEAR = 10  # points: two marks of one set that are nearer share a label
 _TICKS = (0.1, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98)  # accuracies
 
 
@@ -59,12 +60,15 @@ def gains_by_shift(gains: pd.DataFrame) -> Figure:
     """
     figure, (axes,) = page_figure(1, 3.8)
     axes.axhline(0, color="0.2", linewidth=1)
+    named: list[tuple[str, float]] = []
     for i, (source, rows) in enumerate(gains.groupby("source", sort=False)):
         style = {name: values[i % 3] for name, values in _SOURCES.items()}
         axes.errorbar(rows["drop"], rows["gain"], yerr=rows["half"].fillna(0), linestyle="", label=source, **style)
-        for row in rows.itertuples():
-            name = split_label(str(row.split)).removesuffix(" (OOD)")
-            axes.annotate(name, (row.drop, row.gain), (4, 4), textcoords="offset points", fontsize=9)
+        for split, drop, gain in rows[["split", "drop", "gain"]].itertuples(index=False):
+            name = split_label(split).removesuffix(" (OOD)").removesuffix(" 3way")
+            if not any(name == other and abs(drop - x) < _NEAR for other, x in named):
+                axes.annotate(name, (drop, gain), (3, 5), textcoords="offset points", fontsize=9, rotation=35)
+                named.append((name, drop))
     axes.set(xlabel="size of the shift: FT on test − FT on the set (points)", ylabel="LP-FT − FT on the set (points)")
     axes.margins(x=0.15)
     legend_below(figure, 1)
