@@ -330,6 +330,7 @@ def paper(
 @click.option("--all", "everything", is_flag=True, help="Not the primary endpoints alone.")
 def ledger(as_json: bool, claim: str | None, task: str | None, everything: bool) -> None:
     """Show what the committed evidence says about the paper's claims, one row per statement and task."""
+    from lpft_utils.common.table import Table
     from lpft_utils.results.evidence import load_evidence
     from lpft_utils.results.ledger import ledger_table
 
@@ -345,7 +346,9 @@ def ledger(as_json: bool, claim: str | None, task: str | None, everything: bool)
     if as_json:
         click.echo(json.dumps({**about, "rows": [row.to_dict() for row in rows]}, ensure_ascii=False, indent=1))
         return
-    click.echo(ledger_table(rows).to_text())
+    click.echo(Table(ledger_table(rows).drop(columns="statement")).to_text())
+    for name, said in {row.verdict.record.id: row.verdict.statement for row in rows[::-1]}.items():
+        click.echo(f"{name}: {said}")
     counts = ", ".join(f"{n} {state}" for state, n in evidence.summary().items())
     click.echo("\n".join([f"Primary endpoints: {counts}. Plan {evidence.plan.hash}.", *evidence.notes]))
 

@@ -86,17 +86,17 @@ def ledger_table(rows: Sequence[Row]) -> Table:
         rows: Rows of the ledger.
 
     Returns:
-        Indexed by id: "effect", "low", "high", "seeds", "detectable", "outcome" with the note, and "statement".
+        Indexed by id: "effect (95 % interval)", "seeds", "detectable", "outcome" and "statement", with the row's note.
     """
     lines = []
     for row in rows:
         v, form = row.verdict, f".{row.verdict.record.digits}f"
-        numbers = {"effect": v.difference.mean, "low": v.difference.low, "high": v.difference.high}
-        texts = {k: f"{x:{form}}".replace("nan", "") for k, x in (numbers | {"detectable": v.detectable}).items()}
-        texts["seeds"] = f"{v.difference.n} of {len(row.seeds)}"
-        texts["outcome"] = ". ".join(filter(None, (v.shown, row.note)))
-        lines.append({"row": row.id, **texts, "statement": v.statement})
-    return Table(pd.DataFrame(lines).set_index("row"))
+        low_high = f" [{v.difference.low:{form}}, {v.difference.high:{form}}]" if v.difference.n > 1 else ""
+        line = {"effect (95 % interval)": f"{v.difference.mean:{form}}{low_high}" if v.difference.n else ""}
+        line |= {"seeds": f"{v.difference.n} of {len(row.seeds)}", "detectable": f"{v.detectable:{form}}"}
+        line |= {"outcome": v.shown, "statement": ". ".join(filter(None, (v.statement, row.note)))}
+        lines.append({"row": row.id, **line})
+    return Table(pd.DataFrame(lines).set_index("row").replace("nan", ""))
 
 
 def outcome_table(rows: Sequence[Row]) -> Table:
