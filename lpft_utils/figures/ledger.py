@@ -33,7 +33,7 @@ def ledger(rows: Sequence[Mapping[str, Any]]) -> Figure:
         of_claim = list(group)
         lines += [(text, {}) for text in textwrap.wrap(f"{of_claim[0]['claim']}: {of_claim[0]['statement']}", 64)]
         lines += [(row["task"] + (", same rate" if row["rate"] == "same" else ""), row) for row in of_claim]
-    figure = Figure(figsize=(5.4, 1 + 0.19 * len(lines)))
+    figure = Figure(figsize=(5.0, 1 + 0.19 * len(lines)))
     axes = figure.subplots()
     axes.axvspan(-1, 1, color="0.93", zorder=0)
     axes.axvline(0, color="0.2", linewidth=1)

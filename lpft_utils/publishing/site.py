@@ -139,7 +139,7 @@ def mend_page(text: str) -> str:
     text = text.replace(
         '<div id="pst-primary-sidebar"', '<div role="complementary" aria-label="Book" id="pst-primary-sidebar"'
     )
-    return re.sub(r"<th([^>]*)>(\s|&nbsp;)*</th>", r"<td\1></td>", text)
+    return re.sub(r"<th([^>]*)>(?:\s|&nbsp;|</?p>)*</th>", r"<td\1></td>", text)
 
 
 def finish(html: Path, private: Mapping[str, str]) -> None:
