@@ -215,7 +215,7 @@ def check_lora_gram() -> Cases:
 
 @_checker
 def check_effective_robustness() -> Cases:
-    """Accuracies of n models inside and outside (n,), of m others likewise (m,) → theirs above the line of the n (m,)."""
+    """Accuracies of n models inside and outside (n,), of m others likewise (m,) → how far these are above the line."""
     for case, n, m in (("a line of twelve models", 12, 3), ("two models on the line", 2, 4)):
         rng = np.random.default_rng(n)
         x = rng.normal(1.0, 0.7, n + m)
