@@ -116,8 +116,8 @@ def set_table(metric: str, numbers: pd.DataFrame, measured: Mapping[str, pd.Data
         measured: Frames of results by what they are called, such as "this run"; they may be empty.
 
     Returns:
-        One row per source, task and set that is shifted or has a shifted one beside it; columns "pre-trained" (of FDR),
-        "LP", "FT" and "LP-FT".
+        Indexed by source, task and backbone, one row per set: "set", "pre-trained" (of FDR), "LP", "FT" and "LP-FT".
+        Tasks without a shifted set are left out.
     """
     form, rows = FORMATS[metric], []
     columns = {"pretrained": "pre-trained"} | {m: METHODS[m].label for m in SHOWN if metric == "accuracy" or m != "lp"}
@@ -130,8 +130,7 @@ def set_table(metric: str, numbers: pd.DataFrame, measured: Mapping[str, pd.Data
         for (task, backbone), here in found.groupby(["task", "backbone"], observed=True, sort=False):
             sets = [s for s in here["split"].unique() if s == "test" or s.startswith("ood_")]
             for split in sets if len(sets) > 1 else ():
-                row = {"numbers": source, "trained on": f"{task} ({backbone})" if backbone else task}
-                row["evaluated on"] = split_label(split)
+                row = {"numbers": ", ".join(filter(None, (f"{source}: {task}", backbone))), "set": split_label(split)}
                 for method, title in columns.items():
                     values = select(here, split=split, method=method)["value"].tolist()
                     row[title] = form(values) if values else ""

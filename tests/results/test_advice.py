@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 from conftest import ROOT
 
-from lpft_utils.results.advice import basis
+from lpft_utils.results.advice import support_table
 from lpft_utils.results.ledger import DECIDED, MISSING
 from lpft_utils.results.published import LABEL, load_published
 from lpft_utils.results.published_claims import established
@@ -36,21 +36,24 @@ def theirs():
 def test_rows_stand_by_outcome_with_the_published_count_beside_them(theirs):
     rows = [
         Row("2.Diff", "cb", "holds", DECIDED),
+        Row("2.Diff", "snippets", "fails", DECIDED),
         Row("2.Diff", "cola", "no runs yet", MISSING),
         Row("2.Diff", "rte", "fails", DECIDED, role="secondary"),
         Row("2.Diff", "cb", "fails", DECIDED, rate="same"),
     ]
-    said = basis(rows, theirs, ["2.Diff"])
-    assert said.startswith("2.Diff/…/tuned: holds on cb; no runs yet on cola (")
-    assert f"({LABEL}: means agree on 12 of 12; tested: 0 holds, 0 fails, 12 not testable)" in said
-    assert "alone" not in said and "rte" not in said
+    row = support_table(rows, theirs, {"line": (["2.Diff"], "tuned")}).loc["line"]
+    assert row["rows"] == "2.Diff/…/tuned"
+    assert row["today"] == "holds on cb; fails on snippets; no runs yet on cola"
+    assert row[LABEL] == "means agree on 12 of 12; tested, 0 hold and 0 fail"
+    assert row["rests on"] == "runs: 1 holds, 1 fails of 3"
 
 
 @pytest.mark.parametrize(
-    ("statistic", "rate", "end"),
-    [("2.Diff", "tuned", "the paper’s tables"), ("3.trend", "tuned", "the paper’s figures"),
-     ("2.Diff", "same", "theory")],
+    ("statistic", "rate", "left"),
+    [("2.Diff", "tuned", "the paper’s tables alone"), ("3.trend", "tuned", "the paper’s figures alone"),
+     ("2.Diff", "same", "theory alone")],
 )  # fmt: skip
-def test_without_a_decided_row_the_sentence_says_what_is_left(theirs, statistic, rate, end):
+def test_without_a_decided_row_the_line_says_what_is_left(theirs, statistic, rate, left):
     rows = [Row(statistic, "cb", "undecided", "undecided", rate=rate)]
-    assert basis(rows, theirs, [statistic], rate).endswith(f"No row is decided: this rests on {end} alone")
+    (row,) = support_table(rows, theirs, {"line": ([statistic], rate)}).to_dict("records")
+    assert row["rests on"] == left and row["today"] == "undecided on cb"

@@ -75,12 +75,12 @@ def test_published_numbers_are_refused_where_means_over_runs_are_taken(published
 
 def test_a_table_by_set_keeps_sources_apart_and_pre_trained_features_of_fdr_alone(frame, published):
     shown = shift.set_table("FDR", published, {"reference runs": frame.iloc[:0], "this run": frame})
-    assert set(shown.index) == {LABEL, "this run"}
-    assert list(shown.columns) == ["trained on", "evaluated on", "pre-trained", "FT", "LP-FT"]
-    ours = shown.loc["this run"].set_index("evaluated on")
+    assert set(shown.index) == {f"{LABEL}: amazon", "this run: toy, tiny"}
+    assert list(shown.columns) == ["set", "pre-trained", "FT", "LP-FT"]
+    ours = shown.loc["this run: toy, tiny"].set_index("set")
     assert list(ours.index) == ["test", "a (OOD)", "b (OOD)"]
     assert ours.loc["a (OOD)", "LP-FT"].startswith("0.73 ± ")
-    theirs = shown.loc[LABEL].set_index("evaluated on")
+    theirs = shown.loc[f"{LABEL}: amazon"].set_index("set")
     assert theirs.loc["dynasent (OOD)", ["pre-trained", "FT", "LP-FT"]].tolist() == ["1.94", "2.03", "2.20"]
     assert "pre-trained" not in shift.set_table("Diff", published, {"this run": frame})
 
