@@ -74,6 +74,7 @@ COMMANDS = [
     line for block in re.findall(r"```sh\n(.*?)```", read("projects"), re.DOTALL) for line in block.splitlines()
 ]
 COMMANDS += re.findall(r"`(lpft [^`…]+)`", read("plans"))
+COMMANDS += re.findall(r'"(lpft [^"]+?) *\\n"', (ROOT / "book" / "what-should-i-do.ipynb").read_text(encoding="utf-8"))
 
 
 @pytest.mark.parametrize("line", [line for line in COMMANDS if line.startswith("lpft")])

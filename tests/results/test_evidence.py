@@ -12,6 +12,7 @@ from tiny_evidence import GRID, PLAN, SEEDS
 
 from lpft_utils.common.errors import ParameterError, RunError
 from lpft_utils.metrics.intervals import holm
+from lpft_utils.results import shift
 from lpft_utils.results.claims import evaluate
 from lpft_utils.results.collected import read_collected, write_collected
 from lpft_utils.results.evidence import load_evidence
@@ -262,3 +263,13 @@ def test_chapters_show_outcomes_of_the_evidence_beside_their_own(evidence, tiny)
     assert cell == "toy: holds; later: no runs yet"
     table = claims_table(evidence, only=(2,))
     assert {"toy", "later"} <= set(table) and set(table["claim"]) == {2}
+
+
+def test_gains_of_committed_evidence_are_those_of_its_ledger(evidence, rows):
+    frame = evidence.frame[evidence.frame["group"] == ""]
+    found = shift.gains(frame).set_index("split")["gain"]
+    assert set(found.index) == {"ood_b", "ood_c"}
+    for split, gain in found.items():
+        assert gain == pytest.approx(rows[f"8.each/toy/tuned/{split.removeprefix('ood_')}"].verdict.difference.mean)
+    runs = shift.pairs(frame)
+    assert set(runs["method"]) == {"lp", "ft", "lp_ft"} and not runs.duplicated(["method", "seed", "split"]).any()
