@@ -11,7 +11,7 @@ BIN      := $(VENV)/bin
 STAMPS   := $(VENV)/.stamps
 
 .DEFAULT_GOAL := help
-.PHONY: help book test check bench lint format doctor lab clean distclean
+.PHONY: help book pdf test check bench lint format doctor lab clean distclean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -19,6 +19,9 @@ help: ## list the targets
 book: $(STAMPS)/book ## run the chapters and build the site into _build/html
 	@$(BIN)/lpft fetch
 	$(BIN)/lpft book $(ARGS)
+
+pdf: $(STAMPS)/pdf ## print what `make book` ran as one PDF, _build/book.pdf (needs Chromium or Chrome)
+	$(BIN)/lpft pdf
 
 test: $(STAMPS)/test ## run the tests (units, chapters, site) but the slow ones
 	@$(BIN)/lpft fetch || echo 'the tests of the rated snippets will skip' >&2
@@ -66,6 +69,10 @@ $(BIN)/python:
 
 $(STAMPS)/book: pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(PIP_ARGS) -e '.[book]'
+	@mkdir -p $(STAMPS) && touch $@
+
+$(STAMPS)/pdf: pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(PIP_ARGS) -e '.[book,pdf]'
 	@mkdir -p $(STAMPS) && touch $@
 
 $(STAMPS)/test: pyproject.toml constraints.txt | $(BIN)/python

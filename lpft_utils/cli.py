@@ -6,6 +6,7 @@ A new command is one function decorated with `@main.command()`. Heavy imports st
 
 import contextlib
 import functools
+import json
 import logging
 import os
 import shlex
@@ -107,6 +108,18 @@ def book(
     )
     if page is not None and open_site:
         webbrowser.open(page.as_uri())
+
+
+@main.command()
+def pdf() -> None:
+    """Print the chapters that `lpft book` ran as one PDF, _build/book.pdf; needs Chromium or Chrome."""
+    try:
+        from lpft_utils.publishing.pdf import print_book
+    except ModuleNotFoundError as error:
+        raise LpftError(
+            f"printing needs {error.name}, which is not installed: pip install 'lpft-utils[book,pdf]'"
+        ) from error
+    click.echo(print_book(book_root()))
 
 
 @main.command()
@@ -308,3 +321,62 @@ def paper(
                 failed = study.run_every(settings)
             if failed:
                 raise LpftError("; ".join(f"{task}: {error}" for task, error in failed.items()))
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="As JSON, with the plan's hash and the summary.")
+@click.option("--claim", metavar="N", help="One claim: its number, or a statistic such as 2.Diff.")
+@click.option("--task", metavar="NAME", help="One task.")
+@click.option("--all", "everything", is_flag=True, help="Not the primary endpoints alone.")
+def ledger(as_json: bool, claim: str | None, task: str | None, everything: bool) -> None:
+    """Show what the committed evidence says about the paper's claims, one row per statement and task."""
+    from lpft_utils.common.table import Table
+    from lpft_utils.results.evidence import load_evidence
+    from lpft_utils.results.ledger import ledger_table
+
+    evidence = load_evidence()
+    rows = [row for row in (evidence.rows if everything else evidence.primary()) if row.matches(claim, task)]
+    if not rows:
+        raise ParameterError(
+            f"no row for claim {claim or 'any'} on task {task or 'any'}. Known: claims "
+            f"{', '.join(dict.fromkeys(row.verdict.record.id for row in evidence.rows))}; tasks "
+            f"{', '.join(dict.fromkeys(row.task for row in evidence.rows))}. Secondary ones need --all."
+        )
+    about = {"plan": evidence.plan.hash, "primary": evidence.summary(), "notes": evidence.notes}
+    if as_json:
+        click.echo(json.dumps({**about, "rows": [row.to_dict() for row in rows]}, ensure_ascii=False, indent=1))
+        return
+    click.echo(Table(ledger_table(rows).drop(columns="statement")).to_text())
+    for name, said in {row.verdict.record.id: row.verdict.statement for row in rows[::-1]}.items():
+        click.echo(f"{name}: {said}")
+    counts = ", ".join(f"{n} {state}" for state, n in evidence.summary().items())
+    click.echo("\n".join([f"Primary endpoints: {counts}. Plan {evidence.plan.hash}.", *evidence.notes]))
+
+
+@main.command()
+@click.argument("row")
+@click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Runs at the same time.")
+@click.option("--dry-run", is_flag=True, help="Say what it would take, and stop.")
+@click.option(
+    "--store", type=click.Path(file_okay=False, path_type=Path), metavar="FOLDER",
+    help="Where the new runs go; what is in it is not run again. Default: reproduced/ in the run store.",
+)  # fmt: skip
+def reproduce(row: str, jobs: int, dry_run: bool, store: Path | None) -> None:
+    """Do the runs behind a ROW of the ledger again, and compare every number with the committed one."""
+    from lpft_utils.results import reproduce as again
+    from lpft_utils.results.evidence import load_evidence
+
+    evidence = load_evidence()
+    found = again.find_row(evidence, row)
+    click.echo(again.forecast(evidence, found))
+    if dry_run:
+        return
+    with _messages_above_bars():
+        new = again.reproduce(found, store or run_store() / "reproduced", jobs, progress=True)
+    compared = again.compare(evidence, found, new)
+    off = compared[~compared["within"]]
+    same = compared["committed"].eq(compared["again"]).sum()
+    click.echo(f"{len(compared)} numbers: {same} equal, {len(off)} beyond the tolerance")
+    if len(off):
+        click.echo(off.drop(columns="within").to_string(index=False))
+        sys.exit(1)

@@ -66,7 +66,7 @@ def head_scaling(scales: Sequence[float], curves: Mapping[str, Mapping[str, Sequ
     for axes in (left, right):
         axes.axvline(1, color=_FADED, linewidth=1)
         axes.axvline(fitted, color=_FADED, linewidth=1, linestyle="-.", label="s = 1/T")
-        axes.legend(fontsize=9)
+    legend_below(figure, 3, fontsize=10)
     return figure
 
 
@@ -93,7 +93,7 @@ def temperature_against_norm(groups: Mapping[str, tuple[str, Sequence[float], Se
         middle = np.exp(np.log(temperatures).mean() - np.log(norms).mean())
         axes.plot(ends, middle * ends, color=_FADED, linewidth=1, linestyle="--", label="T ∝ ‖V‖")
     axes.axhline(1, color=_FADED, linewidth=1)
-    legend_below(figure, 3, fontsize=9)
+    legend_below(figure, 3, fontsize=10)
     return figure
 
 
@@ -122,7 +122,7 @@ def before_and_after(
         axes.set(title=title, ylabel="ECE", ylim=(0, 1.08 * top))
         axes.set_xticks(range(len(by_method)), [METHODS[method].label for method in by_method])
         axes.grid(visible=False, axis="x")
-    rows[-1].set(xlabel="filled: before, hollow: after temperature scaling; dashed: chance")
+    rows[-1].set_xlabel("filled: before, hollow: after temperature scaling; dashed: chance", fontsize=10)
     return figure
 
 

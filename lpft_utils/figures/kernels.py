@@ -33,7 +33,7 @@ def kernel_image(K: Tensor, labels: Tensor, label_names: Sequence[str]) -> Figur
         The figure.
     """
     sizes = K.diagonal().clamp_min(1e-30).sqrt()
-    figure = Figure(figsize=(0.62 * WIDTH, 0.52 * WIDTH))
+    figure = Figure(figsize=(WIDTH, 0.78 * WIDTH))
     axes = figure.subplots()
     image = class_image(axes, K / sizes[:, None] / sizes, labels, label_names, vmax=1)
     figure.colorbar(image, ax=axes, label="cosine of the gradients")
@@ -169,8 +169,7 @@ def norm_law(scales: Sequence[float], norms: Mapping[str, Sequence[float]]) -> F
     Returns:
         The figure.
     """
-    figure = Figure(figsize=(0.7 * WIDTH, 3.2))
-    axes = figure.subplots()
+    figure, (axes,) = page_figure(1, 3.2)
     x = np.asarray(scales)
     axes.loglog(x, norms["F"], "o", color=METHODS["lp_ft"].color, label="‖F‖, computed")
     axes.loglog(x, norms["F"][0] * (x / x[0]) ** 2, "--", color="0.35", label="square law")
@@ -200,9 +199,10 @@ def layer_shares(by_method: Mapping[str, pd.DataFrame]) -> Figure:
             width = table.reindex(index=layers, columns=kinds).fillna(0)[kind].to_numpy()
             axes.barh(layers, width, left=left, color=CLASS_COLORS[i % 5], hatch=hatches[i % 5], label=kind)
             left += width
-        axes.set(title=METHODS[method].label, xlabel="share of the trace of F")
+        axes.set(title=METHODS[method].label)
+    columns[len(columns) // 2].set_xlabel("share of the trace of F")
     columns[0].invert_yaxis()
-    legend_below(figure, 4)
+    legend_below(figure, 2)
     return figure
 
 

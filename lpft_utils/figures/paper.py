@@ -142,16 +142,16 @@ def _draw(panels: Mapping[str, Panel | None], n_columns: int) -> Figure:
     figure, places = page_figure(max(len(there), 1), 2.9, min(n_columns, max(len(there), 1)))
     for axes, (title, panel) in zip(places, there.items(), strict=False):
         panel(axes)
-        axes.set_title(title)
+        axes.set_title(title.replace(", ", "\n"))
     if not there:
         places[0].set_axis_off()
-    legend_below(figure, 4)
+    legend_below(figure, 3)
     return _say_missing(figure, [title for title, panel in panels.items() if panel is None])
 
 
 def _say_missing(figure: Figure, missing: Sequence[str]) -> Figure:
     if missing:
-        figure.suptitle(f"missing: {'; '.join(missing)}", fontsize=9, wrap=True)
+        figure.suptitle(f"missing: {'; '.join(missing)}", fontsize=10, wrap=True)
     return figure
 
 
@@ -198,7 +198,7 @@ def _heat_map(part: str, e: Experiments, axes: Any) -> None:
     norms = block_trace_norms(at.train.P if part == "P" else at.train.F).cpu()
     names = e.runs["lp"][0].metrics["task"]["label_names"]
     kernels.class_image(axes, norms, at.labels, names, vmin=0, vmax=float(np.percentile(norms, 99)) or 1.0)
-    axes.tick_params(labelsize=8)
+    axes.tick_params(labelsize=10)
 
 
 _BOSS = ("test", "ood_dynasent", "ood_semeval")

@@ -33,13 +33,13 @@ def logistic_path(about: Mapping[str, Any], norm_init: float) -> Figure:
     """
     figure, (left, right) = page_figure(2, 3.2)
     left.semilogx(about["Cs"], about["cv_accuracy"], color=METHODS["lp"].color, marker="s")
-    left.set(xlabel="C (weak penalty to the right)", ylabel="accuracy on held-out folds")
+    left.set(xlabel="C (weak penalty: right)", ylabel="accuracy on held-out folds")
     right.loglog(about["Cs"], about["norms"], color=METHODS["lp"].color, marker="s", label="LP optimum")
     right.axhline(norm_init, color=METHODS["ft"].color, label="random head of FT")
     right.set(xlabel="C", ylabel="‖V‖")
     for axes in (left, right):
         axes.axvline(about["C"], color="0.35", linestyle="--", linewidth=1, label="chosen C")
-    right.legend()
+    legend_below(figure, 3, fontsize=10)
     return figure
 
 
@@ -64,8 +64,7 @@ def descent(histories: Sequence[pd.DataFrame], norm_init: float) -> Figure:
     right.axhline(norm_init, color=METHODS["ft"].color, label="random head of FT")
     left.set(xlabel="gradient step", ylabel="accuracy")
     right.set(xlabel="gradient step", ylabel="‖V‖")
-    left.legend()
-    right.legend()
+    legend_below(figure, 4)
     return figure
 
 
@@ -163,7 +162,7 @@ def _by_split(
         x = [j + 0.22 * (i - (len(runs) - 1) / 2) for j in range(len(splits))]
         rows = [[values(run)[split] for run in converged(group)] for split in splits]
         mean_and_seeds(axes, x, rows, method, linestyle="", label=_legend(method, group))
-    axes.set_xticks(range(len(splits)), [split_label(split) for split in splits])
+    axes.set_xticks(range(len(splits)), [split_label(split).replace(" (", "\n(") for split in splits])
     axes.set(ylabel=label)
     axes.margins(x=0.08)
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.16), ncols=len(runs))
@@ -194,7 +193,7 @@ def feature_map(planes: Mapping[str, Mapping[str, Array]], label_names: Sequence
             ax.scatter(*plane[key].T, s=size, marker="*", facecolor=face, edgecolor="black", zorder=3, label=label)
         ax.set(title=title, xticks=[], yticks=[])
         ax.grid(visible=False)
-    legend_below(figure, 3, fontsize=9)
+    legend_below(figure, 3, fontsize=10)
     return figure
 
 

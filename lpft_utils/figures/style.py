@@ -14,13 +14,14 @@ from lpft_utils.metrics.intervals import interval
 from lpft_utils.training.methods import METHODS
 
 PALETTE = sns.color_palette("colorblind").as_hex()
-WIDTH = 7.2  # inches; at most two panels beside each other, so that text stays readable on a phone
+WIDTH = 5.0  # inches: drawn for one column, so that lettering is at least 9 pixels high on a phone
 CLASS_COLORS = tuple(PALETTE[i] for i in (0, 1, 2, 4, 9))
 CLASS_MARKERS = ("o", "s", "^", "D", "v")
 STYLE: dict[Any, Any] = {  # matplotlib types its keys as literals
     **sns.axes_style("whitegrid"),
     "axes.spines.top": False,
     "axes.spines.right": False,
+    "axes.titlesize": 11,
     "font.size": 11,
     "legend.frameon": False,
     "figure.constrained_layout.use": True,

@@ -6,6 +6,7 @@ good one. Layout of the build folder:
     _build/executed/   mirror of the book with executed chapters (what the pages are made from)
     _build/failed/     the chapter that failed last, up to the failing cell
     _build/html/       the site
+    _build/book.pdf    the site as one PDF (`lpft pdf`)
     _build/student/    the same of the student edition
 """
 
@@ -20,7 +21,7 @@ from typing import Any
 
 from lpft_utils.common.errors import ParameterError
 from lpft_utils.common.files import whole
-from lpft_utils.publishing import site
+from lpft_utils.publishing import made, site
 from lpft_utils.publishing.chapters import PublishError, Say, build_folder, chapters, execute, pages
 
 
@@ -44,6 +45,7 @@ def build_site(root: Path, build: Path | None = None, *, say: Say = print) -> Pa
     say("site: building")
     start = time.perf_counter()
     mirror = site.mirror_sources(root, build / "executed", pages(root))
+    made.describe_copy(mirror / "book" / "made.md", [mirror / chapter.relative_to(root) for chapter in chapters(root)])
     with tempfile.TemporaryDirectory(prefix=".site-", dir=build) as folder:
         # A fresh folder every time: old doctrees would hide broken references.
         program = "import sys; from jupyter_book.cli.main import main; sys.exit(main())"

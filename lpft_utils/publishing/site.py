@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
-_TEXT_FILES = {".html", ".js", ".json", ".txt", ".ipynb", ".md", ".inv", ".bib", ""}
+_ICON = re.compile(r'(?:\.fa-[\w-]+:before,?)+\{content:"[^"]*"\}')
+_TEXT_FILES = {".html", ".svg", ".css", ".js", ".json", ".txt", ".ipynb", ".md", ".inv", ".bib", ""}
 # What Sphinx reads besides the pages named in the table of contents.
 _SOURCES = ("_config.yml", "_toc.yml", "book/references.bib", "book/assets", "book/reference")
 
@@ -120,20 +121,25 @@ def _copy_mathjax(static: Path) -> None:
 
 
 def mend_page(text: str) -> str:
-    """Mend what the theme and pandas get wrong for screen readers.
+    """Mend what the theme and pandas get wrong for screen readers and slow lines.
 
     Args:
         text: One HTML page.
 
     Returns:
         The page with the bibliography as a list of list items (the role `doc-biblioentry` is deprecated and may not
-        stand in a list), the sidebar as a landmark, and empty table headers as plain cells.
+        stand in a list), the sidebar as a landmark, and empty table headers as plain cells; with names of buttons
+        that their visible texts contradicted left out, and without Font Awesome's 1.5 MB script, whose icons the style
+        sheet has as well.
     """
+    text = re.sub(r"\s+(?=</?(?:thead|tbody|tr|th|td)\b)", "", text)
+    text = re.sub(r"<script[^>]*/fontawesome\.js[^>]*></script>", "", text)
+    text = re.sub(r'(<summary|<button class="btn search-button-field[^>]*?) aria-label="[^"]*"', r"\1", text)
     text = text.replace('role="doc-biblioentry"', 'role="listitem"')
     text = text.replace(
         '<div id="pst-primary-sidebar"', '<div role="complementary" aria-label="Book" id="pst-primary-sidebar"'
     )
-    return re.sub(r"<th([^>]*)>(\s|&nbsp;)*</th>", r"<td\1></td>", text)
+    return re.sub(r"<th([^>]*)>(?:\s|&nbsp;|</?p>)*</th>", r"<td\1></td>", text)
 
 
 def finish(html: Path, private: Mapping[str, str]) -> None:
@@ -144,8 +150,11 @@ def finish(html: Path, private: Mapping[str, str]) -> None:
         private: Replacements for absolute paths of this machine.
     """
     _copy_mathjax(html / "_static")
-    for useless in html.rglob("*.map"):
+    for useless in {*html.rglob("*.map"), *html.rglob("fontawesome.js*")}:
         useless.unlink()
+    icons = {
+        icon for page in html.rglob("*.html") for icon in re.findall(r"\bfa-[\w-]+", page.read_text(encoding="utf-8"))
+    }
     for file in html.rglob("*"):
         if not file.is_file() or file.suffix not in _TEXT_FILES or "mathjax" in file.parts:
             continue
@@ -154,5 +163,9 @@ def finish(html: Path, private: Mapping[str, str]) -> None:
             after = scrub(before, private)
             if file.suffix == ".html":
                 after = mend_page(after)
+            elif file.name == "pydata-sphinx-theme.css":
+                after = _ICON.sub(lambda rule: rule[0] if icons & set(re.findall(r"fa-[\w-]+", rule[0])) else "", after)
+            elif file.parent.name == "_images":
+                after = re.sub(r'(?<= [dxy]=")[^"]*', lambda path: re.sub(r"(\.\d\d)\d+", r"\1", path[0]), after)
             if after != before:
                 file.write_text(after, encoding="utf-8")

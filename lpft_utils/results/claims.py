@@ -25,8 +25,8 @@ from lpft_utils.common.names import split_label
 from lpft_utils.common.table import Table
 from lpft_utils.metrics.intervals import LEVEL, POWER, Interval, holm, interval, two_way_interval
 from lpft_utils.results.frame import check_measured, evaluated_splits, results, select, validation_note
-from lpft_utils.results.plan import Plan, load_plan
-from lpft_utils.results.statements import CLAIMS, SHIFT, Claim, success, sweep
+from lpft_utils.results.plan import TUNED, Plan, load_plan
+from lpft_utils.results.statements import CLAIMS, PAIRS, SHIFT, Claim, success, sweep
 from lpft_utils.runs.store import Run, converged
 from lpft_utils.training.methods import METHODS
 
@@ -47,6 +47,7 @@ class Verdict:
         detectable: The smallest distance from the threshold that would have been decided with power 0.8.
         p_holm: The same, adjusted for what is tested together.
         role: "primary", "replication" or "secondary", by the plan.
+        rate: "tuned", each method's own, or "same", where b was trained at a's.
         reason: Why the statement is not testable here; "" if it is.
         over: What the interval is over: "seeds × texts", "seeds, each with its own texts" (generated ones), or "seeds"
             (other texts may give other values).
@@ -64,6 +65,7 @@ class Verdict:
     detectable: float
     p_holm: float = math.nan
     role: str = "secondary"
+    rate: str = TUNED
     reason: str = ""
     over: str = SEEDS
     smallest: float | None = None
@@ -77,11 +79,11 @@ class Verdict:
 
     @property
     def outcome(self) -> str:
-        """One of "holds", "fails", "undecided", "not testable"; "one seed", "diverged" where there is no interval."""
+        """One of "holds", "fails", "undecided", "not testable", or why there is no interval, such as "one seed"."""
         if self.reason:
             return "not testable"
         if self.difference.n < 2:
-            return "one seed" if self.difference.n else "diverged"
+            return "one seed" if self.difference.n else "diverged" if self.diverged else "no runs yet"
         if not self.p_holm < 1 - LEVEL:
             return "undecided"
         return "holds" if self.side > 0 else "fails"
@@ -100,17 +102,19 @@ class Verdict:
 
 def evaluate(
     source: pd.DataFrame | Iterable[Run] | Mapping[Any, Iterable[Run]], *wanted: str, split: str = "test",
-    note: str = "", plan: Plan | None = None,
+    note: str = "", plan: Plan | None = None, rate: str = TUNED,
 ) -> list[Verdict]:  # fmt: skip
     """Test claims on results.
 
     Args:
         source: A frame of results of one task, or runs: of a sweep as groups by ‖V0‖ or factor. From runs on texts that
-            were not generated, differences of accuracy have intervals over seeds and texts.
+            were not generated, and from a frame with the columns "predicted" and "labels" of `collected`, differences
+            of accuracy have intervals over seeds and texts.
         *wanted: Numbers or ids of claims, such as "2" or "2.Diff"; default: all that the results allow.
         split: Split of the claims that are about "test".
         note: Added to the statements; of a frame with groups, also the group that claims other than 3 are tested on.
         plan: What is primary; default: `plan.load_plan()`.
+        rate: "same" where LP-FT was trained at FT's rate, and LP-LoRA at LoRA's: then these pairs alone are compared.
 
     Returns:
         The verdicts, by number, split and pair of methods, adjusted for one another (`adjusted`).
@@ -129,7 +133,8 @@ def evaluate(
         if wanted and not any(_is(claim, name) for name in wanted):
             continue
         here = frame if claim.number == 3 or "group" not in frame else select(frame, group=note)
-        for (s, on), (p, pair) in itertools.product(enumerate(splits[claim.on]), enumerate(claim.pairs)):
+        pairs = claim.pairs if rate == TUNED else [pair for pair in claim.pairs if pair in PAIRS]
+        for (s, on), (p, pair) in itertools.product(enumerate(splits[claim.on]), enumerate(pairs)):
             values = claim.statistic(here, *pair, on).dropna()
             if len(values) or _all_diverged(here, *pair):
                 reason = claim.untestable(here, *pair, on) if len(values) else ""
@@ -139,7 +144,7 @@ def evaluate(
                     difference, more["over"] = over_texts, TEXTS
                 if claim.test == "trend" and len(values) > 1:
                     more |= _trend(sweep(here, pair[1], on))
-                verdict = verdict_of(claim, difference, (*pair, on), here, plan, note, **more)
+                verdict = verdict_of(claim, difference, (*pair, on), here, plan, note, rate, **more)
                 found.append(((claim.number, s, p), verdict))
     if missing := [name for name in wanted if not any(_is(verdict.record, name) for _, verdict in found)]:
         raise ParameterError(
@@ -152,6 +157,8 @@ def evaluate(
 def adjusted(verdicts: Sequence[Verdict]) -> list[Verdict]:
     """Verdicts with p-values adjusted by Holm's method within each claim, primary endpoints and the others apart.
 
+    What has no interval yet counts as p = 1: a family has the size that was planned, also while runs are missing.
+
     Args:
         verdicts: Results of `evaluate`, on any tasks.
 
@@ -161,11 +168,11 @@ def adjusted(verdicts: Sequence[Verdict]) -> list[Verdict]:
     found = list(verdicts)
     families: dict[Any, list[int]] = {}
     for i, v in enumerate(found):
-        if not v.reason and v.difference.n > 1:
+        if not v.reason:
             families.setdefault((v.claim, v.role), []).append(i)
     for family in families.values():
-        for i, p in zip(family, holm([found[i].p for i in family]), strict=True):
-            found[i] = replace(found[i], p_holm=p)
+        for i, p in zip(family, holm([found[i].p if found[i].difference.n > 1 else 1 for i in family]), strict=True):
+            found[i] = replace(found[i], p_holm=p if found[i].difference.n > 1 else math.nan)
     return found
 
 
@@ -200,7 +207,7 @@ def ledger(verdicts: Sequence[Verdict]) -> Table:
 
 def verdict_of(
     claim: Claim, difference: Interval, where: tuple[str, str, str], frame: pd.DataFrame, plan: Plan, note: str = "",
-    **more: Any,
+    rate: str = TUNED, **more: Any,
 ) -> Verdict:  # fmt: skip
     """A verdict from an interval.
 
@@ -211,6 +218,7 @@ def verdict_of(
         frame: The results, which say whose they are and which runs diverged.
         plan: What is primary, and which tasks get no verdict.
         note: Added to the statement.
+        rate: "tuned", or "same" where b was trained at a's.
         **more: Further fields of the verdict.
 
     Returns:
@@ -226,14 +234,17 @@ def verdict_of(
         "side": side,
         "p": difference.p_value(side),
         "detectable": difference.detectable,
-        "role": plan.role(task, claim.id) if planned else "secondary",
-        "smallest": plan.smallest(task, claim.id) if planned else None,
+        "role": plan.role(task, claim.id, rate) if planned else "secondary",
+        "rate": rate,
+        "smallest": plan.smallest(task, claim.id, rate) if planned else None,
         "diverged": lost.loc[lost["method"].isin((a, b)), "seed"].nunique(),
         "note": validation_note(frame) if split == "test" else "",
     } | more
     if plan.tasks.get(task, {}).get("role") == "shown":
         fields["reason"] = "shown without a verdict, by the plan"
     statement = claim.statement.format(score=success(frame), note=note, **names)
+    if rate != TUNED:
+        statement += f", at the rate of {names['a']}"
     return Verdict(claim, where, statement, difference, **fields)
 
 
@@ -261,21 +272,35 @@ def _trend(by_norm: pd.DataFrame) -> dict[str, float]:
 
 def _texts(claim: Claim, frame: pd.DataFrame, runs: Sequence[Run], where: tuple[str, str, str]) -> Interval | None:
     """The interval over seeds and texts, where the claim has one and every seed was evaluated on the same texts."""
-    a, b, split = where
-    by_seed = {m: {run.spec.seed: run for run in converged(runs) if run.spec.method == m} for m in (a, b)}
-    pairs = [(by_seed[a][seed], by_seed[b][seed]) for seed in by_seed[a] if seed in by_seed[b]]
-    splits = [s for s in evaluated_splits(frame) if s.startswith("ood_")] if split == SHIFT else [split]
-    everyone = [run for pair in pairs for run in pair]
-    if claim.score is None or len(pairs) < 2 or not all(s in run.predictions for run in everyone for s in splits):
+    if claim.score is None:
         return None
-    labels = {s: everyone[0].predictions[s][1] for s in splits}
-    same = all(np.array_equal(run.predictions[s][1], labels[s]) for run in everyone for s in splits)
-    if not same:
+    a, b, split = where
+    splits = [s for s in evaluated_splits(frame) if s.startswith("ood_")] if split == SHIFT else [split]
+    said = _predicted(frame, runs, (a, b))
+    in_both = set.intersection(*({seed for m, seed in said if m == method} for method in (a, b)))
+    pairs = [(said[a, seed], said[b, seed]) for seed in sorted(in_both)]
+    everyone = [by_split for pair in pairs for by_split in pair]
+    if len(pairs) < 2 or not all(s in by_split for by_split in everyone for s in splits):
+        return None
+    labels = {s: everyone[0][s][1] for s in splits}
+    if not all(np.array_equal(by_split[s][1], labels[s]) for by_split in everyone for s in splits):
         return None
     score, metric = claim.score, success(frame)
-    scores = [[(score(x, s, metric), score(y, s, metric)) for s in splits] for x, y in pairs]
+    scores = [[[score(p, y, metric) for p, y in (f[s], g[s])] for s in splits] for f, g in pairs]
 
     def value(seed: int, texts: Sequence[np.ndarray]) -> float:
         return float(np.mean([g(index) - f(index) for (f, g), index in zip(scores[seed], texts, strict=True)]))
 
     return two_way_interval(value, len(pairs), [len(labels[s]) for s in splits])
+
+
+def _predicted(frame: pd.DataFrame, runs: Sequence[Run], methods: tuple[str, str]) -> dict[Any, dict[str, Any]]:
+    """Predicted classes and labels by split, of each method and seed that converged: of runs, or in a frame."""
+    found: dict[Any, dict[str, Any]] = {}
+    for run in converged(run for run in runs if run.spec.method in methods):
+        found[run.spec.method, run.spec.seed] = {s: (f.argmax(1), y) for s, (f, y) in run.predictions.items()}
+    if not runs and "predicted" in frame:
+        rows = select(frame, metric="accuracy").dropna(subset="predicted")
+        for row in rows[rows["method"].isin(methods)].itertuples():
+            found.setdefault((row.method, row.seed), {})[row.split] = (row.predicted, row.labels)
+    return found

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from lpft_utils.common.environment import environment
 from lpft_utils.common.table import Table
 from lpft_utils.kernel_methods import statistics
 from lpft_utils.results.frame import per_run, select
@@ -19,6 +23,7 @@ from lpft_utils.runs.profiles import Profile
 from lpft_utils.runs.store import Run
 from lpft_utils.studies import initialisation as kernels
 from lpft_utils.studies.initialisation import Initialisation
+from lpft_utils.training.spec import RunSpec
 
 PARTS = {"P": "P", "F": "F", "K": "P+F"}
 ROWS = {"method": "initialisation"}
@@ -49,6 +54,32 @@ def kernel_results(
         for row in (*_statistics(at, found), *_fits(at, kinds))
     ]
     return pd.DataFrame(rows, columns=["group", "method", "seed", "split", "metric", "value"])
+
+
+def collect_kernels(spec: RunSpec, n_kernel: int, run: str, store: Path | None = None) -> pd.DataFrame:
+    """Kernels at the initialisations that a run of LP makes, for a file of results (`collected`).
+
+    Args:
+        spec: The run of LP.
+        n_kernel: Training texts of the kernels, and test texts.
+        run: The name of the rows.
+        store: The run store; default: `paths.run_store()`.
+
+    Returns:
+        Results of `kernel_results` and "seconds", with "run", "task", "backbone", "seed", "spec" (with "n_kernel") and
+        "environment".
+    """
+    fields = spec.replace(learning_rate=None).to_dict()
+    place = {name: fields.pop(name) for name in ("task", "backbone", "ood")}
+    seed, _, _ = (fields.pop(name) for name in ("seed", "method", "learning_rate"))
+    setting = Profile("reference", **place, seeds=(seed,), settings=fields, n_kernel=n_kernel)
+    started = time.perf_counter()
+    frame = kernel_results([kernels.initialisations(setting, spec.seed, store=store)])
+    took = {"method": "lp", "split": "", "metric": "seconds", "value": time.perf_counter() - started}
+    frame = pd.concat([frame, pd.DataFrame([took])], ignore_index=True)
+    about = {"spec": spec.to_dict() | {"n_kernel": n_kernel}, "environment": environment()}
+    frame = frame.assign(run=run, task=spec.task, backbone=spec.backbone, seed=spec.seed)
+    return frame.assign(**{name: json.dumps(value) for name, value in about.items()})
 
 
 def statistics_table(by_seed: Sequence[Mapping[str, Initialisation]]) -> Table:

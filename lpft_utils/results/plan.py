@@ -20,6 +20,7 @@ from lpft_utils.results.statements import CLAIMS
 from lpft_utils.training.methods import METHODS
 
 ROLES = ("primary", "replication", "shown")
+TUNED, SAME = RATES = ("tuned", "same")  # each method at its own learning rate; LP-FT at FT's, LP-LoRA at LoRA's
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +33,8 @@ class Plan:
         tasks: By name: "role" (one of `ROLES`; results of a task that is "shown" get no verdict) and whatever the runs
             need to know.
         endpoints: "statistic" (an id of `CLAIMS`), "tasks", "test", "margin", and "smallest", the smallest effect of
-            interest beyond the threshold, in the unit of the statistic. One per claim and task at most.
+            interest beyond the threshold, in the unit of the statistic; "rates" where not "tuned" alone, and "seeds"
+            where not all. One entry per claim and task at most.
         exclusions: "claim", "tasks" and "why" of what has no endpoint.
         described: Numbers of the claims that are described, not tested.
         seeds: Of the evaluation.
@@ -52,15 +54,19 @@ class Plan:
     learning_rates: Mapping[str, tuple[float, ...]]
     stopping: str
 
-    def role(self, task: str, statistic: str) -> str:
-        """A statistic's role on a task: "primary" or "replication" for a planned endpoint, otherwise "secondary"."""
-        planned = any(e["statistic"] == statistic and task in e["tasks"] for e in self.endpoints)
-        return self.tasks[task]["role"] if planned else "secondary"
+    def endpoint(self, task: str, statistic: str, rate: str = TUNED) -> Mapping[str, Any] | None:
+        """The entry of a statistic on a task, with the methods at these of the `RATES`; None if it is no endpoint."""
+        found = (e for e in self.endpoints if e["statistic"] == statistic and task in e["tasks"])
+        return next((e for e in found if rate in e.get("rates", (TUNED,))), None)
 
-    def smallest(self, task: str, statistic: str) -> float | None:
+    def role(self, task: str, statistic: str, rate: str = TUNED) -> str:
+        """A statistic's role on a task: "primary" or "replication" for a planned endpoint, otherwise "secondary"."""
+        return self.tasks[task]["role"] if self.endpoint(task, statistic, rate) else "secondary"
+
+    def smallest(self, task: str, statistic: str, rate: str = TUNED) -> float | None:
         """The smallest effect of interest of an endpoint; None for what is none."""
-        found = (e["smallest"] for e in self.endpoints if e["statistic"] == statistic and task in e["tasks"])
-        return next(found, None)
+        endpoint = self.endpoint(task, statistic, rate)
+        return endpoint["smallest"] if endpoint else None
 
 
 def load_plan(path: Path | None = None) -> Plan:
@@ -112,6 +118,8 @@ def _problems(plan: dict[str, Any]) -> Iterator[str]:
             yield f"endpoints: {claim.id}: expected test {claim.test!r} with margin {claim.margin:g}, as it is computed"
         elif not (is_number(entry["smallest"]) and entry["smallest"] > 0):
             yield f"endpoints: {claim.id}: smallest: expected a positive number, got {entry['smallest']!r}"
+        elif unknown := set(entry.get("rates", ())) - set(RATES):
+            yield f"endpoints: {claim.id}: rates: expected some of {', '.join(RATES)}, got {', '.join(unknown)}"
     covered = Counter((CLAIMS[e["statistic"]].number, task) for e in plan["endpoints"] for task in e["tasks"])
     covered += Counter((e["claim"], task) for e in plan["exclusions"] if e["why"] for task in e["tasks"])
     if unknown := {task for _, task in covered} - set(plan["tasks"]):

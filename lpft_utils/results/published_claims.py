@@ -20,6 +20,7 @@ from scipy.stats import ttest_ind_from_stats
 from lpft_utils.common.table import Table
 from lpft_utils.metrics.intervals import LEVEL, holm
 from lpft_utils.results.claims import Verdict
+from lpft_utils.results.evidence import Evidence
 from lpft_utils.results.frame import select
 from lpft_utils.results.published import LABEL, load_published
 from lpft_utils.results.reference import OWN_HEAD, Reference
@@ -116,7 +117,7 @@ def established_table(numbers: pd.DataFrame) -> Table:
 
 
 def beside(
-    verdicts: Sequence[Verdict], reference: Reference, published: Path | str = "reference/published.csv"
+    verdicts: Sequence[Verdict], reference: Reference | Evidence, published: Path | str = "reference/published.csv"
 ) -> Table:
     """What the paper's tables, the reference runs and this run say of the same statements.
 
@@ -131,8 +132,8 @@ def beside(
     """
     theirs = established(load_published(published))
     ours: dict[Any, list[str]] = {}
-    for task in (entry["name"] for entry in reference.about):
-        for v in reference.verdicts(task):
+    for task, found in reference.by_task().items():
+        for v in found:
             ours.setdefault(_key(v), []).append(f"{task}: {v.outcome}")
     rows = []
     for v in verdicts:
@@ -168,7 +169,8 @@ def improvements(numbers: pd.DataFrame) -> pd.DataFrame:
 
 
 def _key(v: Verdict) -> tuple[Any, ...]:
-    return v.record.id, *v.where[:2], "ood_" if v.where[2].startswith("ood_") else v.where[2], OWN_HEAD in v.statement
+    split = "ood_" if v.where[2].startswith("ood_") else v.where[2]
+    return v.record.id, *v.where[:2], split, OWN_HEAD in v.statement, v.rate
 
 
 def _counts(found: Any) -> tuple[str, str]:

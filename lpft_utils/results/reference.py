@@ -17,6 +17,7 @@ from lpft_utils.common.errors import RunError
 from lpft_utils.common.table import Table
 from lpft_utils.metrics.intervals import Interval
 from lpft_utils.results.claims import TEXTS, Verdict, adjusted, evaluate, verdict_of
+from lpft_utils.results.evidence import Evidence
 from lpft_utils.results.frame import COLUMNS, evaluated_splits, results, select, validation_note
 from lpft_utils.results.plan import load_plan
 from lpft_utils.results.statements import CLAIMS
@@ -45,18 +46,14 @@ class Reference:
     about: list[dict[str, Any]]
     frame: pd.DataFrame
 
-    def verdicts(self, task: str) -> list[Verdict]:
-        """The claims on one task, adjusted for those on all tasks here: tested on the frame, or as they are kept.
-
-        Args:
-            task: Its name.
-
-        Returns:
-            The verdicts, by number.
-        """
+    def by_task(self) -> dict[str, list[Verdict]]:
+        """The claims by task, adjusted for those on all tasks here: tested on the frame, or as they are kept."""
         everywhere = [(entry["name"], v) for entry in self.about for v in self._tested(entry)]
         found = adjusted([v for _, v in everywhere])
-        return [v for (name, _), v in zip(everywhere, found, strict=True) if name == task]
+        verdicts: dict[str, list[Verdict]] = {}
+        for (name, _), v in zip(everywhere, found, strict=True):
+            verdicts.setdefault(name, []).append(v)
+        return verdicts
 
     def _tested(self, about: Mapping[str, Any]) -> list[Verdict]:
         frame = select(self.frame, task=about["name"])
@@ -186,7 +183,7 @@ def norm_table(found: Reference) -> Table:
     return table(sweep, {"task": "task", "group": "‖V0‖"}, columns)
 
 
-def claims_table(found: Reference, only: Sequence[int] = ()) -> Table:
+def claims_table(found: Reference | Evidence, only: Sequence[int] = ()) -> Table:
     """Outcomes of the claims by task.
 
     Args:
@@ -197,8 +194,8 @@ def claims_table(found: Reference, only: Sequence[int] = ()) -> Table:
         One row per statement, one column per task; "" where a task lacks the split.
     """
     outcomes: dict[tuple[int, str], dict[str, str]] = {}
-    for task in (entry["name"] for entry in found.about):
-        for v in found.verdicts(task):
+    for task, verdicts in found.by_task().items():
+        for v in verdicts:
             if not only or v.claim in only:
                 outcomes.setdefault((v.claim, v.statement), {})[task] = v.shown
     rows = [{"claim": claim, "statement": text, **by_task} for (claim, text), by_task in outcomes.items()]

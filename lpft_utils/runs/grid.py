@@ -125,11 +125,12 @@ class Planned:
         return self.spec.replace(learning_rate=max(means, key=lambda rate: (means[rate], -rate)))
 
 
-def load_grid(path: Path) -> list[Planned]:
+def load_grid(path: Path, *, usable: bool = True) -> list[Planned]:
     """Read and check a grid.
 
     Args:
         path: The YAML file.
+        usable: Whether its backbones must be there: who reads its results needs none.
 
     Returns:
         Its runs, each once: blocks, tasks, backbones and seeds in the order of the file, tuning before evaluation, and
@@ -148,7 +149,7 @@ def load_grid(path: Path) -> list[Planned]:
     for number, block in enumerate(blocks, 1):
         where = f"block {number}: " if len(blocks) > 1 else ""
         if isinstance(block, dict):
-            said = list(_problems(block))
+            said = list(_problems(block, usable))
             for one in _runs(_right(block), said.append):
                 planned.setdefault((one.spec.key(""), *(spec.key("") for spec in one.tuning)), one)
         else:
@@ -165,7 +166,7 @@ def _right(block: dict[str, Any]) -> Any:
     return SimpleNamespace(**{k: v if _KEYS[k][1](v) else _KEYS[k][2] for k, v in given.items()})
 
 
-def _problems(block: dict[str, Any]) -> Iterator[str]:
+def _problems(block: dict[str, Any], usable: bool) -> Iterator[str]:
     """Everything that is wrong with a block but what `RunSpec` says about its runs, in words."""
     b = _right(block)
     for key in [*block, *(key for key in ("tasks", "methods", "seeds") if not block.get(key))]:
@@ -190,7 +191,7 @@ def _problems(block: dict[str, Any]) -> Iterator[str]:
         yield f"tuning_seeds: expected others than the seeds of the evaluation, got {sorted(both)} in both"
     if (b.tuning_seeds or b.same_rate) and not (b.tuning_seeds and b.learning_rates):
         yield "tuning_seeds, learning_rates: expected both where a rate is to be chosen (or taken from another method)"
-    for backbone in b.backbones:
+    for backbone in b.backbones if usable else ():
         try:
             resolve_backbone(backbone)
         except ModelError as error:

@@ -125,4 +125,6 @@ class Chapter:
             "date": here["date"],
             "this chapter": f"{time.perf_counter() - self._started:.0f} s with {torch.get_num_threads()} threads",
         }
+        if get_ipython():  # for the page "How this copy was made"
+            self.put("stamp", rows | {"runs": sorted({run.folder.name for run in runs})})
         return Stamp(rows)

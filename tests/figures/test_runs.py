@@ -83,7 +83,8 @@ def test_descent_shows_every_seed_with_one_legend_entry():
     for h in histories:
         assert holds(axes[0], h["train_accuracy"][1:]) and holds(axes[0], h["test_accuracy"][1:])
         assert holds(axes[1], h["head_norm"][1:])
-    assert [t.get_text() for t in axes[0].get_legend().get_texts()] == ["train", "test"]
+    legend = axes[0].figure.legends[0]
+    assert [t.get_text() for t in legend.get_texts()] == ["train", "test", "LP", "random head of FT"]
 
 
 def test_toy_flow_shows_distance_and_error_of_every_method():
@@ -135,7 +136,7 @@ def test_accuracies_show_test_and_shifted_sets_by_method(n_seeds):
     made = runs(n_seeds)
     (ax,) = draw(plots.accuracies(made))
     assert ax.get_ylabel() == "accuracy"
-    assert [t.get_text() for t in ax.get_xticklabels()] == ["test", "hotels (OOD)", "my set (OOD)"]
+    assert [t.get_text() for t in ax.get_xticklabels()] == ["test", "hotels\n(OOD)", "my set\n(OOD)"]
     for m in SHOWN:
         values = [[run.accuracy(split) for run in made[m]] for split in ("test", "ood_hotels", "ood_my_set")]
         assert all(holds(ax, seeds) for seeds in values) and holds(ax, np.mean(values, axis=1))

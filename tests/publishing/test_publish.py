@@ -12,7 +12,7 @@ import pytest
 from small_book import make_book, quiet
 
 from lpft_utils.common.errors import LpftError, ParameterError
-from lpft_utils.publishing import chapters, publish, site
+from lpft_utils.publishing import chapters, made, publish, site
 from lpft_utils.publishing.parameters import PROFILE_NAMES, check_names, parse_literal, parse_pairs
 
 
@@ -279,3 +279,53 @@ def test_scrubbing_replaces_whole_path_components_only():
 def test_pages_are_mended_for_screen_readers():
     page = '<div role="doc-biblioentry"></div><th></th><th class="blank">&nbsp;</th><th>C</th>'
     assert site.mend_page(page) == '<div role="listitem"></div><td></td><td class="blank"></td><th>C</th>'
+
+
+def test_pages_are_mended_for_names_and_weight():
+    page = (
+        '<script defer src="_static/scripts/fontawesome.js?digest=1"></script><script src="a.js"></script>'
+        '<button class="btn search-button-field pst-js-only" title="Search" aria-label="Search">Search</button>'
+        '<button class="btn search-button" aria-label="Search"></button><summary aria-label="Toggle">Show</summary>'
+        "<table>\n  <tr>\n    <td>1 2</td>\n  </tr>\n</table>"
+    )
+    assert site.mend_page(page) == (
+        '<script src="a.js"></script><button class="btn search-button-field pst-js-only" title="Search">Search</button>'
+        '<button class="btn search-button" aria-label="Search"></button><summary>Show</summary>'
+        "<table><tr><td>1 2</td></tr>\n</table>"
+    )
+
+
+def test_figures_lose_decimals_and_glyphs_and_used_icons_stay(tmp_path):
+    (tmp_path / "_images").mkdir()
+    (tmp_path / "a.html").write_text('<i class="fa-solid fa-sun"></i>', encoding="utf-8")
+    (tmp_path / "pydata-sphinx-theme.css").write_text(
+        '.fa-sun:before{content:"1"}.fa-moon:before,.fa-night:before{content:"2"}a{b:c}', encoding="utf-8"
+    )
+    drawn = '<path d="M 0 1.23456 L 12.3 4" transform="scale(0.015625)"/><use x="1.98765" y="2"/>'
+    (tmp_path / "_images" / "a.svg").write_text(drawn, encoding="utf-8")
+    site.finish(tmp_path, {})
+    assert (tmp_path / "pydata-sphinx-theme.css").read_text(encoding="utf-8") == '.fa-sun:before{content:"1"}a{b:c}'
+    assert (tmp_path / "_images" / "a.svg").read_text(encoding="utf-8") == (
+        '<path d="M 0 1.23 L 12.3 4" transform="scale(0.015625)"/><use x="1.98" y="2"/>'
+    )
+
+
+def test_the_copy_is_described_from_the_stamps_of_its_chapters(tmp_path):
+    stamp = {"profile": "smoke", "device": "a|b", "this chapter": "3 s", "runs": ["lp-s0-abc"]}
+    record = {"application/papermill.record/text/plain": repr(stamp)}
+    output = nbformat.v4.new_output("display_data", record, metadata={"scrapbook": {"name": "stamp"}})
+    stamped = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1", outputs=[output])])
+    nbformat.write(stamped, tmp_path / "one.ipynb")
+    nbformat.write(nbformat.v4.new_notebook(), tmp_path / "two.ipynb")
+    page = tmp_path / "made.md"
+    page.write_text("# Made\n", encoding="utf-8")
+    made.describe_copy(page, [tmp_path / "one.ipynb", tmp_path / "two.ipynb"])
+    text = page.read_text(encoding="utf-8")
+    assert text.startswith("# Made\n") and "| profile | smoke |" in text and "| device | a\\|b |" in text
+    assert "| {doc}`one` | 3 s | none |" in text and "{doc}`one`\n: `lp-s0-abc`" in text and "two" not in text
+    assert re.search(r"^\| torch \| \d", text, re.MULTILINE) and "| sphinx | 7" in text.lower()
+
+
+def test_a_book_without_that_page_is_left_alone(tmp_path):
+    made.describe_copy(tmp_path / "made.md", [])
+    assert not list(tmp_path.iterdir())

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.stats
+import sklearn.metrics
 from constructed import MadeUpRun
 
 from lpft_utils.common.errors import ParameterError
@@ -23,8 +24,8 @@ def planned(**roles):
     """A plan with one endpoint, 2.Diff, on tasks of these roles."""
     return SimpleNamespace(
         tasks={task: {"role": role} for task, role in roles.items()},
-        role=lambda task, statistic: roles[task] if statistic == "2.Diff" and task in roles else "secondary",
-        smallest=lambda task, statistic: 0.5 if statistic == "2.Diff" and task in roles else None,
+        role=lambda task, statistic, rate: roles[task] if statistic == "2.Diff" and task in roles else "secondary",
+        smallest=lambda task, statistic, rate: 0.5 if statistic == "2.Diff" and task in roles else None,
     )
 
 
@@ -287,6 +288,16 @@ def test_texts_that_every_seed_shares_widen_the_interval():
     generated = [guessed(m, s, pair[m == "ft"], True) for s, pair in enumerate(pairs) for m in ("ft", "lp_ft")]
     (own,) = evaluate(generated, "8.test")
     assert own.over == "seeds, each with its own texts" and own.difference == seeds.difference
+
+
+def test_cola_over_texts_is_the_correlation_of_scikit_learn():
+    rng = np.random.default_rng(0)
+    y = rng.integers(3, size=80)
+    for predicted in (np.where(rng.random(80) < 0.5, y, rng.integers(3, size=80)), np.zeros(80, dtype=int)):
+        score = CLAIMS["8.test"].score(predicted, y, "MCC")
+        for texts in (np.arange(80), rng.integers(80, size=79), np.flatnonzero(y == 1)):
+            expected = 100 * sklearn.metrics.matthews_corrcoef(y[texts], predicted[texts])
+            assert score(texts) == pytest.approx(expected, abs=1e-9)
 
 
 def calibrated(method, rows):

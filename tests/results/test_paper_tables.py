@@ -205,7 +205,7 @@ def test_published_reference_and_this_run_stand_in_one_row():
     verdicts = claims.evaluate(measured(*rows), "2.Diff")
     reference = load_reference(FOLDER / "five-methods.json")
     (shown,) = established.beside(verdicts, reference, FOLDER / "published.csv").to_dict("records")
-    kept = {t: v.outcome for t in ("cb", "rte") for v in reference.verdicts(t) if v.statement == verdicts[0].statement}
+    kept = {t: v.outcome for t in ("cb", "rte") for v in reference.by_task()[t] if v.statement == verdicts[0].statement}
     assert shown[LABEL] == "12 of 12 (no SD printed)"
     assert shown["reference runs"] == "; ".join(f"{task}: {outcome}" for task, outcome in kept.items())
     assert shown["this run"] == "1.00 ± 0.00, holds"

@@ -28,7 +28,7 @@ def test_there_are_reference_files():
 def test_outcomes_follow_from_intervals_by_holms_method_over_all_tasks(file):
     found = reference.load_reference(file)
     assert reference.provenance(found)
-    verdicts = [v for entry in found.about for v in found.verdicts(entry["name"])]
+    verdicts = [v for verdicts in found.by_task().values() for v in verdicts]
     assert len(verdicts) > sum(len(entry["claims"]) for entry in found.about)  # most are tested again
     families = {}
     for v in verdicts:
@@ -61,7 +61,7 @@ def test_verdicts_follow_from_the_committed_values(key, a, b, claim, sign):
         return chosen.sort_values("seed")["value"].to_numpy()
 
     for task in ("cb", "rte"):
-        (tested,) = (v for v in found.verdicts(task) if v.record.id == claim and v.where[:2] == (a, b))
+        (tested,) = (v for v in found.by_task()[task] if v.record.id == claim and v.where[:2] == (a, b))
         d = sign * (values(key, b, task) - values(key, a, task))
         if key == "ECE":
             d -= values("ECE, TS", b, task) - values("ECE, TS", a, task)
@@ -81,7 +81,7 @@ def test_claims_table_has_every_verdict_of_every_task():
 
 def test_a_head_that_lp_shortened_shows_nothing_about_tuning_on_cola():
     found = reference.load_reference(FOLDER / "real-tasks.json")
-    outcomes = {(v.record.id, v.where[0]): v.outcome for v in found.verdicts("cola")}
+    outcomes = {(v.record.id, v.where[0]): v.outcome for v in found.by_task()["cola"]}
     assert outcomes["1.lp", "ft"] == "fails" and outcomes["1.stays", "lp"] == "not testable"
     assert outcomes["8.test", "ft"] == "not testable"  # every method predicts the more frequent class
 
@@ -101,7 +101,7 @@ def test_an_interval_over_texts_is_kept_and_used_again(tmp_path):
     again = reference.load_reference(tmp_path / "one.json")
     assert again.about[0]["plan"] == load_plan().hash
     (direct,) = evaluate(runs, "8")
-    (kept,) = again.verdicts("made up")
+    (kept,) = again.by_task()["made up"]
     assert kept.over == direct.over == "seeds × texts"
     assert kept.difference.half_width == pytest.approx(direct.difference.half_width)
     assert (kept.outcome, kept.statement) == (direct.outcome, direct.statement)

@@ -44,6 +44,8 @@ FACTS = r"""() => ({
     .map((e) => e.outerHTML.slice(0, 160)),
   wide: [...document.querySelectorAll(".bd-article table")]
     .filter((e) => e.offsetWidth > e.parentElement.clientWidth + 1).map((e) => e.rows[0].innerText),
+  lettering: Math.min(...[...document.querySelectorAll(".bd-article img")].filter((i) => i.naturalWidth > 300)
+    .map((i) => i.clientWidth / i.naturalWidth)),
   clipped: [...document.querySelectorAll(".bd-article mjx-container[display=true], .bd-article div.math")]
     .filter((e) => e.scrollWidth > e.clientWidth + 2).map((e) => e.closest("div.math")?.id || e.textContent),
 })"""
@@ -92,6 +94,7 @@ class Visit:
 
     console: list[str] = field(default_factory=list)
     requests: list[str] = field(default_factory=list)
+    bytes: dict[str, int] = field(default_factory=dict)
     failed: list[str] = field(default_factory=list)
     facts: dict[View, dict] = field(default_factory=dict)
     violations: dict[View, list[str]] = field(default_factory=dict)
@@ -116,6 +119,7 @@ def visit(browser: Browser, url: str, views: Sequence[View], *, axe: bool = True
         page.on("console", functools.partial(_keep, seen))
         page.on("pageerror", lambda error: seen.console.append(f"uncaught: {error}"))
         page.on("request", lambda request: seen.requests.append(request.url))
+        page.on("response", lambda r: seen.bytes.setdefault(r.url, int(r.headers.get("content-length", 0))))
         page.on("requestfailed", lambda request: seen.failed.append(request.url))
         page.on("response", lambda r: seen.failed.append(f"{r.status} {r.url}") if r.status >= 400 else None)
         page.goto(url, wait_until="load")
@@ -134,7 +138,8 @@ def visit(browser: Browser, url: str, views: Sequence[View], *, axe: bool = True
 def _violations(page: Page) -> list[str]:
     # preload would make axe fetch the style sheets again, and one of them by a wrong address; to describe what passes
     # as well would take as long again
-    result = page.evaluate("axe.run({preload: false, resultTypes: ['violations']})")
+    rules = "{'label-content-name-mismatch': {enabled: true}}"  # experimental, and so off by default
+    result = page.evaluate(f"axe.run({{preload: false, resultTypes: ['violations'], rules: {rules}}})")
     return [
         f"{violation['id']} ({violation['help']}): {'; '.join(node['html'][:160] for node in violation['nodes'][:3])}"
         for violation in result["violations"]

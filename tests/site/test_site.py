@@ -1,8 +1,11 @@
 """The built site in a real browser, and its links."""
 
 import functools
+import hashlib
+import json
 import re
 from html.parser import HTMLParser
+from importlib import metadata
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -23,6 +26,9 @@ def _pages() -> list[str]:
 
 PAGES = _pages()
 VIEWS = [(1280, "light"), (1280, "dark"), (390, "dark"), (390, "light")]
+SOURCE = r"[\w.-]+/[\w.-]+/blob/main/book/[\w-]+\.ipynb"
+COLAB = rf"https://colab\.research\.google\.com/github/{SOURCE}"
+BINDER = r"https://mybinder\.org/v2/gh/[\w.-]+/[\w.-]+/main\?urlpath=lab/tree/book/[\w-]+\.ipynb"
 each_page = pytest.mark.parametrize("page", PAGES)
 each_view = pytest.mark.parametrize("view", VIEWS, ids=lambda view: f"{view[0]}-{view[1]}")
 
@@ -77,6 +83,23 @@ def test_axe_finds_no_violation(look, page, view):
     assert look(page).violations[view] == []
 
 
+def test_axe_is_new_enough_to_compare_labels_with_names():
+    version = re.search(r"axe v(\d+)\.(\d+)", chrome.AXE)
+    assert version and tuple(map(int, version.groups())) >= (4, 11)
+
+
+@each_page
+def test_pages_are_light_without_mathjax(look, page):
+    sizes = {url: size for url, size in look(page).bytes.items() if "/mathjax/" not in url}
+    assert 100_000 < sum(sizes.values()) <= 1_500_000, sorted(sizes.items(), key=lambda item: -item[1])[:8]
+
+
+@each_page
+def test_figures_are_legible_on_a_phone(look, page):
+    shrunk = look(page).facts[390, "light"]["lettering"]  # lettering of 10 points is 13.3 pixels high as drawn
+    assert shrunk is None or shrunk >= 0.65, "a figure is drawn wider than style.WIDTH"
+
+
 @each_page
 def test_math_is_typeset_and_fits_a_desktop_page(look, page):
     facts = look(page).facts[1280, "light"]
@@ -95,7 +118,7 @@ def test_tables_show_all_columns_on_a_desktop_page(look, page):
 def test_images_load_and_have_real_alternative_text(look, page):
     for image in look(page).facts[1280, "light"]["images"]:
         alt = image["alt"] or ""
-        assert len(alt) >= 15, image
+        assert len(alt) >= (15 if image["figure"] else 4), image  # besides figures there are logos
         assert not re.search(r"\.(png|svg|jpe?g|gif)$|^[\w./-]*/[\w./-]*$", alt), image
         assert image["loaded"] or not image["figure"], image
 
@@ -141,6 +164,77 @@ def test_solutions_open_on_a_click(look, browser):
         solution.locator("summary").first.click()
         body.wait_for(state="visible", timeout=30_000)
     tab.close()
+
+
+@pytest.fixture(scope="module")
+def phone(look, browser):
+    """A page of the site on a phone."""
+    tab = browser.new_page(viewport={"width": 390, "height": 844})
+    tab.goto(f"{look.address}/book/05-two-kernels.html")
+    tab.evaluate(chrome.READY)
+    yield tab
+    tab.close()
+
+
+def test_on_a_phone_a_ledger_is_cards_with_the_outcome_first(phone):
+    cards = phone.locator("table.ledger tbody tr")
+    assert cards.count() > 5
+    for card in cards.all()[:6]:
+        box = card.bounding_box()
+        tops = {cell.get_attribute("data-column"): cell.bounding_box() for cell in card.locator("td:not(:empty)").all()}
+        assert {"outcome", "claim", "statement"} <= set(tops)
+        assert min(tops, key=lambda column: tops[column]["y"]) == "outcome"
+        assert 0 <= box["x"] and box["x"] + box["width"] <= 390
+    table = phone.locator("table.ledger").first
+    assert table.get_attribute("role") == "table" and table.locator("[role=columnheader]").count() > 5
+
+
+def test_a_figure_opens_by_keyboard_and_closes_with_escape(phone):
+    button, dialog = phone.locator(".enlarge").first, phone.locator("dialog.enlarged")
+    assert not dialog.is_visible()
+    button.focus()
+    phone.keyboard.press("Enter")
+    assert dialog.is_visible()
+    assert dialog.locator("img").bounding_box()["width"] >= 720
+    assert dialog.locator("img").get_attribute("alt")
+    phone.keyboard.press("Escape")
+    assert not dialog.is_visible()
+    assert button.evaluate("button => button === document.activeElement")
+
+
+def test_chapters_can_be_downloaded_launched_and_turned(parsed, built_book):
+    """The links of the header and the footer; the executed notebook is what is downloaded."""
+    chapter = (built_book.html / "book" / "03-lp-then-ft.html").resolve()
+    links = parsed[chapter].links
+    (notebook,) = [link for link in links if link.endswith("03-lp-then-ft.ipynb") and "://" not in link]
+    cells = json.loads((chapter.parent / notebook).read_text(encoding="utf-8"))["cells"]
+    assert any(cell.get("outputs") for cell in cells)
+    for form in (BINDER, COLAB):
+        assert any(re.fullmatch(form, link) for link in links), form
+    assert {"02-fine-tuning.html", "04-neural-tangent-kernel.html"} <= set(links)
+    for licence in ("https://creativecommons.org/licenses/by/4.0/", "https://opensource.org/license/mit"):
+        assert licence in links
+
+
+def test_the_first_page_leads_to_every_chapter_and_its_map_names_them_all(parsed, built_book):
+    first = (built_book.html / "book" / "index.html").resolve()
+    toc = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
+    (chapters,) = [part["chapters"] for part in toc["parts"] if part.get("numbered")]
+    drawn = (ROOT / "book" / "assets" / "map.svg").read_text(encoding="utf-8")
+    for chapter in chapters:
+        page = Path(chapter["file"]).name + ".html"
+        assert parsed[first].links.count(page) >= 2, f"{page} is not in the list of chapters and on the map"
+        assert f'href="{page}"' in drawn
+
+
+def test_the_copy_says_how_it_was_made(built_book):
+    text = (built_book.html / "book" / "made.html").read_text(encoding="utf-8")
+    plain = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", text))
+    assert "profile smoke" in plain
+    assert hashlib.sha256((ROOT / "book/reference/plan.yml").read_bytes()).hexdigest()[:16] in plain
+    assert f"torch {metadata.version('torch')}" in plain
+    shown = set(re.findall(r"<code[^>]*><span[^>]*>([\w-]+-[0-9a-f]{10})</span>", text))
+    assert len(shown) > 5 and shown <= {run.name for run in built_book.runs.iterdir()}
 
 
 class _Links(HTMLParser):

@@ -286,7 +286,7 @@ def test_what_is_kept_is_computed_once_and_whole(tmp_path):
 def test_reference_of_the_kernel_chapters(setting, by_seed):
     sweep = head_norm_sweep(setting.sweep_spec(), setting.norms, setting.seeds)
     found = reference.summarise(sweep, by_seed, by_seed)
-    verdicts = found.verdicts("synthetic")
+    verdicts = found.by_task()["synthetic"]
     assert {v.claim for v in verdicts} == {3, 4, 5, 6}
     assert sum(v.statement.count(reference.OWN_HEAD) for v in verdicts) == 10
     assert len(reference.claims_table(found)) == len(verdicts)

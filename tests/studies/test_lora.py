@@ -163,7 +163,7 @@ def test_reference_of_five_methods(runs, tmp_path):
             oracle = multiclass_calibration_error(softmax(logits.double() / divisor, 1), labels, 3, n_bins=15)
             (value,) = select(found.frame, method=method, split="test", metric=key)["value"]
             assert value == pytest.approx(oracle.item(), abs=1e-6)
-    assert {v.claim for v in found.verdicts("synthetic")} == {1, 2, 7, 8}
+    assert {v.claim for v in found.by_task()["synthetic"]} == {1, 2, 7, 8}
     again = replace(found, about=[found.about[0] | {"name": "again"}], frame=found.frame.assign(task="again"))
     reference.write_reference(tmp_path / "both.json", [found, again])
     both = reference.load_reference(tmp_path / "both.json")

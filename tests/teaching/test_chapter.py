@@ -50,6 +50,14 @@ def test_the_stamp_names_the_runs_that_diverged():
     assert "diverged" not in Chapter("smoke").stamp([made_up(0)]).rows
 
 
+def test_in_a_notebook_the_stamp_is_kept_with_the_names_of_its_runs(monkeypatch):
+    chapter, kept = Chapter("smoke"), {}
+    monkeypatch.setattr(module, "get_ipython", lambda: True)
+    monkeypatch.setattr(module, "glue", lambda name, value, display: kept.update({name: value}))
+    rows = chapter.stamp([made_up(1), made_up(0), made_up(1)]).rows
+    assert kept == {"stamp": {**rows, "runs": ["run-0", "run-1"]}}
+
+
 def test_a_task_is_named_with_what_is_tested_on():
     chapter = Chapter("smoke", "rte")
     assert chapter.task(made_up(0)) == "rte"
