@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.special import expit, logit
+from scipy.stats import linregress
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
@@ -217,6 +219,18 @@ def check_lora_gram() -> Cases:
         outputs = (g * (s * a @ A.T @ B.T)).sum((1, 2))  # its derivative by B is that of f
         rows = torch.stack([torch.autograd.grad(f, B, retain_graph=True)[0].flatten() for f in outputs])
         yield case, (g, a, A, s), rows @ rows.T
+
+
+@_checker
+def check_effective_robustness() -> Cases:
+    """Accuracies of n models inside and outside (n,), of m others likewise (m,) → how far these are above the line."""
+    for case, n, m in (("a line of twelve models", 12, 3), ("two models on the line", 2, 4)):
+        rng = np.random.default_rng(n)
+        x = rng.normal(1.0, 0.7, n + m)
+        inside, outside = expit(x), expit(0.6 * x - 0.4 + 0.3 * rng.normal(size=n + m))
+        line = linregress(logit(inside[:n]), logit(outside[:n]))
+        expected = outside[n:] - expit(line.slope * logit(inside[n:]) + line.intercept)
+        yield case, (inside[:n], outside[:n], inside[n:], outside[n:]), expected
 
 
 @_checker

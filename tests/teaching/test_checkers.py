@@ -87,6 +87,13 @@ def gram_without_pairs_of_tokens(g, a, A, s):
     return s**2 * torch.einsum("ntp,mtp,ntr,mtr->nm", g, g, a @ A.T, a @ A.T)
 
 
+def effective_robustness(inside, outside, new_inside, new_outside):
+    x, y, new = (np.log(p) - np.log1p(-p) for p in (inside, outside, new_inside))
+    design = np.stack([x, np.ones_like(x)], axis=1)
+    slope, intercept = np.linalg.solve(design.T @ design, design.T @ y)
+    return new_outside - 1 / (1 + np.exp(-slope * new - intercept))
+
+
 def softmax_head(w, b):
     return torch.stack([-w / 2, w / 2]), torch.tensor([-b / 2, b / 2], dtype=torch.float64)
 
@@ -179,6 +186,12 @@ EXERCISES = {
         (then(negative, lora_gram), SIGN),
         (lambda g, a, A, s: lora_gram(g, a, A, s) / s, f"several tokens: {DIFFERS}"),
         (gram_without_pairs_of_tokens, f"several tokens: {DIFFERS}"),
+    ),
+    "check_effective_robustness": (
+        effective_robustness,
+        (then(negative, effective_robustness), SIGN),
+        (then(lambda x: 100 * x, effective_robustness), factor(100)),
+        (lambda a, b, c, d: effective_robustness(b, a, d, c), DIFFERS),
     ),
     "check_softmax_head": (
         softmax_head,
