@@ -18,6 +18,7 @@ from scipy.stats import linregress
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from lpft_utils.metrics.intervals import holm
 from lpft_utils.studies.two_layer import one_direction_limit
 
 Cases = Iterator[tuple[str, tuple[Any, ...], Any]]
@@ -160,6 +161,13 @@ def check_logit_change() -> Cases:
         f = J @ theta
         (gradient,) = torch.autograd.grad(cross_entropy(f, y), theta)
         yield case, (torch.einsum("ncp,mdp->ncmd", J, J), f.detach(), y, 0.3), -0.3 * J @ gradient
+
+
+@_checker
+def check_holm() -> Cases:
+    """p-values (n,) → those adjusted by Holm's method (n,)."""
+    for case, p in (("four tests", [0.01, 0.04, 0.03, 0.005]), ("a large one", [0.6, 0.001, 0.5])):
+        yield case, (np.array(p),), np.array(holm(p))
 
 
 @_checker

@@ -60,6 +60,14 @@ def equal_count_gaps(confidence, correct, bins):
     return np.bincount(rank * bins // len(rank), correct - confidence) * bins / len(rank)
 
 
+def step_down(p):
+    adjusted, worst = np.zeros(len(p)), 0.0
+    for n, i in enumerate(sorted(range(len(p)), key=p.__getitem__)):
+        worst = max(worst, min(1.0, (len(p) - n) * p[i]))
+        adjusted[i] = worst
+    return adjusted
+
+
 def temperature_slope(f, y, T):
     own = f[torch.arange(len(f)), y]
     return torch.stack([(own.mean() - (torch.softmax(f / t, 1) * f).sum(1).mean()) / t**2 for t in T])
@@ -160,6 +168,12 @@ EXERCISES = {
         (then(negative, equal_count_gaps), SIGN),
         (lambda p, right, bins: len(p) / bins * equal_count_gaps(p, right, bins), factor(40)),
         (lambda p, right, bins: (right - p)[np.argsort(p)].reshape(-1, bins).mean(0), DIFFERS),
+    ),
+    "check_holm": (
+        step_down,
+        (then(negative, step_down), SIGN),
+        (then(lambda p: 2 * p, step_down), factor(2)),
+        (lambda p: np.sort(step_down(p)), DIFFERS),
     ),
     "check_temperature_slope": (
         temperature_slope,
