@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
@@ -29,7 +31,7 @@ def on_the_line(points: pd.DataFrame, judged: str = "lp_ft") -> Figure:
     Returns:
         The figure: solid, the line of all other runs; dashed, equal accuracies.
     """
-    figure, panels = page_figure(max(1, points["split"].nunique()), 2.6, 2)
+    figure, panels = page_figure(max(1, len(points["split"].unique())), 2.6, 2)
     for axes, (split, rows) in zip(panels, points.groupby("split", sort=False), strict=False):
         everything = logit(rows[["inside", "outside"]].to_numpy())
         x = np.array([everything.min() - 0.2, everything.max() + 0.2])
@@ -62,7 +64,7 @@ def gains_by_shift(gains: pd.DataFrame) -> Figure:
     axes.axhline(0, color="0.2", linewidth=1)
     named: list[tuple[str, float]] = []
     for i, (source, rows) in enumerate(gains.groupby("source", sort=False)):
-        style = {name: values[i % 3] for name, values in _SOURCES.items()}
+        style: Any = {name: values[i % 3] for name, values in _SOURCES.items()}
         axes.errorbar(rows["drop"], rows["gain"], yerr=rows["half"].fillna(0), linestyle="", label=source, **style)
         for split, drop, gain in rows[["split", "drop", "gain"]].itertuples(index=False):
             name = split_label(split).removesuffix(" (OOD)").removesuffix(" 3way")

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.special import expit, logit
 from scipy.stats import linregress
 
-from lpft_utils.common.validation import Array
 
-
-def fitted_line(inside: Array, outside: Array) -> tuple[float, float]:
+def fitted_line(inside: ArrayLike, outside: ArrayLike) -> tuple[float, float]:
     """Least squares for logit(accuracy out of distribution) as a linear function of logit(accuracy in distribution).
 
     Args:
@@ -27,11 +27,11 @@ def fitted_line(inside: Array, outside: Array) -> tuple[float, float]:
     x, y = _logits(inside), _logits(outside)
     if len(np.unique(x)) < 2:
         return math.nan, math.nan
-    found = linregress(x, y)
+    found: Any = linregress(x, y)
     return float(found.slope), float(found.intercept)
 
 
-def effective_robustness(line: tuple[float, float], inside: Array, outside: Array) -> np.ndarray:
+def effective_robustness(line: tuple[float, float], inside: ArrayLike, outside: ArrayLike) -> np.ndarray:
     """How far accuracies out of distribution are above what the line predicts from those in distribution.
 
     Taori et al. (2020).
@@ -48,7 +48,7 @@ def effective_robustness(line: tuple[float, float], inside: Array, outside: Arra
     return np.asarray(outside) - expit(slope * _logits(inside) + intercept)
 
 
-def _logits(accuracies: Array) -> np.ndarray:
+def _logits(accuracies: ArrayLike) -> np.ndarray:
     p = np.asarray(accuracies, dtype=float)
     if not ((p > 0) & (p < 1)).all():
         raise ValueError(f"expected accuracies strictly between 0 and 1, got {p.tolist()}: leave these models out.")

@@ -228,7 +228,7 @@ def check_effective_robustness() -> Cases:
         rng = np.random.default_rng(n)
         x = rng.normal(1.0, 0.7, n + m)
         inside, outside = expit(x), expit(0.6 * x - 0.4 + 0.3 * rng.normal(size=n + m))
-        line = linregress(logit(inside[:n]), logit(outside[:n]))
+        line: Any = linregress(logit(inside[:n]), logit(outside[:n]))
         expected = outside[n:] - expit(line.slope * logit(inside[n:]) + line.intercept)
         yield case, (inside[:n], outside[:n], inside[n:], outside[n:]), expected
 
