@@ -30,5 +30,6 @@ class Table(pd.DataFrame):
             html = shown.to_html(index=False, justify="left", border=0)
         # A narrow column would break "1, 2, 3", "4 → 5" and "6 … 7" after every number; "0.7 ± 0.1" may, after ±.
         html = re.sub(r"(?<=\d)(,| →| …) (?=-?\d)", lambda m: m[1].replace(" ", "&nbsp;") + "&nbsp;", html)
+        html = re.sub(r"(?<=\w)/(?=\w)", "/<wbr>", html)  # the parts of a row's name may stand below each other
         note = f"\n<p>{self.attrs['note']}</p>" if self.attrs.get("note") else ""
         return re.sub(r"(?<=\d) ± (?=\d)", "&nbsp;± ", html) + note

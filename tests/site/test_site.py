@@ -126,7 +126,7 @@ def test_images_load_and_have_real_alternative_text(look, page):
 @pytest.mark.parametrize("page", [page for page in PAGES if (ROOT / page).with_suffix(".ipynb").is_file()])
 def test_chapters_show_figures_and_math(look, page):
     facts = look(page).facts[1280, "light"]
-    assert facts["typeset"] > 0
+    assert facts["typeset"] > 0 or "what-should-i-do" in page  # which advises in words
     if Path(page).name[0].isdigit():  # the appendix shows its effects in tables
         assert any(image["figure"] for image in facts["images"])
 
